@@ -1,0 +1,1 @@
+//! The broker: ingress, admission, routing, commit, apply, tail and fan-out

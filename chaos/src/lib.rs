@@ -1,0 +1,1 @@
+//! Drills, injectors and checkers

@@ -1,0 +1,1 @@
+//! Configuration files: every mistake at once, with file, line and caret

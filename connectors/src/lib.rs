@@ -1,0 +1,1 @@
+//! Client SDK, sources, sinks and mapping

@@ -1,0 +1,238 @@
+//! The vocabulary: what can be said about an entity, as values that a program works with.
+
+use crate::{
+    ids::{EntityId, Kind, Lane, Micros, Revision},
+    wire,
+};
+use std::{fmt, sync::Arc};
+
+/// Declares a vocabulary: its numbers on the wire and its names. Zero is in none of them.
+macro_rules! vocabulary {
+    ($(#[$doc:meta])* $name:ident { $($value:ident = $number:literal $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($value = $number,)* }
+
+        impl $name {
+            pub const ALL: &'static [$name] = &[$($name::$value,)*];
+
+            pub fn from_number(n: u64) -> Option<$name> {
+                match n {
+                    $($number => Some($name::$value),)*
+                    _ => None,
+                }
+            }
+
+            pub fn name(self) -> &'static str {
+                match self {
+                    $($name::$value => $text,)*
+                }
+            }
+
+            pub fn from_name(name: &str) -> Option<$name> {
+                $name::ALL.iter().copied().find(|v| v.name() == name)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+vocabulary! {
+    /// Of a health code; a greater one is more severe.
+    Colour {
+        Green = 1 "green",
+        Yellow = 2 "yellow",
+        Red = 3 "red",
+    }
+}
+
+vocabulary! {
+    TestOutcome {
+        Negative = 1 "negative",
+        Positive = 2 "positive",
+        Inconclusive = 3 "inconclusive",
+    }
+}
+
+vocabulary! {
+    RiskLevel {
+        Low = 1 "low",
+        Middle = 2 "middle",
+        High = 3 "high",
+        Cleared = 4 "cleared",
+    }
+}
+
+/// Who decided, under which public rule, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Provenance {
+    pub authority: String,
+    pub rule_id: String,
+    pub rule_version: u32,
+    pub reason: String,
+}
+
+impl Provenance {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64);
+        wire::put_bytes(&mut out, 1, self.authority.as_bytes());
+        wire::put_bytes(&mut out, 2, self.rule_id.as_bytes());
+        wire::put_number(&mut out, 3, u64::from(self.rule_version));
+        wire::put_bytes(&mut out, 4, self.reason.as_bytes());
+        out
+    }
+}
+
+/// The value of a register.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    HealthCode(Colour),
+    TestResult {
+        outcome: TestOutcome,
+        sampled_at: Micros,
+    },
+    Vaccination {
+        doses: u32,
+        product: String,
+        vaccinated_at: Micros,
+    },
+    AreaRisk {
+        level: RiskLevel,
+        path: Vec<String>,
+    },
+}
+
+impl Value {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Value::HealthCode(_) => Kind::HealthCode,
+            Value::TestResult { .. } => Kind::TestResult,
+            Value::Vaccination { .. } => Kind::Vaccination,
+            Value::AreaRisk { .. } => Kind::AreaRisk,
+        }
+    }
+
+    pub fn lane(&self) -> Lane {
+        match self {
+            Value::TestResult { outcome, .. } => outcome.lane(),
+            Value::Vaccination { .. } => Lane::Bulk,
+            Value::HealthCode(_) | Value::AreaRisk { .. } => Lane::Urgent,
+        }
+    }
+
+    /// The encoded message of this value, without its field.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Value::HealthCode(colour) => wire::put_number(&mut out, 1, *colour as u64),
+            Value::TestResult {
+                outcome,
+                sampled_at,
+            } => {
+                wire::put_number(&mut out, 1, *outcome as u64);
+                wire::put_number(&mut out, 2, sampled_at.0);
+            }
+            Value::Vaccination {
+                doses,
+                product,
+                vaccinated_at,
+            } => {
+                wire::put_number(&mut out, 1, u64::from(*doses));
+                if !product.is_empty() {
+                    wire::put_bytes(&mut out, 2, product.as_bytes());
+                }
+                wire::put_number(&mut out, 3, vaccinated_at.0);
+            }
+            Value::AreaRisk { level, path } => {
+                wire::put_number(&mut out, 1, *level as u64);
+                for part in path {
+                    wire::put_bytes(&mut out, 2, part.as_bytes());
+                }
+            }
+        }
+        out
+    }
+}
+
+impl TestOutcome {
+    /// Only a negative result can wait.
+    pub fn lane(self) -> Lane {
+        match self {
+            TestOutcome::Negative => Lane::Bulk,
+            TestOutcome::Positive | TestOutcome::Inconclusive => Lane::Urgent,
+        }
+    }
+}
+
+/// A new value for one register of its issuer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    pub entity: EntityId,
+    pub revision: Revision,
+    pub committed_at: Micros,
+    /// Zero: never.
+    pub expires_at: Micros,
+    pub evidence: String,
+    pub provenance: Arc<Provenance>,
+    pub value: Value,
+}
+
+impl Delta {
+    /// Appends the encoded message, without field tag, to `out`; `provenance` is the index in the
+    /// table of the message that will carry it.
+    pub fn encode(&self, provenance: u32, out: &mut Vec<u8>) {
+        DeltaParts {
+            entity: self.entity,
+            revision: self.revision,
+            committed_at: self.committed_at,
+            expires_at: self.expires_at,
+            provenance,
+            evidence: &self.evidence,
+            kind: self.value.kind(),
+            value: &self.value.encode(),
+        }
+        .encode(out);
+    }
+}
+
+/// A delta whose value is encoded already.
+#[derive(Clone, Copy, Debug)]
+pub struct DeltaParts<'a> {
+    pub entity: EntityId,
+    pub revision: Revision,
+    pub committed_at: Micros,
+    pub expires_at: Micros,
+    pub provenance: u32,
+    pub evidence: &'a str,
+    pub kind: Kind,
+    pub value: &'a [u8],
+}
+
+impl DeltaParts<'_> {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        wire::put_bytes(out, 1, &self.entity.0);
+        wire::put_number(out, 2, self.revision.0);
+        wire::put_number(out, 3, self.committed_at.0);
+        wire::put_number(out, 4, self.expires_at.0);
+        wire::put_number(out, 5, u64::from(self.provenance));
+        if !self.evidence.is_empty() {
+            wire::put_bytes(out, 6, self.evidence.as_bytes());
+        }
+        wire::put_bytes(out, value_field(self.kind), self.value);
+    }
+}
+
+/// The field of a delta that carries values of this kind.
+pub fn value_field(kind: Kind) -> u32 {
+    match kind {
+        Kind::HealthCode => 10,
+        Kind::TestResult => 11,
+        Kind::Vaccination => 12,
+        Kind::AreaRisk => 13,
+    }
+}

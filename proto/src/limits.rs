@@ -1,0 +1,55 @@
+//! Every limit of the wire, in one place. A limit is part of the interface: clients may rely on it,
+//! and the broker refuses what is over it with a reason of [`crate::reason`].
+
+/// Encoded size of one batch.
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Deltas in one batch.
+pub const BATCH_DELTAS_MAX: usize = 20_000;
+/// Entries in the provenance table of one batch.
+pub const BATCH_PROVENANCES_MAX: usize = 1024;
+/// Encoded size of one delta.
+pub const DELTA_BYTES_MAX: usize = 4 << 10;
+/// Largest message that the transport takes in; above [`BATCH_BYTES_MAX`], so that a batch that is too
+/// large can be refused by name.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+
+pub const ENTITY_BYTES: usize = 16;
+pub const AUTHORITY_BYTES_MAX: usize = 64;
+pub const RULE_ID_BYTES_MAX: usize = 64;
+pub const REASON_BYTES_MAX: usize = 256;
+pub const EVIDENCE_BYTES_MAX: usize = 128;
+pub const PRODUCT_BYTES_MAX: usize = 64;
+pub const DOSES_MAX: u32 = 20;
+pub const PATH_PARTS_MAX: usize = 6;
+pub const PATH_PART_BYTES_MAX: usize = 256;
+
+/// Producer and subscription names.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Values in one filter list.
+pub const FILTER_VALUES_MAX: usize = 64;
+
+/// How far a source's clock may run ahead of the broker's.
+pub const FUTURE_US_MAX: u64 = 5 * 60 * 1_000_000;
+/// Times before 2019-01-01 are units mixed up (seconds or milliseconds for microseconds).
+pub const TIME_US_MIN: u64 = 1_546_300_800_000_000;
+/// Times after 2100-01-01 likewise.
+pub const TIME_US_MAX: u64 = 4_102_444_800_000_000;
+
+/// Producers that one platform may have.
+pub const PRODUCERS_PER_PLATFORM_MAX: usize = 64;
+/// Subscriptions that one platform may have.
+pub const SUBSCRIPTIONS_PER_PLATFORM_MAX: usize = 16;
+/// Shards of one issuer.
+pub const SHARDS_MAX: u32 = 64;
+
+/// Bytes of batches that one producer may have under way.
+pub const PUBLISH_CREDIT_BYTES: u64 = 8 << 20;
+/// Bytes that a subscriber gets before it gives credit, unless it asks for another amount.
+pub const SUBSCRIBE_CREDIT_BYTES_DEFAULT: u64 = 16 << 20;
+pub const SUBSCRIBE_CREDIT_BYTES_MIN: u64 = 64 << 10;
+pub const SUBSCRIBE_CREDIT_BYTES_MAX: u64 = 64 << 20;
+/// A delivered message stays below this, unless a single record is larger.
+pub const DELIVERY_BYTES_TARGET: usize = 1 << 20;
+
+/// A stream carries a bookmark at least this often.
+pub const BOOKMARK_EVERY_MS: u64 = 500;

@@ -1,0 +1,175 @@
+//! The few parts of the protobuf encoding that the data path reads and writes itself.
+//! Source: <https://protobuf.dev/programming-guides/encoding/>.
+
+use crate::reason::{Reason, Refusal};
+
+/// Wire types that are in use.
+pub const VARINT: u8 = 0;
+pub const FIXED64: u8 = 1;
+pub const LEN: u8 = 2;
+pub const FIXED32: u8 = 5;
+
+/// Reads fields from the front of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+/// One field: its number, its value, and where it stands, tag included.
+#[derive(Clone, Copy, Debug)]
+pub struct Field<'a> {
+    pub number: u32,
+    pub value: FieldValue<'a>,
+    pub start: usize,
+    pub end: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldValue<'a> {
+    Varint(u64),
+    Len(&'a [u8]),
+    /// A wire type that no field here has.
+    Other,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(bytes: &'a [u8]) -> Reader<'a> {
+        Reader { bytes, at: 0 }
+    }
+
+    /// The next field, `None` at the end of the message.
+    #[inline]
+    pub fn field(&mut self) -> Result<Option<Field<'a>>, Refusal> {
+        if self.at == self.bytes.len() {
+            return Ok(None);
+        }
+        let start = self.at;
+        let tag = self.varint()?;
+        let number = u32::try_from(tag >> 3).unwrap_or(0);
+        if number == 0 {
+            return Err(self.malformed("a tag with field number 0"));
+        }
+        let value = match (tag & 7) as u8 {
+            VARINT => FieldValue::Varint(self.varint()?),
+            LEN => {
+                let len = self.varint()?;
+                FieldValue::Len(self.take(len)?)
+            }
+            FIXED64 => {
+                self.take(8)?;
+                FieldValue::Other
+            }
+            FIXED32 => {
+                self.take(4)?;
+                FieldValue::Other
+            }
+            other => return Err(self.malformed(&format!("wire type {other}"))),
+        };
+        Ok(Some(Field {
+            number,
+            value,
+            start,
+            end: self.at,
+        }))
+    }
+
+    #[inline]
+    fn take(&mut self, len: u64) -> Result<&'a [u8], Refusal> {
+        let left = (self.bytes.len() - self.at) as u64;
+        if len > left {
+            return Err(self.malformed(&format!("{len} bytes announced, {left} left")));
+        }
+        let part = &self.bytes[self.at..self.at + len as usize];
+        self.at += len as usize;
+        Ok(part)
+    }
+
+    #[inline]
+    fn varint(&mut self) -> Result<u64, Refusal> {
+        let mut value = 0u64;
+        for shift in (0..70).step_by(7) {
+            let Some(&byte) = self.bytes.get(self.at) else {
+                return Err(self.malformed("the message ends inside a number"));
+            };
+            self.at += 1;
+            if shift == 63 && byte > 1 {
+                break;
+            }
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(self.malformed("a number of more than 64 bits"))
+    }
+
+    #[cold]
+    fn malformed(&self, what: &str) -> Refusal {
+        Refusal::new(Reason::MessageMalformed, "").detail(format!("{what} at byte {}", self.at))
+    }
+}
+
+/// Length of `value` as a varint.
+#[inline]
+pub fn varint_len(value: u64) -> usize {
+    (70 - (value | 1).leading_zeros() as usize) / 7
+}
+
+#[inline]
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// A number field; left out when zero, as proto3 does.
+#[inline]
+pub fn put_number(out: &mut Vec<u8>, field: u32, value: u64) {
+    if value != 0 {
+        put_varint(out, u64::from(field << 3));
+        put_varint(out, value);
+    }
+}
+
+/// A string, bytes or message field; written also when empty.
+#[inline]
+pub fn put_bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
+    put_len(out, field, value.len());
+    out.extend_from_slice(value);
+}
+
+/// The tag and length of a field whose value the caller writes next.
+#[inline]
+pub fn put_len(out: &mut Vec<u8>, field: u32, len: usize) {
+    put_varint(out, u64::from(field << 3 | u32::from(LEN)));
+    put_varint(out, len as u64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn numbers_are_read_back_with_the_length_foretold(value in any::<u64>(), shift in 0..64u32) {
+            let value = value >> shift;
+            let mut out = vec![1 << 3];
+            put_varint(&mut out, value);
+            prop_assert_eq!(out.len(), 1 + varint_len(value));
+            let field = Reader::new(&out).field().expect("valid").expect("a field");
+            prop_assert_eq!(field.value, FieldValue::Varint(value));
+        }
+
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut reader = Reader::new(&bytes);
+            while let Ok(Some(field)) = reader.field() {
+                prop_assert!(field.end <= bytes.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Logs and metrics: the one place that sets them up
