@@ -1,0 +1,165 @@
+//! Who is on the other end, and what it may do. Nothing else knows how identity was established.
+
+use hutong_proto::{Issuer, Reason, Refusal, metadata};
+use std::{collections::BTreeSet, fmt};
+use tonic::metadata::MetadataMap;
+
+/// What an identity is allowed to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Publishes its own registers and subscribes to the others'.
+    Platform,
+    /// Sees lag and storage, may trim and delete.
+    Operator,
+    /// Sees what an operator sees, changes nothing.
+    Auditor,
+}
+
+/// An established identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    role: Role,
+    platform: Option<Issuer>,
+    name: String,
+}
+
+impl Identity {
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The platform, for calls that only platforms may make.
+    pub fn platform(&self) -> Result<Issuer, Refusal> {
+        self.platform.ok_or_else(|| Reason::RoleNotAllowed.into())
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.role {
+            Role::Platform => write!(f, "platform/{}", self.name),
+            Role::Operator => write!(f, "operator/{}", self.name),
+            Role::Auditor => write!(f, "auditor/{}", self.name),
+        }
+    }
+}
+
+/// Every call, so that a new one does not compile without a line in [`allowed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Publish,
+    Subscribe,
+    GetEntity,
+    Explain,
+    Trace,
+    GetStatus,
+    ListPlatforms,
+    ListSubscriptions,
+    GetLagMatrix,
+    ListPartitions,
+    TrimPartition,
+    DeleteSubscription,
+}
+
+fn allowed(call: Call, role: Role) -> bool {
+    match call {
+        Call::Publish | Call::Subscribe => role == Role::Platform,
+        Call::GetEntity | Call::Explain | Call::Trace => true,
+        Call::GetStatus
+        | Call::ListPlatforms
+        | Call::ListSubscriptions
+        | Call::GetLagMatrix
+        | Call::ListPartitions => true,
+        Call::TrimPartition | Call::DeleteSubscription => role == Role::Operator,
+    }
+}
+
+/// Establishes identities. In trial mode a connection says who it is, which is why a broker in trial
+/// mode listens on loopback only.
+#[derive(Clone, Debug)]
+pub struct Access {
+    platforms: BTreeSet<Issuer>,
+}
+
+impl Access {
+    pub fn trial(platforms: impl IntoIterator<Item = Issuer>) -> Access {
+        Access {
+            platforms: platforms.into_iter().collect(),
+        }
+    }
+
+    /// The identity behind a call, if it may make it.
+    pub fn check(&self, metadata: &MetadataMap, call: Call) -> Result<Identity, Refusal> {
+        let identity = self.identify(metadata)?;
+        if allowed(call, identity.role) {
+            Ok(identity)
+        } else {
+            Err(Refusal::from(Reason::RoleNotAllowed).detail(format!("{identity} may not {call:?}")))
+        }
+    }
+
+    fn identify(&self, metadata: &MetadataMap) -> Result<Identity, Refusal> {
+        let field = metadata::IDENTITY;
+        let value = metadata
+            .get(field)
+            .ok_or_else(|| Refusal::new(Reason::IdentityMissing, field))?;
+        let unknown = |what: &str| Refusal::new(Reason::IdentityUnknown, field).detail(what);
+        let value = value.to_str().map_err(|_| unknown("not ASCII"))?;
+        let (role, name) = value
+            .split_once('/')
+            .filter(|(_, name)| !name.is_empty() && name.len() <= 64)
+            .ok_or_else(|| unknown("expected ROLE/NAME"))?;
+        let (role, platform) = match role {
+            "platform" => {
+                let code: Issuer = name.parse().map_err(|e: String| unknown(&e))?;
+                if !self.platforms.contains(&code) {
+                    return Err(unknown(&format!("platform {code} is not configured")));
+                }
+                (Role::Platform, Some(code))
+            }
+            "operator" => (Role::Operator, None),
+            "auditor" => (Role::Auditor, None),
+            other => return Err(unknown(&format!("no role {other:?}"))),
+        };
+        Ok(Identity {
+            role,
+            platform,
+            name: name.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(value: Option<&str>, call: Call) -> Result<String, Reason> {
+        let access = Access::trial(Issuer::new(340_000));
+        let mut metadata = MetadataMap::new();
+        if let Some(value) = value {
+            metadata.insert(metadata::IDENTITY, value.parse().expect("ascii"));
+        }
+        access
+            .check(&metadata, call)
+            .map(|i| i.to_string())
+            .map_err(|r| r.reason)
+    }
+
+    #[test]
+    fn only_configured_identities_pass_and_only_for_their_calls() {
+        for (value, call, expected) in [
+            (None, Call::Publish, Err(Reason::IdentityMissing)),
+            (Some("340000"), Call::Publish, Err(Reason::IdentityUnknown)),
+            (Some("platform/"), Call::Publish, Err(Reason::IdentityUnknown)),
+            (Some("platform/34"), Call::Publish, Err(Reason::IdentityUnknown)),
+            (Some("platform/110000"), Call::Publish, Err(Reason::IdentityUnknown)),
+            (Some("platform/340000"), Call::Publish, Ok("platform/340000".into())),
+            (Some("platform/340000"), Call::TrimPartition, Err(Reason::RoleNotAllowed)),
+            (Some("auditor/a"), Call::TrimPartition, Err(Reason::RoleNotAllowed)),
+            (Some("operator/a"), Call::TrimPartition, Ok("operator/a".into())),
+            (Some("operator/a"), Call::Publish, Err(Reason::RoleNotAllowed)),
+        ] {
+            assert_eq!(check(value, call), expected, "{value:?} {call:?}");
+        }
+    }
+}

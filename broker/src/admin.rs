@@ -1,0 +1,277 @@
+//! For operators: who takes part, who lags, what is stored.
+
+use crate::{
+    access::{Access, Call},
+    config::PlatformConfig,
+    fanout::registry::Subscriptions,
+    ingress::registry::Producers,
+    lag::{Lags, SubscriptionLag},
+    log::{Log, LogError, PartitionInfo},
+    metrics::Metrics,
+    node::control::ControlWriter,
+    state::State,
+};
+use hutong_proto::{
+    Issuer, Lane, Micros, Offset, Partition, Reason, Refusal, Shard, api,
+    api::admin_service_server::AdminService,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
+use tonic::{Request, Response, Status};
+
+#[derive(Clone)]
+pub struct Admin {
+    pub access: Access,
+    pub platforms: Arc<Vec<PlatformConfig>>,
+    pub log: Arc<dyn Log>,
+    pub state: Arc<State>,
+    pub producers: Arc<Producers>,
+    pub subscriptions: Arc<Subscriptions>,
+    pub lags: Lags,
+    pub metrics: Arc<Metrics>,
+    pub control: ControlWriter,
+    pub started_at: Micros,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    fn status(&self) -> api::GetStatusResponse {
+        let applied = self.state.applied();
+        api::GetStatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            log_id: self.log.id().0,
+            started_at_us: self.started_at.0,
+            next_offset: self.log.next_offset().0,
+            applied_offset: applied.next.0,
+            stored_offset: self.state.stored().next.0,
+            deltas_applied: applied.deltas,
+            registers_estimate: self.state.registers_estimate(),
+            now_us: (self.lags.clock)().0,
+        }
+    }
+
+    fn platforms(&self) -> Vec<api::Platform> {
+        let producers = self.producers.connected();
+        let subscriptions = self.subscriptions.connected();
+        let mut last: BTreeMap<Issuer, Micros> = BTreeMap::new();
+        for info in self.log.partitions() {
+            let at = last.entry(info.partition.issuer).or_default();
+            *at = (*at).max(info.last_durable_at);
+        }
+        let count = |n: Option<&usize>| n.map_or(0, |n| *n as u32);
+        self.platforms
+            .iter()
+            .map(|p| api::Platform {
+                code: p.issuer.code(),
+                name: p.name.clone(),
+                name_zh: p.name_zh.clone(),
+                shards: p.shards,
+                producers_connected: count(producers.get(&p.issuer)),
+                subscriptions_connected: count(subscriptions.get(&p.issuer)),
+                last_record_at_us: last.get(&p.issuer).map_or(0, |at| at.0),
+                deltas_accepted: self.metrics.accepted_total(p.issuer),
+                deltas_refused: self.metrics.refused_total(p.issuer),
+            })
+            .collect()
+    }
+
+    fn subscription(&self, lag: &SubscriptionLag) -> api::Subscription {
+        let s = &lag.subscription;
+        let log_id = self.log.id();
+        api::Subscription {
+            platform: s.key.0.code(),
+            subscription: s.key.1.clone(),
+            filter: Some(s.filter().wire.clone()),
+            connected: s.connected(),
+            applied: Some(s.cursor(log_id, |l| s.applied(l)).to_api()),
+            sent: Some(s.cursor(log_id, |l| s.position(l)).to_api()),
+            urgent: Some(lag.total(Lane::Urgent).to_api()),
+            bulk: Some(lag.total(Lane::Bulk).to_api()),
+            compacted: s.compacted.load(Ordering::Acquire),
+            last_applied_at_us: s.applied_at.load(Ordering::Acquire),
+            in_snapshot: s.in_snapshot.load(Ordering::Acquire),
+        }
+    }
+
+    /// A partition that the configuration has.
+    fn partition(&self, issuer: u32, lane: i32, shard: u32) -> Result<Partition, Refusal> {
+        let unknown = |field: &str, what: String| {
+            Refusal::new(Reason::PartitionUnknown, field).detail(what)
+        };
+        let platform = self
+            .platforms
+            .iter()
+            .find(|p| p.issuer.code() == issuer)
+            .ok_or_else(|| unknown("issuer", format!("issuer {issuer}")))?;
+        let lane = u64::try_from(lane)
+            .ok()
+            .and_then(Lane::from_number)
+            .filter(|lane| *lane != Lane::Control)
+            .ok_or_else(|| unknown("lane", format!("lane {lane}")))?;
+        if shard >= platform.shards {
+            return Err(unknown("shard", format!("shard {shard} of {}", platform.shards)));
+        }
+        Ok(Partition {
+            issuer: platform.issuer,
+            lane,
+            shard: Shard(shard),
+        })
+    }
+
+    fn trim(&self, request: &api::TrimPartitionRequest) -> Result<Offset, Refusal> {
+        let partition = self.partition(request.issuer, request.lane, request.shard)?;
+        let before = Offset(request.before_offset);
+        let stored = self.state.stored().next;
+        if before > stored {
+            return Err(Refusal::new(Reason::TrimBeyondStored, "before_offset")
+                .detail(format!("everything below {stored} may be dropped")));
+        }
+        self.log.trim(partition, before).map_err(|error| match error {
+            LogError::Poisoned(why) => Refusal::from(Reason::LogPoisoned).detail(why),
+            error => {
+                tracing::error!(%error, "trim failed");
+                Reason::Internal.into()
+            }
+        })?;
+        tracing::info!(%partition, %before, "partition trimmed on request");
+        Ok(self.log.partition(partition).map_or(before, |info| info.trimmed_below))
+    }
+}
+
+fn partition_to_api(info: &PartitionInfo) -> api::Partition {
+    api::Partition {
+        issuer: info.partition.issuer.code(),
+        lane: info.partition.lane.to_api().into(),
+        shard: info.partition.shard.0,
+        first_offset: info.first.0,
+        last_offset: info.last.0,
+        trimmed_below: info.trimmed_below.0,
+        records: info.records,
+        bytes_estimate: info.bytes_estimate,
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn get_status(
+        &self,
+        request: Request<api::GetStatusRequest>,
+    ) -> Result<Response<api::GetStatusResponse>, Status> {
+        self.access.check(request.metadata(), Call::GetStatus)?;
+        Ok(Response::new(self.status()))
+    }
+
+    async fn list_platforms(
+        &self,
+        request: Request<api::ListPlatformsRequest>,
+    ) -> Result<Response<api::ListPlatformsResponse>, Status> {
+        self.access.check(request.metadata(), Call::ListPlatforms)?;
+        let platforms = self.platforms();
+        Ok(Response::new(api::ListPlatformsResponse { platforms }))
+    }
+
+    async fn list_subscriptions(
+        &self,
+        request: Request<api::ListSubscriptionsRequest>,
+    ) -> Result<Response<api::ListSubscriptionsResponse>, Status> {
+        self.access.check(request.metadata(), Call::ListSubscriptions)?;
+        let platform = request.get_ref().platform;
+        let lags = self.read_lags().await?;
+        let subscriptions = lags
+            .iter()
+            .filter(|l| platform == 0 || l.subscription.key.0.code() == platform)
+            .map(|l| self.subscription(l))
+            .collect();
+        Ok(Response::new(api::ListSubscriptionsResponse { subscriptions }))
+    }
+
+    async fn get_lag_matrix(
+        &self,
+        request: Request<api::GetLagMatrixRequest>,
+    ) -> Result<Response<api::GetLagMatrixResponse>, Status> {
+        self.access.check(request.metadata(), Call::GetLagMatrix)?;
+        let mut pairs = Vec::new();
+        for lag in self.read_lags().await? {
+            for (issuer, lags) in &lag.pairs {
+                pairs.push(api::LagPair {
+                    issuer: issuer.code(),
+                    receiver: lag.subscription.key.0.code(),
+                    subscription: lag.subscription.key.1.clone(),
+                    urgent: Some(lags[Lane::Urgent.index()].to_api()),
+                    bulk: Some(lags[Lane::Bulk.index()].to_api()),
+                });
+            }
+        }
+        let now_us = (self.lags.clock)().0;
+        Ok(Response::new(api::GetLagMatrixResponse { pairs, now_us }))
+    }
+
+    async fn list_partitions(
+        &self,
+        request: Request<api::ListPartitionsRequest>,
+    ) -> Result<Response<api::ListPartitionsResponse>, Status> {
+        self.access.check(request.metadata(), Call::ListPartitions)?;
+        let log = Arc::clone(&self.log);
+        let infos = tokio::task::spawn_blocking(move || log.partitions())
+            .await
+            .map_err(|_| Refusal::from(Reason::Internal))?;
+        let partitions = infos.iter().map(partition_to_api).collect();
+        Ok(Response::new(api::ListPartitionsResponse { partitions }))
+    }
+
+    async fn trim_partition(
+        &self,
+        request: Request<api::TrimPartitionRequest>,
+    ) -> Result<Response<api::TrimPartitionResponse>, Status> {
+        self.access.check(request.metadata(), Call::TrimPartition)?;
+        let this = self.clone();
+        let trimmed = tokio::task::spawn_blocking(move || this.trim(request.get_ref()))
+            .await
+            .map_err(|_| Refusal::from(Reason::Internal))??;
+        Ok(Response::new(api::TrimPartitionResponse {
+            trimmed_below: trimmed.0,
+        }))
+    }
+
+    async fn delete_subscription(
+        &self,
+        request: Request<api::DeleteSubscriptionRequest>,
+    ) -> Result<Response<api::DeleteSubscriptionResponse>, Status> {
+        self.access.check(request.metadata(), Call::DeleteSubscription)?;
+        let request = request.into_inner();
+        let key = Issuer::new(request.platform)
+            .map(|platform| (platform, request.subscription))
+            .filter(|key| self.subscriptions.get(key).is_some())
+            .ok_or_else(|| Refusal::new(Reason::SubscriptionUnknown, "subscription"))?;
+        if self.subscriptions.get(&key).is_some_and(|s| s.connected()) {
+            return Err(Refusal::new(Reason::SubscriptionConnected, "subscription").into());
+        }
+        self.subscriptions.forget(&key);
+        self.control
+            .write(api::control_record::Act::SubscriptionDeleted(
+                api::SubscriptionDeleted {
+                    platform: key.0.code(),
+                    subscription: key.1,
+                },
+            ))
+            .await?;
+        Ok(Response::new(api::DeleteSubscriptionResponse {}))
+    }
+}
+
+impl Admin {
+    /// Lags are read from the log, which may block.
+    async fn read_lags(&self) -> Result<Vec<SubscriptionLag>, Refusal> {
+        let lags = self.lags.clone();
+        tokio::task::spawn_blocking(move || lags.all())
+            .await
+            .map_err(|_| Reason::Internal.into())
+    }
+}

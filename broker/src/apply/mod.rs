@@ -1,0 +1,335 @@
+//! Stage 5: what the log says becomes state. A deterministic function of the log: repeats of a batch
+//! are dropped, the highest revision of a register stays, and time is the log's, never the wall
+//! clock's. One thread owns it.
+
+pub mod exceptions;
+pub mod producers;
+pub mod waiters;
+
+use crate::{
+    log::{Entry, Tail},
+    metrics::Metrics,
+    state::{
+        Applied, Group, State, StateError,
+        keys::{self, RegisterKey},
+        row::{ProvenanceId, Row},
+    },
+    tail::{TailEntry, TailRings},
+};
+use exceptions::Dropped;
+use hutong_proto::{
+    Issuer, Kind, Lane, Reason, Refusal, Revision, Shard, api,
+    batch::DeltaView,
+    record::{self, RecordView},
+};
+use producers::{Fate, Producer};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+use waiters::{BatchKey, PartOutcome, Waiters};
+
+/// Provenance entries whose id is remembered; a platform uses a few hundred.
+const PROVENANCE_CACHE_MAX: usize = 16_384;
+
+/// Why apply had to stop. The broker stops with it: an order of effects that cannot be continued
+/// must not be guessed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("the record at offset {offset} cannot be read, the log is damaged: {why}")]
+    Damaged { offset: u64, why: String },
+}
+
+/// Everything apply needs to know between groups.
+#[derive(Debug)]
+pub struct Apply {
+    state: Arc<State>,
+    rings: Arc<TailRings>,
+    waiters: Arc<Waiters>,
+    metrics: Arc<Metrics>,
+    /// Highest revision seen of each kind of an issuer's shard: a revision above it is newer than
+    /// anything stored and costs no look-up.
+    highest: HashMap<(Issuer, Kind, Shard), Revision>,
+    producers: HashMap<(Issuer, Arc<str>), Producer>,
+    provenances: HashMap<(Issuer, Box<[u8]>), ProvenanceId>,
+}
+
+/// What a group changed, to be told after it is committed.
+#[derive(Default)]
+struct Effects {
+    tail: Vec<TailEntry>,
+    parts: Vec<(BatchKey, PartOutcome)>,
+    producers: HashSet<(Issuer, Arc<str>)>,
+    highest: HashSet<(Issuer, Kind, Shard)>,
+    deltas: u64,
+}
+
+impl Apply {
+    /// Loads what must be remembered from the stored state.
+    pub fn open(
+        state: Arc<State>,
+        rings: Arc<TailRings>,
+        waiters: Arc<Waiters>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Apply, ApplyError> {
+        let mut apply = Apply {
+            state,
+            rings,
+            waiters,
+            metrics,
+            highest: HashMap::new(),
+            producers: HashMap::new(),
+            provenances: HashMap::new(),
+        };
+        let damaged = |key: &[u8]| StateError::damaged(key, "does not decode");
+        for (key, value) in apply.state.scan(&keys::highest_prefix())? {
+            let (issuer, kind, shard) = keys::decode_highest(&key).ok_or_else(|| damaged(&key))?;
+            let revision = value.as_slice().try_into().map_err(|_| damaged(&key))?;
+            let revision = Revision(u64::from_be_bytes(revision));
+            apply.highest.insert((issuer, kind, shard), revision);
+        }
+        for (key, value) in apply.state.scan(&keys::producer_prefix())? {
+            let (issuer, name) = keys::decode_producer(&key).ok_or_else(|| damaged(&key))?;
+            let producer = Producer::decode(&value).ok_or_else(|| damaged(&key))?;
+            apply.producers.insert((issuer, name.into()), producer);
+        }
+        Ok(apply)
+    }
+
+    /// Applies what the log gives until it closes.
+    pub fn run(mut self, mut log: Box<dyn Tail>) -> Result<(), ApplyError> {
+        while let Some(entries) = log.next() {
+            let started = Instant::now();
+            self.group(&entries)?;
+            self.metrics.applied(entries.len(), started.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Applies one group: state first, then readers and waiting producers.
+    pub fn group(&mut self, entries: &[Entry]) -> Result<(), ApplyError> {
+        let Some(last) = entries.last() else {
+            return Ok(());
+        };
+        let state = Arc::clone(&self.state);
+        let mut group = state.begin()?;
+        let mut effects = Effects::default();
+        for entry in entries {
+            self.entry(entry, &mut group, &mut effects)
+                .map_err(|error| match error {
+                    EntryError::State(error) => ApplyError::State(error),
+                    EntryError::Unreadable(why) => ApplyError::Damaged {
+                        offset: entry.head.offset.0,
+                        why: why.to_string(),
+                    },
+                })?;
+        }
+        for key in &effects.producers {
+            let row = self.producers[key].encode();
+            group.put(&keys::producer(key.0, &key.1), &row);
+        }
+        for key in &effects.highest {
+            let row = self.highest[key].0.to_be_bytes();
+            group.put(&keys::highest(key.0, key.1, key.2), &row);
+        }
+        let before = state.applied();
+        let next = last.head.offset.next();
+        group.commit(Applied {
+            next,
+            log_time: last.head.durable_at,
+            deltas: before.deltas + effects.deltas,
+        });
+        self.rings.push(effects.tail, next);
+        for (key, part) in effects.parts {
+            self.waiters.applied(&key, part);
+        }
+        Ok(())
+    }
+
+    fn entry(
+        &mut self,
+        entry: &Entry,
+        group: &mut Group<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), EntryError> {
+        if entry.head.partition.lane == Lane::Control {
+            return control(&entry.record, group);
+        }
+        let record = RecordView::parse(&entry.record)?;
+        let producer: Arc<str> = record.header.producer.into();
+        let producer_key = (record.header.partition.issuer, Arc::clone(&producer));
+        let known = self.producers.entry(producer_key.clone()).or_default();
+        let fate = known.observe(&record.header);
+        effects.producers.insert(producer_key);
+        let stale = match fate {
+            Fate::Fresh => self.deltas(entry, &record, group, effects)?,
+            Fate::Duplicate | Fate::Fenced => Vec::new(),
+        };
+        let dropped = match fate {
+            Fate::Fresh if stale.is_empty() => Dropped::Nothing,
+            Fate::Fresh if stale.len() < record.deltas.len() => Dropped::Some(stale.clone()),
+            _ => Dropped::All,
+        };
+        if let Some(row) = dropped.encode() {
+            group.put(&keys::exception(entry.head.offset), &row);
+        }
+        if let Some(delivered) = dropped.cut(&entry.head, &entry.record, &record) {
+            let logged =
+                record::encode_logged(entry.head.offset, entry.head.durable_at, &delivered);
+            let record = logged.slice(logged.len() - delivered.len()..);
+            effects.tail.push(TailEntry {
+                head: entry.head,
+                logged,
+                record,
+            });
+        }
+        let key = BatchKey {
+            issuer: record.header.partition.issuer,
+            producer,
+            epoch: record.header.epoch,
+            sequence: record.header.sequence,
+        };
+        effects.parts.push((
+            key,
+            PartOutcome {
+                partition: entry.head.partition,
+                offset: entry.head.offset,
+                durable_at: entry.head.durable_at,
+                fate,
+                stale,
+            },
+        ));
+        Ok(())
+    }
+
+    /// Applies the deltas of a fresh record; returns those that are not newer than what is there.
+    fn deltas(
+        &mut self,
+        entry: &Entry,
+        record: &RecordView<'_>,
+        group: &mut Group<'_>,
+        effects: &mut Effects,
+    ) -> Result<Vec<u32>, EntryError> {
+        let issuer = entry.head.partition.issuer;
+        let shard = entry.head.partition.shard;
+        let mut stale = Vec::new();
+        // Most records use few entries of their table; ids are found when first used.
+        let mut ids: BTreeMap<u32, ProvenanceId> = BTreeMap::new();
+        for index in 0..record.deltas.len() {
+            let delta = record.delta(index)?;
+            let key = RegisterKey {
+                entity: delta.entity,
+                kind: delta.kind(),
+                issuer,
+            };
+            let bucket = (issuer, delta.kind(), shard);
+            let highest = self.highest.entry(bucket).or_default();
+            if delta.revision > *highest {
+                *highest = delta.revision;
+                effects.highest.insert(bucket);
+            } else if let Some(row) = group.get_register(&key)?
+                && row.revision >= delta.revision
+            {
+                stale.push(index as u32);
+                continue;
+            }
+            let provenance = match ids.get(&delta.provenance) {
+                Some(id) => *id,
+                None => {
+                    let bytes = record.provenance(delta.provenance as usize)?.bytes;
+                    let id = self.provenance(issuer, bytes, group)?;
+                    ids.insert(delta.provenance, id);
+                    id
+                }
+            };
+            group.put_register(&key, &row_of(&delta, entry, provenance).encode());
+            effects.deltas += 1;
+        }
+        Ok(stale)
+    }
+
+    /// The id of a provenance entry, storing the entry when it is new.
+    fn provenance(
+        &mut self,
+        issuer: Issuer,
+        bytes: &[u8],
+        group: &mut Group<'_>,
+    ) -> Result<ProvenanceId, StateError> {
+        let cache_key = (issuer, Box::from(bytes));
+        if let Some(id) = self.provenances.get(&cache_key) {
+            return Ok(*id);
+        }
+        let mut id = [0; 16];
+        id.copy_from_slice(&Sha256::digest(bytes)[..16]);
+        let key = keys::provenance(ProvenanceId(id));
+        if group.get(&key)?.is_none() {
+            group.put(&key, bytes);
+        }
+        if self.provenances.len() >= PROVENANCE_CACHE_MAX {
+            self.provenances.clear();
+        }
+        self.provenances.insert(cache_key, ProvenanceId(id));
+        Ok(ProvenanceId(id))
+    }
+}
+
+fn row_of<'a>(delta: &DeltaView<'a>, entry: &Entry, provenance: ProvenanceId) -> Row<'a> {
+    Row {
+        revision: delta.revision,
+        committed_at: delta.committed_at,
+        expires_at: delta.expires_at,
+        offset: entry.head.offset,
+        provenance,
+        evidence: delta.evidence,
+        value: delta.value_bytes,
+    }
+}
+
+/// Applies a record of the control partition.
+fn control(record: &[u8], group: &mut Group<'_>) -> Result<(), EntryError> {
+    use api::control_record::Act;
+    let record = api::ControlRecord::decode(record).map_err(|error| {
+        Refusal::new(Reason::MessageMalformed, "control record").detail(error.to_string())
+    })?;
+    let issuer = |code| {
+        Issuer::new(code).ok_or_else(|| Refusal::new(Reason::ValueOutOfRange, "platform"))
+    };
+    match record.act {
+        Some(Act::CursorsStored(stored)) => {
+            for subscription in stored.subscriptions {
+                let platform = issuer(subscription.platform)?;
+                let key = keys::subscription(platform, &subscription.subscription);
+                group.put(&key, &subscription.encode_to_vec());
+            }
+        }
+        Some(Act::SubscriptionDeleted(deleted)) => {
+            let platform = issuer(deleted.platform)?;
+            group.delete(&keys::subscription(platform, &deleted.subscription));
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+enum EntryError {
+    State(StateError),
+    Unreadable(Refusal),
+}
+
+impl From<StateError> for EntryError {
+    fn from(error: StateError) -> Self {
+        EntryError::State(error)
+    }
+}
+
+impl From<Refusal> for EntryError {
+    fn from(refusal: Refusal) -> Self {
+        EntryError::Unreadable(refusal)
+    }
+}

@@ -1,0 +1,93 @@
+//! Batches whose producers wait: an ack is sent when every part of a batch is durable and applied.
+
+use crate::apply::producers::Fate;
+use hutong_proto::{Epoch, Issuer, Micros, Offset, Partition, Sequence};
+use parking_lot::Mutex;
+use std::{collections::HashMap, sync::Arc};
+use tokio::sync::oneshot;
+
+use crate::log::AppendError;
+
+/// What became of one part of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartOutcome {
+    pub partition: Partition,
+    pub offset: Offset,
+    pub durable_at: Micros,
+    pub fate: Fate,
+    /// Indexes in the record of deltas whose register was newer already.
+    pub stale: Vec<u32>,
+}
+
+pub type BatchOutcome = Result<Vec<PartOutcome>, AppendError>;
+
+/// A batch is known by who sent it and its number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BatchKey {
+    pub issuer: Issuer,
+    pub producer: Arc<str>,
+    pub epoch: Epoch,
+    pub sequence: Sequence,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    parts: usize,
+    done: Vec<PartOutcome>,
+    answer: oneshot::Sender<BatchOutcome>,
+}
+
+/// Shared by ingress, which registers before it appends, and apply, which resolves. Bounded by the
+/// credit of the sessions.
+#[derive(Debug, Default)]
+pub struct Waiters {
+    batches: Mutex<HashMap<BatchKey, Waiting>>,
+}
+
+impl Waiters {
+    /// Call before the first part is appended. A batch under the same key that still waits (its
+    /// session was taken over) is forgotten: its connection is gone.
+    pub fn register(&self, key: BatchKey, parts: usize) -> oneshot::Receiver<BatchOutcome> {
+        let (answer, outcome) = oneshot::channel();
+        let waiting = Waiting {
+            parts,
+            done: Vec::with_capacity(parts),
+            answer,
+        };
+        self.batches.lock().insert(key, waiting);
+        outcome
+    }
+
+    /// One part is durable and applied.
+    pub fn applied(&self, key: &BatchKey, part: PartOutcome) {
+        let mut batches = self.batches.lock();
+        let Some(waiting) = batches.get_mut(key) else {
+            return;
+        };
+        if waiting.done.iter().any(|p| p.partition == part.partition) {
+            return;
+        }
+        waiting.done.push(part);
+        if waiting.done.len() == waiting.parts
+            && let Some(waiting) = batches.remove(key)
+        {
+            // A receiver that is gone has no one to tell.
+            drop(waiting.answer.send(Ok(waiting.done)));
+        }
+    }
+
+    /// One part did not get in; the batch as a whole is not acknowledged.
+    pub fn failed(&self, key: &BatchKey, error: AppendError) {
+        if let Some(waiting) = self.batches.lock().remove(key) {
+            drop(waiting.answer.send(Err(error)));
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.batches.lock().is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.batches.lock().len()
+    }
+}

@@ -1,0 +1,47 @@
+//! How many bytes a subscriber is ready to take.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use tokio::sync::Notify;
+
+/// Falls below zero by at most one message, so that a message larger than all credit still goes out.
+#[derive(Debug)]
+pub struct Credit {
+    bytes: AtomicI64,
+    more: Notify,
+}
+
+impl Credit {
+    pub fn new(bytes: u64) -> Credit {
+        Credit {
+            bytes: AtomicI64::new(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            more: Notify::new(),
+        }
+    }
+
+    pub fn available(&self) -> bool {
+        self.bytes.load(Ordering::Acquire) > 0
+    }
+
+    pub fn spend(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes as i64, Ordering::AcqRel);
+    }
+
+    /// Gives back, up to `max` in all: a client cannot make the broker send without bound.
+    pub fn give(&self, bytes: u64, max: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let max = i64::try_from(max).unwrap_or(i64::MAX);
+        // The closure always gives a value, so this cannot fail.
+        let updated = self
+            .bytes
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+                Some(now.saturating_add(bytes).min(max))
+            });
+        debug_assert!(updated.is_ok());
+        self.more.notify_one();
+    }
+
+    /// Returns when there may be credit.
+    pub async fn changed(&self) {
+        self.more.notified().await;
+    }
+}

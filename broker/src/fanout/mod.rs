@@ -1,0 +1,77 @@
+//! Stage 7: one task and one cursor a subscription. It reads the rings, or the log when it fell
+//! behind; urgent goes first; a slow receiver costs memory to nobody and delay to nobody else.
+
+pub mod credit;
+pub mod filter;
+pub mod history;
+mod log_reader;
+pub mod registry;
+mod session;
+mod snapshot;
+
+use crate::{
+    access::{Access, Call},
+    clock::Clock,
+    ingress::FrameStream,
+    log::Log,
+    metrics::Metrics,
+    state::State,
+    tail::TailRings,
+};
+use hutong_proto::{
+    Issuer, LogId, api::stream::subscribe_service_server::SubscribeService, frame::Frame,
+};
+use registry::Subscriptions;
+use std::sync::Arc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Messages to a subscriber that wait for its connection; each is up to about 1 MiB, and what waits
+/// here an urgent record cannot overtake.
+const OUT_MESSAGES_MAX: usize = 2;
+
+/// What all subscriptions share.
+#[derive(Clone)]
+pub struct Fanout {
+    pub access: Access,
+    pub log: Arc<dyn Log>,
+    pub log_id: LogId,
+    pub state: Arc<State>,
+    pub rings: Arc<TailRings>,
+    pub subscriptions: Arc<Subscriptions>,
+    pub platforms: Arc<Vec<(Issuer, u32)>>,
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+    pub snapshots: Arc<Semaphore>,
+    /// Readers of the log at one time: each holds a chunk of it in memory.
+    pub log_readers: Arc<Semaphore>,
+    pub tasks: TaskTracker,
+    pub draining: CancellationToken,
+}
+
+impl std::fmt::Debug for Fanout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fanout").finish_non_exhaustive()
+    }
+}
+
+#[tonic::async_trait]
+impl SubscribeService for Fanout {
+    type SubscribeStream = FrameStream;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<Frame>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let platform = self
+            .access
+            .check(request.metadata(), Call::Subscribe)
+            .and_then(|identity| identity.platform())?;
+        let (out, frames) = mpsc::channel(OUT_MESSAGES_MAX);
+        let session = session::Session::new(self.clone(), platform, out);
+        self.tasks.spawn(session.run(request.into_inner()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(frames))))
+    }
+}

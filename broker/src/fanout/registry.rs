@@ -1,0 +1,298 @@
+//! All subscriptions: their filters, how far each is sent and applied, and who is connected. The
+//! cursors are written to the control partition once a second, so any node knows them.
+
+use crate::{
+    fanout::{
+        filter::{FilterSpec, Platforms},
+        history::History,
+    },
+    state::{State, StateError, keys},
+};
+use hutong_proto::{Cursor, Issuer, Lane, LogId, Micros, Offset, Reason, Refusal, api, limits};
+use parking_lot::Mutex;
+use prost::Message;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+pub type SubscriptionKey = (Issuer, String);
+
+/// One subscription, connected or not.
+#[derive(Debug)]
+pub struct Subscription {
+    pub key: SubscriptionKey,
+    filter: Mutex<Arc<FilterSpec>>,
+    /// By lane: everything below is applied at the platform, as it says.
+    applied: [AtomicU64; 2],
+    /// By lane: everything below was looked at and, as far as wanted, sent.
+    position: [AtomicU64; 2],
+    /// By lane: end of the last record that was really sent.
+    sent: [AtomicU64; 2],
+    pub applied_at: AtomicU64,
+    pub sent_history: History,
+    pub applied_history: History,
+    pub in_snapshot: AtomicBool,
+    /// Its cursor was older than retention when it last asked.
+    pub compacted: AtomicBool,
+    changed: AtomicBool,
+    session: Mutex<Option<(u64, CancellationToken)>>,
+}
+
+impl Subscription {
+    fn new(key: SubscriptionKey, filter: FilterSpec, at: [Offset; 2], applied_at: u64) -> Self {
+        let atomics = || at.map(|o| AtomicU64::new(o.0));
+        Subscription {
+            key,
+            filter: Mutex::new(Arc::new(filter)),
+            applied: atomics(),
+            position: atomics(),
+            sent: atomics(),
+            applied_at: AtomicU64::new(applied_at),
+            sent_history: History::default(),
+            applied_history: History::default(),
+            in_snapshot: AtomicBool::new(false),
+            compacted: AtomicBool::new(false),
+            changed: AtomicBool::new(false),
+            session: Mutex::new(None),
+        }
+    }
+
+    pub fn filter(&self) -> Arc<FilterSpec> {
+        Arc::clone(&self.filter.lock())
+    }
+
+    pub fn connected(&self) -> bool {
+        self.session.lock().is_some()
+    }
+
+    /// A stream begins at this cursor. `applied` when the platform has everything below it, as it
+    /// has not yet at the end of a snapshot.
+    pub fn begin(&self, cursor: Cursor, applied: bool, at: Micros) {
+        for lane in Lane::DELIVERED {
+            let offset = cursor.lane(lane).0;
+            let i = lane.index();
+            self.position[i].store(offset, Ordering::Release);
+            self.sent[i].store(offset, Ordering::Release);
+            if applied {
+                self.applied[i].store(offset, Ordering::Release);
+            }
+        }
+        if applied {
+            self.applied_at.store(at.0, Ordering::Release);
+            self.changed.store(true, Ordering::Release);
+        }
+        self.compacted.store(false, Ordering::Release);
+        self.in_snapshot.store(false, Ordering::Release);
+    }
+
+    /// Whether it ever said that it applied something; if not, it has no cursor to resume at.
+    pub fn has_cursor(&self) -> bool {
+        self.applied_at.load(Ordering::Acquire) != 0
+    }
+
+    /// Everything of a lane below `position` was handled; `last` is the last record sent, if any.
+    pub fn handled(&self, lane: Lane, position: Offset, last: Option<Offset>, at: Micros) {
+        if let Some(last) = last {
+            self.sent[lane.index()].store(last.next().0, Ordering::Release);
+            self.sent_history.reached(lane, last.next(), at);
+        }
+        self.position[lane.index()].store(position.0, Ordering::Release);
+    }
+
+    /// The platform says it applied everything below this cursor; refused beyond what was sent.
+    pub fn acknowledge(&self, cursor: Cursor, at: Micros) -> Result<(), Refusal> {
+        for lane in Lane::DELIVERED {
+            let i = lane.index();
+            let offset = cursor.lane(lane);
+            if offset > self.position(lane) {
+                return Err(Refusal::new(Reason::CursorAhead, format!("applied.cursor.{lane}"))
+                    .detail(format!("{offset} applied, {} sent", self.position(lane))));
+            }
+            let before = self.applied[i].fetch_max(offset.0, Ordering::AcqRel);
+            if before < offset.0 {
+                self.applied_history.reached(lane, offset, at);
+                self.changed.store(true, Ordering::Release);
+            }
+        }
+        self.applied_at.store(at.0, Ordering::Release);
+        Ok(())
+    }
+
+    pub fn position(&self, lane: Lane) -> Offset {
+        Offset(self.position[lane.index()].load(Ordering::Acquire))
+    }
+
+    pub fn applied(&self, lane: Lane) -> Offset {
+        Offset(self.applied[lane.index()].load(Ordering::Acquire))
+    }
+
+    /// Where the platform is, counting what its filter leaves out as applied.
+    pub fn effective(&self, lane: Lane) -> Offset {
+        let applied = self.applied(lane);
+        if applied.0 >= self.sent[lane.index()].load(Ordering::Acquire) {
+            applied.max(self.position(lane))
+        } else {
+            applied
+        }
+    }
+
+    pub fn cursor(&self, log_id: LogId, of: impl Fn(Lane) -> Offset) -> Cursor {
+        Cursor {
+            log_id,
+            urgent: of(Lane::Urgent),
+            bulk: of(Lane::Bulk),
+        }
+    }
+
+    fn to_stored(&self, log_id: LogId) -> api::StoredSubscription {
+        api::StoredSubscription {
+            platform: self.key.0.code(),
+            subscription: self.key.1.clone(),
+            filter: Some(self.filter().wire.clone()),
+            applied: Some(self.cursor(log_id, |l| self.applied(l)).to_api()),
+            applied_at_us: self.applied_at.load(Ordering::Acquire),
+        }
+    }
+}
+
+/// The right to stream to a subscription, held by one session at a time.
+#[derive(Debug)]
+pub struct Attached {
+    pub subscription: Arc<Subscription>,
+    serial: u64,
+    /// Cancelled when another session takes over.
+    pub end: CancellationToken,
+    /// The broker knew the subscription before.
+    pub known: bool,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let mut session = self.subscription.session.lock();
+        if session.as_ref().is_some_and(|(s, _)| *s == self.serial) {
+            *session = None;
+            self.subscription.in_snapshot.store(false, Ordering::Release);
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Subscriptions {
+    log_id: LogId,
+    all: Mutex<BTreeMap<SubscriptionKey, Arc<Subscription>>>,
+    serial: AtomicU64,
+}
+
+impl Subscriptions {
+    /// Those that the state knows.
+    pub fn load(
+        state: &State,
+        log_id: LogId,
+        platforms: &Platforms,
+    ) -> Result<Subscriptions, StateError> {
+        let mut all = BTreeMap::new();
+        for (key, value) in state.scan(&keys::subscription_prefix())? {
+            let damaged = || StateError::damaged(&key, "does not decode");
+            let row = api::StoredSubscription::decode(value.as_slice()).map_err(|_| damaged())?;
+            let platform = Issuer::new(row.platform).ok_or_else(damaged)?;
+            // A platform that left the configuration takes its subscriptions with it.
+            let Ok(filter) = FilterSpec::from_api(row.filter, platform, platforms) else {
+                tracing::warn!(%platform, subscription = row.subscription, "stored filter no longer fits, dropped");
+                continue;
+            };
+            let cursor = row.applied.unwrap_or_default();
+            let at = [Offset(cursor.urgent), Offset(cursor.bulk)];
+            let key = (platform, row.subscription);
+            let subscription = Subscription::new(key.clone(), filter, at, row.applied_at_us);
+            all.insert(key, Arc::new(subscription));
+        }
+        Ok(Subscriptions {
+            log_id,
+            all: Mutex::new(all),
+            serial: AtomicU64::new(0),
+        })
+    }
+
+    /// Attaches a session, ending an older one. `filter` must be the stored one unless `restart`.
+    pub fn attach(
+        &self,
+        key: SubscriptionKey,
+        filter: FilterSpec,
+        restart: bool,
+    ) -> Result<Attached, Refusal> {
+        let mut all = self.all.lock();
+        let platform = key.0;
+        let found = all.get(&key).cloned();
+        let known = found.is_some();
+        let subscription = match found {
+            Some(subscription) => {
+                let mut stored = subscription.filter.lock();
+                if **stored != filter {
+                    if !restart {
+                        return Err(Refusal::new(Reason::FilterChanged, "open.filter"));
+                    }
+                    *stored = Arc::new(filter);
+                }
+                drop(stored);
+                subscription
+            }
+            None => {
+                let own = all.keys().filter(|(p, _)| *p == platform).count();
+                if own >= limits::SUBSCRIPTIONS_PER_PLATFORM_MAX {
+                    return Err(Refusal::new(Reason::TooManySubscriptions, "open.subscription"));
+                }
+                let none = [Offset::NONE; 2];
+                let subscription = Arc::new(Subscription::new(key.clone(), filter, none, 0));
+                all.insert(key, Arc::clone(&subscription));
+                subscription
+            }
+        };
+        let serial = self.serial.fetch_add(1, Ordering::AcqRel);
+        let end = CancellationToken::new();
+        let previous = subscription.session.lock().replace((serial, end.clone()));
+        if let Some((_, previous)) = previous {
+            previous.cancel();
+        }
+        Ok(Attached {
+            subscription,
+            serial,
+            end,
+            known,
+        })
+    }
+
+    /// Forgets a subscription that never began.
+    pub fn forget(&self, key: &SubscriptionKey) {
+        self.all.lock().remove(key);
+    }
+
+    pub fn get(&self, key: &SubscriptionKey) -> Option<Arc<Subscription>> {
+        self.all.lock().get(key).cloned()
+    }
+
+    pub fn list(&self) -> Vec<Arc<Subscription>> {
+        self.all.lock().values().cloned().collect()
+    }
+
+    /// Rows of those whose cursor moved since the last call.
+    pub fn take_changed(&self) -> Vec<api::StoredSubscription> {
+        self.list()
+            .iter()
+            .filter(|s| s.changed.swap(false, Ordering::AcqRel))
+            .map(|s| s.to_stored(self.log_id))
+            .collect()
+    }
+
+    pub fn connected(&self) -> BTreeMap<Issuer, usize> {
+        let mut counts = BTreeMap::new();
+        for subscription in self.list().iter().filter(|s| s.connected()) {
+            *counts.entry(subscription.key.0).or_default() += 1;
+        }
+        counts
+    }
+}

@@ -1,0 +1,379 @@
+//! One subscriber's stream.
+
+use crate::{
+    fanout::{
+        Fanout,
+        credit::Credit,
+        filter::FilterSpec,
+        log_reader,
+        registry::{Attached, Subscription},
+        snapshot,
+    },
+    ingress::check_name,
+    tail::{TailEntry, TailRead},
+};
+use bytes::Bytes;
+use hutong_proto::{
+    Cursor, Issuer, Lane, Offset, Reason, RecordView, Refusal, api,
+    frame::Frame,
+    limits, record,
+};
+use prost::Message;
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::mpsc, time::Instant};
+use tonic::{Status, Streaming};
+
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+const BOOKMARK_EVERY: Duration = Duration::from_millis(limits::BOOKMARK_EVERY_MS);
+
+pub type Out = mpsc::Sender<Result<Frame, Status>>;
+
+pub struct Session {
+    shared: Fanout,
+    platform: Issuer,
+    out: Out,
+}
+
+/// Records for one delivery.
+struct Chunk {
+    entries: Vec<Bytes>,
+    /// The last record in it.
+    last: Option<Offset>,
+    /// Everything of the lane below this is covered.
+    next: Offset,
+}
+
+impl Session {
+    pub fn new(shared: Fanout, platform: Issuer, out: Out) -> Session {
+        Session {
+            shared,
+            platform,
+            out,
+        }
+    }
+
+    pub async fn run(self, input: Streaming<Frame>) {
+        if let Err(refusal) = self.serve(input).await {
+            tracing::info!(
+                platform = %self.platform,
+                reason = refusal.reason.code(),
+                field = refusal.field,
+                detail = refusal.detail,
+                "subscribe session ended"
+            );
+            // The client may be gone already.
+            drop(self.out.send(Err(refusal.to_status())).await);
+        }
+    }
+
+    async fn serve(&self, mut input: Streaming<Frame>) -> Result<(), Refusal> {
+        let open = self.open(&mut input).await?;
+        let credit_bytes = match open.credit_bytes {
+            0 => limits::SUBSCRIBE_CREDIT_BYTES_DEFAULT,
+            n @ limits::SUBSCRIBE_CREDIT_BYTES_MIN..=limits::SUBSCRIBE_CREDIT_BYTES_MAX => n,
+            n => {
+                return Err(Refusal::new(Reason::CreditInvalid, "open.credit_bytes")
+                    .detail(format!("{n} bytes")));
+            }
+        };
+        let start = open.start.ok_or_else(|| Refusal::new(Reason::FieldMissing, "open.start"))?;
+        let filter = FilterSpec::from_api(open.filter, self.platform, &self.shared.platforms)?;
+        let restart = !matches!(start, api::subscribe_open::Start::Stored(_));
+        let key = (self.platform, open.subscription);
+        let attached = self.shared.subscriptions.attach(key.clone(), filter, restart)?;
+        let credit = Arc::new(Credit::new(credit_bytes));
+        let begun = tokio::select! {
+            () = attached.end.cancelled() => Err(Reason::SessionTakenOver.into()),
+            begun = self.begin(start, &attached, &credit) => begun,
+            // Credit and acks must be read while a snapshot is sent.
+            read = self.control(&mut input, &attached.subscription, &credit, credit_bytes) => read,
+        };
+        if begun.is_err() && !attached.known {
+            self.shared.subscriptions.forget(&key);
+        }
+        begun?;
+        tokio::select! {
+            () = attached.end.cancelled() => Err(Reason::SessionTakenOver.into()),
+            () = self.out.closed() => Ok(()),
+            read = self.control(&mut input, &attached.subscription, &credit, credit_bytes) => read,
+            pumped = self.pump(&attached.subscription, &credit) => pumped,
+        }
+    }
+
+    async fn open(&self, input: &mut Streaming<Frame>) -> Result<api::SubscribeOpen, Refusal> {
+        let first = tokio::time::timeout(OPEN_TIMEOUT, input.message()).await;
+        let Ok(Ok(Some(frame))) = first else {
+            return Err(Reason::OpenExpected.into());
+        };
+        let Some(api::subscribe_request::Message::Open(open)) = parse(&frame)? else {
+            return Err(Reason::OpenExpected.into());
+        };
+        check_name(&open.subscription, "open.subscription")?;
+        if self.shared.draining.is_cancelled() {
+            return Err(Reason::ShuttingDown.into());
+        }
+        Ok(open)
+    }
+
+    /// Finds where the stream begins, and sends the snapshot if it begins with one.
+    async fn begin(
+        &self,
+        start: api::subscribe_open::Start,
+        attached: &Attached,
+        credit: &Arc<Credit>,
+    ) -> Result<(), Refusal> {
+        use api::subscribe_open::Start;
+        let subscription = &attached.subscription;
+        let log_id = self.shared.log_id;
+        let now = (self.shared.clock)();
+        let cursor = match start {
+            Start::Stored(_) if subscription.has_cursor() => {
+                subscription.cursor(log_id, |lane| subscription.applied(lane))
+            }
+            Start::Cursor(cursor) => Cursor::from_api(&cursor, log_id, "open.cursor")?,
+            Start::Now(_) => Cursor::both(log_id, self.shared.rings.next()),
+            Start::Stored(_) | Start::Snapshot(_) => {
+                let cursor =
+                    snapshot::send(&self.shared, &self.out, attached, credit).await?;
+                subscription.begin(cursor, false, now);
+                return Ok(());
+            }
+        };
+        self.check_cursor(&cursor, subscription)?;
+        subscription.begin(cursor, true, now);
+        self.send(api::subscribe_response::Message::Opened(api::SubscribeOpened {
+            cursor: Some(cursor.to_api()),
+            snapshot: false,
+            broker_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+        .await
+    }
+
+    /// Everything after the cursor must still be kept, and the cursor must not be of the future.
+    fn check_cursor(&self, cursor: &Cursor, subscription: &Subscription) -> Result<(), Refusal> {
+        let filter = subscription.filter();
+        let next = self.shared.rings.next();
+        for lane in Lane::DELIVERED {
+            let at = cursor.lane(lane);
+            if at > next {
+                return Err(Refusal::new(Reason::CursorAhead, format!("open.cursor.{lane}"))
+                    .detail(format!("offset {at}, the log ends at {next}")));
+            }
+            for partition in filter.partitions(lane, &self.shared.platforms) {
+                let trimmed = self
+                    .shared
+                    .log
+                    .partition(partition)
+                    .map_or(Offset::NONE, |info| info.trimmed_below);
+                if at < trimmed {
+                    subscription
+                        .compacted
+                        .store(true, std::sync::atomic::Ordering::Release);
+                    return Err(log_reader::compacted(lane, partition, trimmed, at));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads acks and credit until the client is done with them.
+    async fn control(
+        &self,
+        input: &mut Streaming<Frame>,
+        subscription: &Subscription,
+        credit: &Credit,
+        credit_bytes: u64,
+    ) -> Result<(), Refusal> {
+        use api::subscribe_request::Message;
+        loop {
+            match input.message().await {
+                Ok(Some(frame)) => match parse(&frame)? {
+                    Some(Message::Applied(applied)) => {
+                        let cursor = applied.cursor.ok_or_else(|| {
+                            Refusal::new(Reason::FieldMissing, "applied.cursor")
+                        })?;
+                        let cursor =
+                            Cursor::from_api(&cursor, self.shared.log_id, "applied.cursor")?;
+                        subscription.acknowledge(cursor, (self.shared.clock)())?;
+                    }
+                    Some(Message::Credit(more)) => credit.give(more.bytes, credit_bytes),
+                    Some(Message::Open(_)) => return Err(Reason::OpenRepeated.into()),
+                    None => {
+                        return Err(Refusal::new(Reason::MessageMalformed, "message").detail("empty"));
+                    }
+                },
+                // It sends nothing more, but still receives, as far as its credit goes.
+                Ok(None) => std::future::pending::<()>().await,
+                Err(_) => {
+                    return Err(Refusal::from(Reason::SessionTakenOver)
+                        .detail("the connection broke"));
+                }
+            }
+        }
+    }
+
+    /// Sends what comes, urgent first, and a bookmark twice a second.
+    async fn pump(&self, subscription: &Subscription, credit: &Credit) -> Result<(), Refusal> {
+        let mut applied = self.shared.rings.applied();
+        let filter = subscription.filter();
+        let mut bookmark_at = Instant::now();
+        loop {
+            applied.borrow_and_update();
+            let mut sent = false;
+            if credit.available() {
+                for lane in Lane::DELIVERED {
+                    // After one delivery look at urgent again.
+                    if self.step(lane, subscription, &filter, credit).await? {
+                        sent = true;
+                        break;
+                    }
+                }
+            } else {
+                self.shared.metrics.credit_exhausted(self.platform);
+            }
+            if Instant::now() >= bookmark_at {
+                self.bookmark(subscription).await?;
+                bookmark_at = Instant::now() + BOOKMARK_EVERY;
+            }
+            if sent {
+                continue;
+            }
+            if self.shared.draining.is_cancelled() {
+                self.bookmark(subscription).await?;
+                let reason = "the broker is stopping".to_owned();
+                let bye = api::Draining { reason };
+                return self.send(api::subscribe_response::Message::Draining(bye)).await;
+            }
+            tokio::select! {
+                changed = applied.changed() => {
+                    if changed.is_err() {
+                        return Err(Reason::ShuttingDown.into());
+                    }
+                }
+                () = credit.changed() => {}
+                () = tokio::time::sleep_until(bookmark_at) => {}
+                () = self.shared.draining.cancelled() => {}
+            }
+        }
+    }
+
+    /// Sends one delivery of a lane, if there is something.
+    async fn step(
+        &self,
+        lane: Lane,
+        subscription: &Subscription,
+        filter: &Arc<FilterSpec>,
+        credit: &Credit,
+    ) -> Result<bool, Refusal> {
+        let from = subscription.position(lane);
+        let target = limits::DELIVERY_BYTES_TARGET;
+        let chunk = match self.shared.rings.read(lane, from, filter, target) {
+            TailRead::Entries { entries, next } => ring_chunk(entries, next, filter)?,
+            TailRead::Behind => {
+                self.shared.metrics.fell_behind(self.platform);
+                self.log_chunk(lane, from, filter).await?
+            }
+        };
+        let now = (self.shared.clock)();
+        // Before it is sent, so that an ack cannot overtake it.
+        subscription.handled(lane, chunk.next, chunk.last, now);
+        if chunk.entries.is_empty() {
+            return Ok(chunk.next > from && chunk.next < self.shared.rings.next());
+        }
+        let frame = record::encode_delivery(chunk.entries.iter());
+        credit.spend(frame.len());
+        self.shared
+            .metrics
+            .delivered(self.platform, chunk.entries.len(), frame.len());
+        self.send_frame(frame).await?;
+        Ok(true)
+    }
+
+    async fn log_chunk(
+        &self,
+        lane: Lane,
+        from: Offset,
+        filter: &Arc<FilterSpec>,
+    ) -> Result<Chunk, Refusal> {
+        let permit = self.shared.log_readers.clone().acquire_owned().await;
+        let (shared, filter) = (self.shared.clone(), Arc::clone(filter));
+        let read = tokio::task::spawn_blocking(move || {
+            let chunk = log_reader::read(&shared, &filter, lane, from);
+            drop(permit);
+            chunk
+        });
+        let chunk = read.await.map_err(|_| Refusal::from(Reason::Internal))??;
+        Ok(Chunk {
+            entries: chunk.entries,
+            last: chunk.last,
+            next: chunk.next,
+        })
+    }
+
+    async fn bookmark(&self, subscription: &Subscription) -> Result<(), Refusal> {
+        let cursor = subscription.cursor(self.shared.log_id, |l| subscription.position(l));
+        self.send(api::subscribe_response::Message::Bookmark(api::Bookmark {
+            cursor: Some(cursor.to_api()),
+            sent_at_us: (self.shared.clock)().0,
+        }))
+        .await
+    }
+
+    async fn send(&self, message: api::subscribe_response::Message) -> Result<(), Refusal> {
+        self.send_frame(response(message)).await
+    }
+
+    async fn send_frame(&self, frame: Bytes) -> Result<(), Refusal> {
+        self.out
+            .send(Ok(Frame(frame)))
+            .await
+            .map_err(|_| Refusal::from(Reason::SessionTakenOver).detail("the client went away"))
+    }
+}
+
+pub fn response(message: api::subscribe_response::Message) -> Bytes {
+    let response = api::SubscribeResponse {
+        message: Some(message),
+    };
+    response.encode_to_vec().into()
+}
+
+fn parse(frame: &Frame) -> Result<Option<api::subscribe_request::Message>, Refusal> {
+    api::SubscribeRequest::decode(frame.0.as_ref())
+        .map(|request| request.message)
+        .map_err(|e| Refusal::new(Reason::MessageMalformed, "message").detail(e.to_string()))
+}
+
+/// Records from the ring. One that is wanted in part is cut.
+fn ring_chunk(
+    entries: Vec<TailEntry>,
+    next: Offset,
+    filter: &FilterSpec,
+) -> Result<Chunk, Refusal> {
+    let last = entries.last().map(|e| e.head.offset);
+    let entries = entries
+        .into_iter()
+        .map(|entry| {
+            if filter.passes_whole(&entry.head) {
+                return Ok(entry.logged);
+            }
+            let record = cut_kinds(&entry.record, filter)?;
+            Ok(record::encode_logged(entry.head.offset, entry.head.durable_at, &record))
+        })
+        .collect::<Result<_, Refusal>>()?;
+    Ok(Chunk {
+        entries,
+        last,
+        next,
+    })
+}
+
+/// The record with only the kinds that the filter wants.
+pub fn cut_kinds(record: &Bytes, filter: &FilterSpec) -> Result<Bytes, Refusal> {
+    let view = RecordView::parse(record)?;
+    let mut wanted = Vec::with_capacity(view.deltas.len());
+    for i in 0..view.deltas.len() {
+        wanted.push(filter.kinds.contains(view.delta(i)?.kind()));
+    }
+    Ok(view.retain(|i| wanted[i]))
+}

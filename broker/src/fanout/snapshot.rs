@@ -1,0 +1,227 @@
+//! All current values of a moment, and the cursor of that moment: what a new platform starts with.
+
+use crate::{
+    fanout::{
+        Fanout,
+        credit::Credit,
+        filter::FilterSpec,
+        registry::Attached,
+        session::{Out, response},
+    },
+    state::{
+        State, StateError, keys,
+        keys::RegisterKey,
+        row::{ProvenanceId, Row},
+    },
+};
+use bytes::Bytes;
+use hutong_proto::{
+    Cursor, Issuer, KindSet, Reason, Refusal, api,
+    delta::DeltaParts,
+    frame::Frame,
+    wire,
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Rows travel in messages of about this size.
+const MESSAGE_BYTES: usize = 256 << 10;
+/// A message at least this often, so that the receiver knows the line is up.
+const MESSAGE_EVERY: Duration = Duration::from_millis(500);
+/// Provenance entries that one snapshot remembers.
+const PROVENANCE_CACHE_MAX: usize = 65_536;
+const ROWS_FIELD: u32 = 3;
+
+/// Sends the snapshot and returns where the records go on. Runs on a thread of its own, because it
+/// reads the whole state.
+pub async fn send(
+    shared: &Fanout,
+    out: &Out,
+    attached: &Attached,
+    credit: &Arc<Credit>,
+) -> Result<Cursor, Refusal> {
+    let permit = Arc::clone(&shared.snapshots)
+        .try_acquire_owned()
+        .map_err(|_| Refusal::from(Reason::TooManySnapshots))?;
+    let subscription = &attached.subscription;
+    subscription.in_snapshot.store(true, Ordering::Release);
+    // Ends the thread when the session ends for whatever reason: this future is dropped then.
+    let stop = CancellationToken::new();
+    let guard = stop.clone().drop_guard();
+    let mut sender = Sender {
+        state: Arc::clone(&shared.state),
+        filter: subscription.filter(),
+        out: out.clone(),
+        credit: Arc::clone(credit),
+        stop,
+        provenance: HashMap::new(),
+        message: Message::default(),
+        sent_at: Instant::now(),
+        rows: 0,
+    };
+    let (state, log_id) = (Arc::clone(&shared.state), shared.log_id);
+    let sent = tokio::task::spawn_blocking(move || {
+        let cursor = state
+            .with_snapshot(|rows, applied| {
+                let cursor = Cursor::both(log_id, applied.next);
+                sender.begin(cursor, state.registers_estimate())?;
+                while let Some((key, row)) = rows.next_row().map_err(|e| internal(&e))? {
+                    sender.row(&key, &row)?;
+                }
+                sender.end(cursor)
+            })
+            .map_err(|e| internal(&e))?;
+        drop(permit);
+        cursor
+    });
+    let cursor = sent.await.map_err(|_| Refusal::from(Reason::Internal))?;
+    drop(guard);
+    cursor
+}
+
+/// A message in the making.
+#[derive(Default)]
+struct Message {
+    provenance: HashMap<ProvenanceId, u32>,
+    table: Vec<u8>,
+    rows: Vec<u8>,
+}
+
+struct Sender {
+    state: Arc<State>,
+    filter: Arc<FilterSpec>,
+    out: Out,
+    credit: Arc<Credit>,
+    stop: CancellationToken,
+    provenance: HashMap<ProvenanceId, Bytes>,
+    message: Message,
+    sent_at: Instant,
+    rows: u64,
+}
+
+impl Sender {
+    fn begin(&mut self, cursor: Cursor, rows_estimate: u64) -> Result<(), Refusal> {
+        self.send(response(api::subscribe_response::Message::Opened(
+            api::SubscribeOpened {
+                cursor: Some(cursor.to_api()),
+                snapshot: true,
+                broker_version: env!("CARGO_PKG_VERSION").to_owned(),
+            },
+        )))?;
+        let begin = api::SnapshotBegin { rows_estimate };
+        self.send(response(api::subscribe_response::Message::SnapshotBegin(begin)))
+    }
+
+    fn row(&mut self, key: &RegisterKey, row: &Row<'_>) -> Result<(), Refusal> {
+        if self.wanted(key.issuer, key) {
+            let index = self.provenance_index(row.provenance)?;
+            let mut delta = Vec::with_capacity(96);
+            DeltaParts {
+                entity: key.entity,
+                revision: row.revision,
+                committed_at: row.committed_at,
+                expires_at: row.expires_at,
+                provenance: index,
+                evidence: row.evidence,
+                kind: key.kind,
+                value: row.value,
+            }
+            .encode(&mut delta);
+            let mut fields = Vec::with_capacity(delta.len() + 24);
+            wire::put_number(&mut fields, 1, u64::from(key.issuer.code()));
+            wire::put_number(&mut fields, 2, row.offset.0);
+            wire::put_bytes(&mut fields, 3, &delta);
+            wire::put_bytes(&mut self.message.rows, 2, &fields);
+            self.rows += 1;
+        }
+        let full = self.message.rows.len() + self.message.table.len() >= MESSAGE_BYTES;
+        if full || self.sent_at.elapsed() >= MESSAGE_EVERY {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn wanted(&self, issuer: Issuer, key: &RegisterKey) -> bool {
+        // A value does not say in which lane it came; the lanes of a filter are about records.
+        self.filter.wants_issuer(issuer) && KindSet::from_iter([key.kind]).intersects(self.filter.kinds)
+    }
+
+    /// Index of a provenance entry in the table of this message.
+    fn provenance_index(&mut self, id: ProvenanceId) -> Result<u32, Refusal> {
+        if let Some(index) = self.message.provenance.get(&id) {
+            return Ok(*index);
+        }
+        if !self.provenance.contains_key(&id) {
+            let key = keys::provenance(id);
+            let stored = self.state.get(&key).map_err(|e| internal(&e))?;
+            let bytes = stored.ok_or_else(|| {
+                internal(&StateError::damaged(&key, "a register refers to it, but it is missing"))
+            })?;
+            if self.provenance.len() >= PROVENANCE_CACHE_MAX {
+                self.provenance.clear();
+            }
+            self.provenance.insert(id, bytes.into());
+        }
+        wire::put_bytes(&mut self.message.table, 1, &self.provenance[&id]);
+        let index = self.message.provenance.len() as u32;
+        self.message.provenance.insert(id, index);
+        Ok(index)
+    }
+
+    fn flush(&mut self) -> Result<(), Refusal> {
+        let message = std::mem::take(&mut self.message);
+        let len = message.table.len() + message.rows.len();
+        let mut frame = Vec::with_capacity(len + 8);
+        wire::put_len(&mut frame, ROWS_FIELD, len);
+        frame.extend_from_slice(&message.table);
+        frame.extend_from_slice(&message.rows);
+        self.send(frame.into())
+    }
+
+    fn end(&mut self, cursor: Cursor) -> Result<Cursor, Refusal> {
+        if !self.message.rows.is_empty() {
+            self.flush()?;
+        }
+        let end = api::SnapshotEnd {
+            cursor: Some(cursor.to_api()),
+            rows: self.rows,
+        };
+        self.send(response(api::subscribe_response::Message::SnapshotEnd(end)))?;
+        Ok(cursor)
+    }
+
+    fn send(&mut self, frame: Bytes) -> Result<(), Refusal> {
+        let gone = || Refusal::from(Reason::SessionTakenOver).detail("the client went away");
+        let runtime = tokio::runtime::Handle::current();
+        while !self.credit.available() {
+            let more = runtime.block_on(async {
+                tokio::select! {
+                    () = self.credit.changed() => true,
+                    () = self.stop.cancelled() => false,
+                    () = self.out.closed() => false,
+                }
+            });
+            if !more {
+                return Err(gone());
+            }
+        }
+        self.credit.spend(frame.len());
+        let sent = runtime.block_on(async {
+            tokio::select! {
+                sent = self.out.send(Ok(Frame(frame))) => sent.is_ok(),
+                () = self.stop.cancelled() => false,
+            }
+        });
+        self.sent_at = Instant::now();
+        if sent { Ok(()) } else { Err(gone()) }
+    }
+}
+
+fn internal(error: &StateError) -> Refusal {
+    tracing::error!(%error, "a snapshot failed");
+    Reason::Internal.into()
+}

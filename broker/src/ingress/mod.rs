@@ -1,0 +1,79 @@
+//! Stage 1: one bidirectional stream a producer.
+
+pub mod queue;
+pub mod registry;
+mod session;
+pub use session::check_name;
+
+use crate::{
+    access::{Access, Call},
+    clock::Clock,
+    log::Log,
+    metrics::Metrics,
+    state::State,
+};
+use futures_core::Stream;
+use hutong_proto::{
+    Issuer, LogId,
+    api::stream::publish_service_server::PublishService,
+    frame::Frame,
+};
+use queue::Queues;
+use registry::Producers;
+use std::{collections::HashMap, pin::Pin, sync::Arc};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::apply::waiters::Waiters;
+
+/// Messages to a producer that wait for its connection.
+const OUT_MESSAGES_MAX: usize = 64;
+
+/// What all sessions share.
+#[derive(Clone)]
+pub struct Ingress {
+    pub access: Access,
+    pub log: Arc<dyn Log>,
+    pub log_id: LogId,
+    pub state: Arc<State>,
+    pub waiters: Arc<Waiters>,
+    pub producers: Arc<Producers>,
+    pub queues: Arc<Queues>,
+    pub shards: Arc<HashMap<Issuer, u32>>,
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+    /// Owns the session tasks.
+    pub tasks: TaskTracker,
+    /// Ends intake: sessions finish what they took and say goodbye.
+    pub draining: CancellationToken,
+}
+
+impl std::fmt::Debug for Ingress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ingress").finish_non_exhaustive()
+    }
+}
+
+/// Messages to a client.
+pub type FrameStream = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl PublishService for Ingress {
+    type PublishStream = FrameStream;
+
+    async fn publish(
+        &self,
+        request: Request<Streaming<Frame>>,
+    ) -> Result<Response<Self::PublishStream>, Status> {
+        let platform = self
+            .access
+            .check(request.metadata(), Call::Publish)
+            .and_then(|identity| identity.platform())?;
+        let (out, frames) = mpsc::channel(OUT_MESSAGES_MAX);
+        let session = session::Session::new(self.clone(), platform, out);
+        self.tasks.spawn(session.run(request.into_inner()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(frames))))
+    }
+}

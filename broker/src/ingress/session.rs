@@ -1,0 +1,500 @@
+//! One producer's stream: reads batches, sends them on, and acknowledges in order.
+
+use crate::{
+    admission::{self, Rules},
+    apply::{
+        producers::{Fate, Producer},
+        waiters::{BatchKey, BatchOutcome},
+    },
+    ingress::{Ingress, queue::Room, registry::{self, Claim}},
+    log::{Append, AppendError},
+    routing::{self, Origin, Routed},
+    state::keys,
+};
+use bytes::Bytes;
+use hutong_proto::{
+    Epoch, Issuer, Reason, Refusal, Sequence, api,
+    batch::BatchView,
+    frame::Frame,
+    limits,
+    wire::{FieldValue, Reader},
+};
+use prost::Message;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+/// A connection that does not say what it wants is closed after this long.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The least that a batch counts against the credit: bounds how many are under way.
+const BATCH_CHARGE_BYTES_MIN: u64 = 1024;
+
+pub type Out = mpsc::Sender<Result<Frame, Status>>;
+
+/// What a message of a producer holds.
+enum Input {
+    Open(api::PublishOpen),
+    Batch(Bytes),
+}
+
+/// An ack that waits for its turn.
+struct Owed {
+    sequence: Sequence,
+    charge: u64,
+    deltas: u32,
+    refused: Vec<(u32, Refusal)>,
+    /// Index in the batch for each index in each record, by partition.
+    indexes: HashMap<u32, Vec<u32>>,
+    outcome: Outcome,
+    _rooms: Vec<Room>,
+}
+
+enum Outcome {
+    /// The batch is on its way.
+    Submitted(oneshot::Receiver<BatchOutcome>),
+    /// It was durable before.
+    Duplicate,
+    /// Refused as a whole.
+    Refused(Refusal),
+}
+
+pub struct Session {
+    shared: Ingress,
+    platform: Issuer,
+    out: Out,
+}
+
+/// A session whose `open` was accepted.
+struct Opened {
+    producer: Arc<str>,
+    epoch: Epoch,
+    base: Sequence,
+    claim: Claim,
+}
+
+impl Session {
+    pub fn new(shared: Ingress, platform: Issuer, out: Out) -> Session {
+        Session {
+            shared,
+            platform,
+            out,
+        }
+    }
+
+    pub async fn run(self, mut input: Streaming<Frame>) {
+        if let Err(refusal) = self.serve(&mut input).await {
+            tracing::info!(
+                platform = %self.platform,
+                reason = refusal.reason.code(),
+                field = refusal.field,
+                "publish session ended"
+            );
+            // The client may be gone already.
+            drop(self.out.send(Err(refusal.to_status())).await);
+        }
+    }
+
+    async fn serve(&self, input: &mut Streaming<Frame>) -> Result<(), Refusal> {
+        let opened = self.open(input).await?;
+        let (owed, acks) = mpsc::unbounded_channel();
+        let in_flight = AtomicU64::new(0);
+        let stop = opened.claim.end.child_token();
+        let acker = self.acknowledge(acks, &in_flight, &stop);
+        let reader = self.read(input, &opened, owed, &in_flight, &stop);
+        // The acker ends when the reader has dropped its end and everything owed is settled, also
+        // after the client is gone: until then the producer's name stays taken.
+        let (read, acked) = tokio::join!(reader, acker);
+        drop(opened);
+        read.and(acked)
+    }
+
+    async fn open(&self, input: &mut Streaming<Frame>) -> Result<Opened, Refusal> {
+        let first = tokio::time::timeout(OPEN_TIMEOUT, input.message()).await;
+        let open = match first {
+            Ok(Ok(Some(frame))) => match parse(&frame.0)? {
+                Input::Open(open) => open,
+                Input::Batch(_) => return Err(Reason::OpenExpected.into()),
+            },
+            _ => return Err(Reason::OpenExpected.into()),
+        };
+        check_name(&open.producer, "open.producer")?;
+        let epoch = Epoch(open.epoch);
+        if epoch.0 == 0 {
+            return Err(Refusal::new(Reason::EpochZero, "open.epoch"));
+        }
+        if self.shared.draining.is_cancelled() {
+            return Err(Reason::ShuttingDown.into());
+        }
+        let row = keys::producer(self.platform, &open.producer);
+        let known = self.stored(&row)?.is_some();
+        let others = self
+            .shared
+            .state
+            .scan(&keys::producer_prefix_of(self.platform))
+            .map_err(internal)?
+            .len();
+        let claim = self
+            .shared
+            .producers
+            .claim(self.platform, &open.producer, epoch, others, known)
+            .await?;
+        // Read after the claim: what an older session had taken is settled now.
+        let producer = self.stored(&row)?.unwrap_or_default();
+        if producer.epoch > epoch {
+            return Err(registry::fenced_by(producer.epoch, epoch));
+        }
+        let opened = api::PublishOpened {
+            last_durable_sequence: producer.complete.0,
+            credit_bytes: limits::PUBLISH_CREDIT_BYTES,
+            log_id: self.shared.log_id.0,
+            broker_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        self.send(api::publish_response::Message::Opened(opened)).await?;
+        tracing::info!(
+            platform = %self.platform,
+            producer = open.producer,
+            epoch = epoch.0,
+            last_durable = producer.complete.0,
+            "publish session opened"
+        );
+        Ok(Opened {
+            producer: open.producer.into(),
+            epoch,
+            base: producer.complete,
+            claim,
+        })
+    }
+
+    fn stored(&self, row: &[u8]) -> Result<Option<Producer>, Refusal> {
+        let value = self.shared.state.get(row).map_err(internal)?;
+        Ok(value.and_then(|v| Producer::decode(&v)))
+    }
+
+    async fn read(
+        &self,
+        input: &mut Streaming<Frame>,
+        opened: &Opened,
+        owed: mpsc::UnboundedSender<Owed>,
+        in_flight: &AtomicU64,
+        stop: &CancellationToken,
+    ) -> Result<(), Refusal> {
+        // When the acker stopped, its error is the session's.
+        let stopped = || match opened.claim.end.is_cancelled() {
+            true => Err(opened.claim.reason().into()),
+            false => Ok(()),
+        };
+        let mut last = opened.base;
+        loop {
+            let frame = tokio::select! {
+                biased;
+                () = stop.cancelled() => return stopped(),
+                () = self.shared.draining.cancelled() => {
+                    let bye = api::Draining { reason: "the broker is stopping".to_owned() };
+                    self.send(api::publish_response::Message::Draining(bye)).await?;
+                    return Ok(());
+                }
+                // Cancel-safe: a frame that is not complete stays in the stream's buffer.
+                frame = input.message() => match frame {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => return Ok(()),
+                    Err(status) => return Err(transport(&status)),
+                },
+            };
+            let Input::Batch(batch) = parse(&frame.0)? else {
+                return Err(Reason::OpenRepeated.into());
+            };
+            let charge = (batch.len() as u64).max(BATCH_CHARGE_BYTES_MIN);
+            let before = in_flight.fetch_add(charge, Ordering::AcqRel);
+            if before > 0 && before + charge > limits::PUBLISH_CREDIT_BYTES {
+                return Err(Refusal::from(Reason::CreditExceeded)
+                    .detail(format!("{} bytes under way", before + charge)));
+            }
+            let sequence = BatchView::sequence_of(&batch)
+                .ok_or_else(|| Refusal::new(Reason::MessageMalformed, "batch.sequence"))?;
+            if sequence > last.next() || sequence == Sequence::NONE {
+                return Err(Refusal::new(Reason::SequenceOutOfOrder, "batch.sequence").detail(
+                    format!("sequence {sequence}, expected {}", last.next()),
+                ));
+            }
+            let ack = if sequence <= last {
+                Owed::settled(sequence, charge, Outcome::Duplicate)
+            } else {
+                last = sequence;
+                tokio::select! {
+                    () = stop.cancelled() => return stopped(),
+                    // Not cancel-safe, but when it is cancelled the session ends, and what was
+                    // appended of the batch is sent again by the producer.
+                    ack = self.take(batch, sequence, charge, opened) => ack?,
+                }
+            };
+            if owed.send(ack).is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Admission, routing and commit of one batch.
+    async fn take(
+        &self,
+        bytes: Bytes,
+        sequence: Sequence,
+        charge: u64,
+        opened: &Opened,
+    ) -> Result<Owed, Refusal> {
+        let rules = Rules {
+            issuer: self.platform,
+            shards: self.shared.shards.get(&self.platform).copied().unwrap_or(1),
+            now: (self.shared.clock)(),
+        };
+        let origin = Origin {
+            producer: &opened.producer,
+            epoch: opened.epoch,
+            epoch_base: opened.base,
+        };
+        let routed = match admission::admit(&bytes, &rules) {
+            Ok(admitted) => routing::route(admitted, &origin),
+            Err(refusal) => {
+                self.shared.metrics.refused(self.platform, refusal.reason, 1);
+                // Its number must be durable all the same, or those after it could not be.
+                let empty = routing::empty(self.platform, sequence, &origin);
+                let mut owed = self.submit(empty, charge, opened).await?;
+                owed.refused.clear();
+                if let Outcome::Submitted(outcome) = owed.outcome {
+                    // Failures show on the next batch; a refusal holds either way.
+                    drop(outcome.await);
+                }
+                owed.outcome = Outcome::Refused(refusal);
+                return Ok(owed);
+            }
+        };
+        self.submit(routed, charge, opened).await
+    }
+
+    /// Appends the records of a batch, urgent first. Waiting for room slows this producer alone.
+    async fn submit(&self, routed: Routed, charge: u64, opened: &Opened) -> Result<Owed, Refusal> {
+        let key = BatchKey {
+            issuer: self.platform,
+            producer: Arc::clone(&opened.producer),
+            epoch: opened.epoch,
+            sequence: routed.sequence,
+        };
+        for (_, refusal) in &routed.refused {
+            self.shared.metrics.refused(self.platform, refusal.reason, 1);
+        }
+        let outcome = self.shared.waiters.register(key.clone(), routed.parts.len());
+        let mut owed = Owed::settled(routed.sequence, charge, Outcome::Submitted(outcome));
+        owed.refused = routed.refused;
+        for part in routed.parts {
+            let room = self.shared.queues.room(part.partition.lane, part.record.len()).await;
+            owed._rooms.push(room);
+            owed.deltas += part.indexes.len() as u32;
+            let deltas = part.indexes.len() as u32;
+            owed.indexes.insert(part.partition.to_number(), part.indexes);
+            let (waiters, key) = (Arc::clone(&self.shared.waiters), key.clone());
+            self.shared.log.append(Append {
+                partition: part.partition,
+                kinds: part.kinds,
+                deltas,
+                record: part.record,
+                done: Box::new(move |result| {
+                    // Success is told by apply, which sees the record come out of the log.
+                    if let Err(error) = result {
+                        waiters.failed(&key, error);
+                    }
+                }),
+            });
+        }
+        Ok(owed)
+    }
+
+    async fn acknowledge(
+        &self,
+        mut owed: mpsc::UnboundedReceiver<Owed>,
+        in_flight: &AtomicU64,
+        stop: &CancellationToken,
+    ) -> Result<(), Refusal> {
+        let mut result = Ok(());
+        while let Some(mut next) = owed.recv().await {
+            if result.is_err() {
+                // An ack is missing, so no later one may be sent; but all is waited for.
+                next.settle().await;
+                continue;
+            }
+            match self.ack(next).await {
+                Ok((ack, charge)) => {
+                    in_flight.fetch_sub(charge, Ordering::AcqRel);
+                    // A client that takes no acks must not keep its successor waiting.
+                    result = tokio::select! {
+                        sent = self.send(api::publish_response::Message::Ack(ack)) => sent,
+                        () = stop.cancelled() => Err(Reason::SessionTakenOver.into()),
+                    };
+                }
+                Err(refusal) => result = Err(refusal),
+            }
+            if result.is_err() {
+                stop.cancel();
+            }
+        }
+        result
+    }
+
+    async fn ack(&self, owed: Owed) -> Result<(api::PublishAck, u64), Refusal> {
+        let charge = owed.charge;
+        let mut ack = api::PublishAck {
+            sequence: owed.sequence.0,
+            credit_bytes: charge,
+            ..Default::default()
+        };
+        let mut refused = owed.refused;
+        match owed.outcome {
+            Outcome::Duplicate => ack.duplicate = true,
+            Outcome::Refused(refusal) => ack.error = Some(refusal.to_api()),
+            Outcome::Submitted(outcome) => {
+                let parts = outcome
+                    .await
+                    .map_err(|_| Refusal::from(Reason::CommitIndefinite))?
+                    .map_err(append_refusal)?;
+                let mut accepted = 0;
+                for part in parts {
+                    let indexes = &owed.indexes[&part.partition.to_number()];
+                    match part.fate {
+                        Fate::Fenced => return Err(Reason::ProducerFenced.into()),
+                        Fate::Duplicate => {
+                            ack.duplicate = true;
+                            continue;
+                        }
+                        Fate::Fresh => accepted += indexes.len() - part.stale.len(),
+                    }
+                    let fresh = (indexes.len() - part.stale.len()) as u64;
+                    self.shared
+                        .metrics
+                        .accepted(self.platform, part.partition.lane, fresh);
+                    refused.extend(part.stale.iter().map(|i| {
+                        let index = indexes[*i as usize];
+                        let field = format!("deltas[{index}].revision");
+                        (index, Refusal::new(Reason::RevisionNotNewer, field))
+                    }));
+                    if !part.stale.is_empty() {
+                        let stale = part.stale.len() as u64;
+                        self.shared
+                            .metrics
+                            .refused(self.platform, Reason::RevisionNotNewer, stale);
+                    }
+                    if !indexes.is_empty() {
+                        ack.positions.push(api::Position {
+                            lane: part.partition.lane.to_api().into(),
+                            shard: part.partition.shard.0,
+                            offset: part.offset.0,
+                            durable_at_us: part.durable_at.0,
+                        });
+                    }
+                }
+                ack.accepted = accepted as u32;
+            }
+        }
+        refused.sort_by_key(|(index, _)| *index);
+        ack.refused = refused
+            .into_iter()
+            .map(|(index, refusal)| api::Refusal {
+                index,
+                error: Some(refusal.to_api()),
+            })
+            .collect();
+        Ok((ack, charge))
+    }
+
+    async fn send(&self, message: api::publish_response::Message) -> Result<(), Refusal> {
+        let response = api::PublishResponse {
+            message: Some(message),
+        };
+        let frame = Frame(response.encode_to_vec().into());
+        self.out
+            .send(Ok(frame))
+            .await
+            .map_err(|_| Refusal::from(Reason::SessionTakenOver).detail("the client went away"))
+    }
+}
+
+impl Owed {
+    fn settled(sequence: Sequence, charge: u64, outcome: Outcome) -> Owed {
+        Owed {
+            sequence,
+            charge,
+            deltas: 0,
+            refused: Vec::new(),
+            indexes: HashMap::new(),
+            outcome,
+            _rooms: Vec::new(),
+        }
+    }
+
+    async fn settle(&mut self) {
+        if let Outcome::Submitted(outcome) = &mut self.outcome {
+            // Whatever came of it, it is settled.
+            drop(outcome.await);
+        }
+    }
+}
+
+/// Reads a `PublishRequest`.
+fn parse(message: &Bytes) -> Result<Input, Refusal> {
+    let mut reader = Reader::new(message);
+    let field = reader
+        .field()?
+        .ok_or_else(|| Refusal::new(Reason::MessageMalformed, "message").detail("empty"))?;
+    if reader.field()?.is_some() {
+        return Err(Refusal::new(Reason::MessageMalformed, "message")
+            .detail("more than one of open and batch"));
+    }
+    match (field.number, field.value) {
+        (1, FieldValue::Len(open)) => api::PublishOpen::decode(open)
+            .map(Input::Open)
+            .map_err(|e| Refusal::new(Reason::MessageMalformed, "open").detail(e.to_string())),
+        (2, FieldValue::Len(batch)) => Ok(Input::Batch(message.slice_ref(batch))),
+        (n, _) => Err(Refusal::new(Reason::FieldUnknown, "message").detail(format!("field {n}"))),
+    }
+}
+
+/// Names of producers and subscriptions.
+pub fn check_name(name: &str, field: &str) -> Result<(), Refusal> {
+    let ok = (1..=limits::NAME_BYTES_MAX).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'));
+    if ok {
+        Ok(())
+    } else {
+        Err(Refusal::new(Reason::NameInvalid, field))
+    }
+}
+
+fn append_refusal(error: AppendError) -> Refusal {
+    match error {
+        AppendError::Failed | AppendError::Poisoned => Reason::LogPoisoned.into(),
+        AppendError::Indefinite => Reason::CommitIndefinite.into(),
+        AppendError::Closed => Reason::ShuttingDown.into(),
+    }
+}
+
+fn internal(error: impl std::fmt::Display) -> Refusal {
+    tracing::error!(%error, "state cannot be read");
+    Reason::Internal.into()
+}
+
+/// A stream that broke: a message over the transport's limit is named, the rest is a lost line.
+fn transport(status: &Status) -> Refusal {
+    match status.code() {
+        tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => {
+            Refusal::new(Reason::BatchTooLarge, "batch").detail(status.message())
+        }
+        _ => Refusal::from(Reason::SessionTakenOver).detail("the connection broke"),
+    }
+}

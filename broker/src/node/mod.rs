@@ -1,0 +1,463 @@
+//! Wires the stages together and owns every task and thread. `ARCHITECTURE.md` draws the picture.
+
+pub mod control;
+mod data_dir;
+mod observe;
+mod retention;
+mod serve;
+
+use crate::{
+    access::Access,
+    admin::Admin,
+    apply::{Apply, ApplyError, waiters::Waiters},
+    clock::{self, Clock},
+    config::Config,
+    fanout::{Fanout, registry::Subscriptions},
+    ingress::{Ingress, queue::Queues, registry::Producers},
+    lag::Lags,
+    log::{Log, LogError, embedded::{EmbeddedLog, EmbeddedOptions}},
+    metrics::Metrics,
+    query::Query,
+    state::{State, StateError, StateOptions},
+    tail::TailRings,
+};
+use control::ControlWriter;
+use data_dir::DataDir;
+use hutong_proto::{Issuer, Offset};
+use hutong_telemetry::Health;
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::{sync::{Semaphore, watch}, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use data_dir::DataDirError;
+
+/// Subscribers that may read the log at one time; each holds about two chunks of it.
+const LOG_READERS_MAX: usize = 8;
+/// Gathered state goes down at least this often, so that a restart has little to replay.
+const ROTATE_EVERY: Duration = Duration::from_secs(30);
+const CURSORS_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a broker did not start. Nothing is listening then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error(
+        "the state in {dir} is ahead of the log (applied below {applied}, the log ends at {end}): \
+         they do not belong together; restore both from one backup, or remove the state folder to \
+         rebuild it from the log if the log is complete"
+    )]
+    StateAheadOfLog { dir: String, applied: Offset, end: Offset },
+    #[error("cannot listen on {address}: {why}")]
+    Listen { address: SocketAddr, why: String },
+    #[error("cannot start: {0}")]
+    Other(String),
+}
+
+/// A running broker.
+#[derive(Debug)]
+pub struct Broker {
+    grpc_addr: SocketAddr,
+    http_addr: SocketAddr,
+    log: Arc<dyn Log>,
+    state: Arc<State>,
+    waiters: Arc<Waiters>,
+    apply: JoinHandle<()>,
+    failure: watch::Receiver<Option<String>>,
+    drain: Drain,
+    health: Health,
+    drain_timeout: Duration,
+    // Last: the lock on the folder goes after everything in it is closed.
+    data_dir: DataDir,
+}
+
+/// The order in which things stop.
+#[derive(Debug, Clone)]
+struct Drain {
+    /// Producers: no more intake.
+    ingress: CancellationToken,
+    ingress_tasks: TaskTracker,
+    /// Background tasks that append or trim.
+    background: CancellationToken,
+    background_tasks: TaskTracker,
+    /// Subscribers: send what there is, say goodbye.
+    fanout: CancellationToken,
+    fanout_tasks: TaskTracker,
+    /// The servers.
+    servers: CancellationToken,
+    server_tasks: TaskTracker,
+}
+
+impl Drain {
+    fn new() -> Drain {
+        Drain {
+            ingress: CancellationToken::new(),
+            ingress_tasks: TaskTracker::new(),
+            background: CancellationToken::new(),
+            background_tasks: TaskTracker::new(),
+            fanout: CancellationToken::new(),
+            fanout_tasks: TaskTracker::new(),
+            servers: CancellationToken::new(),
+            server_tasks: TaskTracker::new(),
+        }
+    }
+}
+
+/// The parts that the services share.
+struct Parts {
+    config: Config,
+    clock: Clock,
+    log: Arc<dyn Log>,
+    state: Arc<State>,
+    rings: Arc<TailRings>,
+    waiters: Arc<Waiters>,
+    subscriptions: Arc<Subscriptions>,
+    producers: Arc<Producers>,
+    queues: Arc<Queues>,
+    metrics: Arc<Metrics>,
+    platforms: Arc<Vec<(Issuer, u32)>>,
+    lags: Lags,
+    control: ControlWriter,
+    drain: Drain,
+}
+
+impl Broker {
+    /// Opens the data folder, replays what state does not have yet, and serves.
+    pub async fn start(config: Config) -> Result<Broker, StartError> {
+        let clock = clock::system();
+        let data_dir = DataDir::open(&config)?;
+        let listeners = serve::Listeners::bind(&config).await?;
+        let metrics = Arc::new(Metrics::new(config.platforms.iter().map(|p| p.issuer)));
+        let health = Health::new();
+        let (log, state) = open_stores(&config, &clock).await?;
+        let rings = Arc::new(TailRings::new(
+            state.stored().next,
+            config.memory.tail_urgent as usize,
+            config.memory.tail_bulk as usize,
+        ));
+        let waiters = Arc::new(Waiters::default());
+        let (failed, failure) = watch::channel(None);
+        let apply = start_apply(&log, &state, &rings, &waiters, &metrics, failed)?;
+        replay(&log, &rings, failure.clone()).await?;
+
+        let platforms: Arc<Vec<(Issuer, u32)>> =
+            Arc::new(config.platforms.iter().map(|p| (p.issuer, p.shards)).collect());
+        let subscriptions = Arc::new(Subscriptions::load(&state, log.id(), &platforms)?);
+        let lags = Lags {
+            log: Arc::clone(&log),
+            subscriptions: Arc::clone(&subscriptions),
+            platforms: Arc::clone(&platforms),
+            clock: Arc::clone(&clock),
+        };
+        let parts = Parts {
+            queues: Arc::new(Queues::new(
+                config.memory.queue_urgent as usize,
+                config.memory.queue_bulk as usize,
+            )),
+            producers: Arc::new(Producers::default()),
+            control: ControlWriter::new(Arc::clone(&log)),
+            drain: Drain::new(),
+            clock,
+            log,
+            state,
+            rings,
+            waiters,
+            subscriptions,
+            metrics,
+            platforms,
+            lags,
+            config,
+        };
+        parts.start_background();
+        parts.metrics.observe(Arc::new(observe::Observer::new(&parts)));
+        let (grpc_addr, http_addr) = serve::start(listeners, &parts, &health)?;
+        health.set_ready(Ok(()));
+        tracing::info!(%grpc_addr, %http_addr, log_id = %parts.log.id(), "broker ready");
+        Ok(Broker {
+            grpc_addr,
+            http_addr,
+            log: parts.log,
+            state: parts.state,
+            waiters: parts.waiters,
+            apply,
+            failure,
+            drain: parts.drain,
+            health,
+            drain_timeout: parts.config.drain_timeout,
+            data_dir,
+        })
+    }
+
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc_addr
+    }
+
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
+    /// Resolves when the broker must stop because it can no longer keep its promises.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.clone();
+        let mut check = tokio::time::interval(Duration::from_millis(200));
+        loop {
+            let reason = failure.borrow_and_update().clone();
+            if let Some(reason) = reason.or_else(|| self.log.poisoned()).or_else(|| self.state.failure()) {
+                self.health.set_ready(Err(reason.clone()));
+                return reason;
+            }
+            check.tick().await;
+        }
+    }
+
+    /// Stops in data order under the configured deadline: intake, commits, subscribers, servers.
+    pub async fn shutdown(self) {
+        let started = Instant::now();
+        let deadline = started + self.drain_timeout;
+        self.health.set_ready(Err("stopping".to_owned()));
+        let drain = &self.drain;
+        drain.ingress.cancel();
+        drain.ingress_tasks.close();
+        wait("producers to get their acks", &drain.ingress_tasks, deadline, || {
+            format!("{} batches not applied", self.waiters.len())
+        })
+        .await;
+        drain.background.cancel();
+        drain.background_tasks.close();
+        wait("background tasks", &drain.background_tasks, deadline, String::new).await;
+        drain.fanout.cancel();
+        drain.fanout_tasks.close();
+        wait("subscribers to take what is applied", &drain.fanout_tasks, deadline, || {
+            format!("{} sessions", drain.fanout_tasks.len())
+        })
+        .await;
+        drain.servers.cancel();
+        drain.server_tasks.close();
+        wait("connections to close", &drain.server_tasks, deadline, String::new).await;
+        let (log, state, apply) = (self.log, self.state, self.apply);
+        let closed = tokio::task::spawn_blocking(move || {
+            log.close();
+            let applied = apply.join();
+            (applied.is_ok(), state.close())
+        })
+        .await;
+        match closed {
+            Ok((true, Ok(()))) => {}
+            Ok((applied, closed)) => tracing::error!(applied, ?closed, "not everything closed well"),
+            Err(error) => tracing::error!(%error, "closing failed"),
+        }
+        drop(self.data_dir);
+        tracing::info!(seconds = started.elapsed().as_secs_f64(), "broker stopped");
+    }
+}
+
+async fn wait(what: &str, tasks: &TaskTracker, deadline: Instant, blocking: impl Fn() -> String) {
+    let started = Instant::now();
+    if tokio::time::timeout_at(deadline, tasks.wait()).await.is_err() {
+        tracing::warn!(what, tasks = tasks.len(), blocking = blocking(), "not waiting any longer");
+    } else {
+        tracing::info!(what, milliseconds = started.elapsed().as_millis() as u64, "waited for");
+    }
+}
+
+/// Opening reads from disk: off the runtime's threads.
+async fn open_stores(
+    config: &Config,
+    clock: &Clock,
+) -> Result<(Arc<dyn Log>, Arc<State>), StartError> {
+    let dir = config.data_dir.clone();
+    let log_options = EmbeddedOptions {
+        group_bytes_max: config.group_bytes as usize,
+        clock: Arc::clone(clock),
+        ..EmbeddedOptions::default()
+    };
+    let state_options = StateOptions {
+        gather_bytes_max: config.memory.gather as usize,
+        block_cache_bytes: config.memory.block_cache as usize,
+        ..StateOptions::default()
+    };
+    let opened = tokio::task::spawn_blocking(move || {
+        let log = EmbeddedLog::open(&dir.join("log"), log_options)?;
+        let state = State::open(&dir.join("state"), state_options)?;
+        let (applied, end) = (state.stored().next, log.next_offset());
+        if applied > end {
+            return Err(StartError::StateAheadOfLog {
+                dir: dir.display().to_string(),
+                applied,
+                end,
+            });
+        }
+        let log: Arc<dyn Log> = Arc::new(log);
+        Ok((log, Arc::new(state)))
+    });
+    opened.await.map_err(|error| StartError::Other(error.to_string()))?
+}
+
+fn start_apply(
+    log: &Arc<dyn Log>,
+    state: &Arc<State>,
+    rings: &Arc<TailRings>,
+    waiters: &Arc<Waiters>,
+    metrics: &Arc<Metrics>,
+    failed: watch::Sender<Option<String>>,
+) -> Result<JoinHandle<()>, StartError> {
+    let tail = log.tail(state.stored().next).map_err(LogError::from)?;
+    let apply = Apply::open(
+        Arc::clone(state),
+        Arc::clone(rings),
+        Arc::clone(waiters),
+        Arc::clone(metrics),
+    )?;
+    std::thread::Builder::new()
+        .name("apply".to_owned())
+        .spawn(move || {
+            if let Err(error) = apply.run(tail) {
+                tracing::error!(%error, "apply stopped");
+                failed.send_replace(Some(error.to_string()));
+            }
+        })
+        .map_err(|error| StartError::Other(error.to_string()))
+}
+
+/// Waits until everything in the log is applied; only then may anyone be told what is durable.
+async fn replay(
+    log: &Arc<dyn Log>,
+    rings: &TailRings,
+    mut failure: watch::Receiver<Option<String>>,
+) -> Result<(), StartError> {
+    let (from, end) = (rings.next(), log.next_offset());
+    let started = Instant::now();
+    let mut applied = rings.applied();
+    // A log that ends in trimmed records has nothing to wait for.
+    let last = log.partitions().iter().map(|p| p.last).max().unwrap_or(Offset::NONE);
+    tokio::select! {
+        reached = applied.wait_for(|next| *next > last) => {
+            reached.map_err(|error| StartError::Other(error.to_string()))?;
+        }
+        failed = failure.wait_for(Option::is_some) => {
+            let why = failed.ok().and_then(|f| f.clone()).unwrap_or_default();
+            return Err(StartError::Other(why));
+        }
+    }
+    if from < end {
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!(from = from.0, to = end.0, seconds, "log replayed");
+    }
+    Ok(())
+}
+
+impl Parts {
+    fn start_background(&self) {
+        let (tasks, stop) = (&self.drain.background_tasks, &self.drain.background);
+        tasks.spawn(control::keep_cursors(
+            Arc::clone(&self.subscriptions),
+            self.control.clone(),
+            CURSORS_EVERY,
+            stop.clone(),
+        ));
+        tasks.spawn(retention::run(
+            Arc::clone(&self.log),
+            Arc::clone(&self.state),
+            Arc::clone(&self.metrics),
+            self.config.retention.clone(),
+            Arc::clone(&self.clock),
+            stop.clone(),
+        ));
+        tasks.spawn(rotate(Arc::clone(&self.state), stop.clone()));
+    }
+
+    fn access(&self) -> Access {
+        Access::trial(self.config.platforms.iter().map(|p| p.issuer))
+    }
+
+    fn ingress(&self) -> Ingress {
+        Ingress {
+            access: self.access(),
+            log: Arc::clone(&self.log),
+            log_id: self.log.id(),
+            state: Arc::clone(&self.state),
+            waiters: Arc::clone(&self.waiters),
+            producers: Arc::clone(&self.producers),
+            queues: Arc::clone(&self.queues),
+            shards: Arc::new(self.platforms.iter().copied().collect()),
+            metrics: Arc::clone(&self.metrics),
+            clock: Arc::clone(&self.clock),
+            tasks: self.drain.ingress_tasks.clone(),
+            draining: self.drain.ingress.clone(),
+        }
+    }
+
+    fn fanout(&self) -> Fanout {
+        Fanout {
+            access: self.access(),
+            log: Arc::clone(&self.log),
+            log_id: self.log.id(),
+            state: Arc::clone(&self.state),
+            rings: Arc::clone(&self.rings),
+            subscriptions: Arc::clone(&self.subscriptions),
+            platforms: Arc::clone(&self.platforms),
+            metrics: Arc::clone(&self.metrics),
+            clock: Arc::clone(&self.clock),
+            snapshots: Arc::new(Semaphore::new(self.config.limits.snapshots as usize)),
+            log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
+            tasks: self.drain.fanout_tasks.clone(),
+            draining: self.drain.fanout.clone(),
+        }
+    }
+
+    fn query(&self) -> Query {
+        Query {
+            access: self.access(),
+            state: Arc::clone(&self.state),
+            log: Arc::clone(&self.log),
+            subscriptions: Arc::clone(&self.subscriptions),
+            platforms: Arc::clone(&self.platforms),
+            clock: Arc::clone(&self.clock),
+        }
+    }
+
+    fn admin(&self) -> Admin {
+        Admin {
+            access: self.access(),
+            platforms: Arc::new(self.config.platforms.clone()),
+            log: Arc::clone(&self.log),
+            state: Arc::clone(&self.state),
+            producers: Arc::clone(&self.producers),
+            subscriptions: Arc::clone(&self.subscriptions),
+            lags: self.lags.clone(),
+            metrics: Arc::clone(&self.metrics),
+            control: self.control.clone(),
+            started_at: (self.clock)(),
+        }
+    }
+}
+
+/// Lets gathered state go down from time to time, also when little happens.
+async fn rotate(state: Arc<State>, stop: CancellationToken) {
+    let mut every = tokio::time::interval(ROTATE_EVERY);
+    every.tick().await;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = every.tick() => {
+                let state = Arc::clone(&state);
+                match tokio::task::spawn_blocking(move || state.rotate()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::error!(%error, "state cannot go down"),
+                    Err(error) => tracing::error!(%error, "state cannot go down"),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The listeners: gRPC for clients, HTTP for those who watch.
+
+use crate::{
+    config::Config,
+    http,
+    node::{Parts, StartError},
+};
+use hutong_proto::{
+    api::{
+        self,
+        admin_service_server::AdminServiceServer,
+        query_service_server::QueryServiceServer,
+        stream::{
+            publish_service_server::PublishServiceServer,
+            subscribe_service_server::SubscribeServiceServer,
+        },
+    },
+    limits,
+};
+use hutong_telemetry::Health;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::{Connected, TcpConnectInfo}};
+
+/// What a client may send before it waits for us to take it.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+const FRAME_BYTES: u32 = 1 << 20;
+const STREAMS_PER_CONNECTION_MAX: u32 = 64;
+/// Bounds a reset flood (CVE-2023-44487 and its kin).
+const RESETS_MAX: usize = 256;
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Unary calls answer within this; the streams' first answer too.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections are renewed now and then, so that a moved address is noticed; clients resume.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+const ACCEPT_QUEUE_MAX: usize = 64;
+
+/// Bound, but not served yet: a wrong address is known before the data folder is touched.
+pub struct Listeners {
+    grpc: TcpListener,
+    http: TcpListener,
+}
+
+impl Listeners {
+    pub async fn bind(config: &Config) -> Result<Listeners, StartError> {
+        Ok(Listeners {
+            grpc: bind(config.listen_grpc).await?,
+            http: bind(config.listen_http).await?,
+        })
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| StartError::Listen {
+            address,
+            why: error.to_string(),
+        })
+}
+
+/// Serves until the servers' token is cancelled. Returns the addresses.
+pub fn start(
+    listeners: Listeners,
+    parts: &Parts,
+    health: &Health,
+) -> Result<(SocketAddr, SocketAddr), StartError> {
+    let other = |error: std::io::Error| StartError::Other(error.to_string());
+    let grpc_addr = listeners.grpc.local_addr().map_err(other)?;
+    let http_addr = listeners.http.local_addr().map_err(other)?;
+    let (tasks, stop) = (&parts.drain.server_tasks, &parts.drain.servers);
+
+    let router = http::router(health.clone(), parts.metrics.registry());
+    tasks.spawn(http::serve(listeners.http, router, stop.clone()));
+
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(api::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| StartError::Other(error.to_string()))?;
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let grpc = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(RESETS_MAX))
+        .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_connection_age(CONNECTION_AGE_MAX)
+        .timeout(CALL_TIMEOUT)
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(
+            PublishServiceServer::new(parts.ingress())
+                .max_decoding_message_size(limits::MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            // A record can be as large as a batch.
+            SubscribeServiceServer::new(parts.fanout())
+                .max_encoding_message_size(limits::MESSAGE_BYTES_MAX),
+        )
+        .add_service(QueryServiceServer::new(parts.query()))
+        .add_service(AdminServiceServer::new(parts.admin()));
+    let connections = accept(
+        listeners.grpc,
+        parts.config.limits.connections as usize,
+        parts,
+        stop.clone(),
+    );
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        reporter
+            .set_service_status("", tonic_health::ServingStatus::Serving)
+            .await;
+        let served = grpc
+            .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
+            .await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the gRPC server ended");
+        }
+    });
+    Ok((grpc_addr, http_addr))
+}
+
+/// Accepts connections, at most `max` at a time; more wait in the kernel's queue.
+fn accept(
+    listener: TcpListener,
+    max: usize,
+    parts: &Parts,
+    stop: CancellationToken,
+) -> ReceiverStream<std::io::Result<Connection>> {
+    let (accepted, connections) = mpsc::channel(ACCEPT_QUEUE_MAX);
+    let permits = Arc::new(Semaphore::new(max));
+    parts.drain.server_tasks.spawn(async move {
+        loop {
+            let next = async {
+                let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
+                Some((listener.accept().await, permit))
+            };
+            let (connection, permit) = tokio::select! {
+                () = stop.cancelled() => return,
+                next = next => match next {
+                    Some(next) => next,
+                    None => return,
+                },
+            };
+            let connection = connection.and_then(|(stream, _)| {
+                // Acks and urgent records are small: they must not wait for more.
+                stream.set_nodelay(true)?;
+                Ok(Connection { stream, _permit: permit })
+            });
+            match connection {
+                Ok(connection) => {
+                    if accepted.send(Ok(connection)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    });
+    ReceiverStream::new(connections)
+}
+
+/// A connection that gives its place back when it is dropped.
+#[derive(Debug)]
+struct Connection {
+    stream: TcpStream,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl tokio::io::AsyncRead for Connection {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl tokio::io::AsyncWrite for Connection {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::pin::Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::pin::Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

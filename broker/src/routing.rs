@@ -1,0 +1,119 @@
+//! Stage 3: which partitions does a batch touch? Its deltas become one record for each, encoded here
+//! and never again: the bytes of a delta move from the batch to the record as they are.
+
+use crate::admission::{Admitted, Place};
+use bytes::Bytes;
+use hutong_proto::{
+    Epoch, Issuer, KindSet, Lane, Partition, Refusal, Sequence, Shard,
+    record::{RecordBuilder, RecordHeader},
+};
+
+/// The session that a batch came in on.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    pub producer: &'a str,
+    pub epoch: Epoch,
+    pub epoch_base: Sequence,
+}
+
+/// A batch as records. Only [`route`] makes one.
+#[derive(Debug)]
+pub struct Routed {
+    pub sequence: Sequence,
+    pub parts: Vec<Part>,
+    pub refused: Vec<(u32, Refusal)>,
+}
+
+#[derive(Debug)]
+pub struct Part {
+    pub partition: Partition,
+    pub kinds: KindSet,
+    /// Index in the batch of each delta of the record.
+    pub indexes: Vec<u32>,
+    pub record: Bytes,
+}
+
+/// Splits a batch by partition, urgent first. A batch of which nothing was accepted becomes one
+/// record without deltas: its sequence number is durable like that of any other.
+pub fn route(admitted: Admitted<'_>, origin: &Origin<'_>) -> Routed {
+    let Admitted {
+        batch,
+        issuer,
+        mut accepted,
+        refused,
+    } = admitted;
+    // Stable, so the deltas of a register keep their order.
+    accepted.sort_by_key(|p| (p.lane, p.shard));
+    let groups: Vec<&[Place]> = accepted
+        .chunk_by(|a, b| (a.lane, a.shard) == (b.lane, b.shard))
+        .collect();
+    let header = |lane, shard| RecordHeader {
+        partition: Partition {
+            issuer,
+            lane,
+            shard,
+        },
+        producer: origin.producer,
+        epoch: origin.epoch,
+        sequence: batch.sequence,
+        epoch_base: origin.epoch_base,
+        parts: groups.len() as u32,
+    };
+    let mut parts = Vec::with_capacity(groups.len());
+    for group in &groups {
+        let header = header(group[0].lane, group[0].shard);
+        let bytes = batch.bytes.len() * group.len() / batch.deltas.len() + 256;
+        let mut record = RecordBuilder::new(&header, bytes);
+        for range in &batch.provenance {
+            record.fields(&batch.bytes[range.clone()]);
+        }
+        let mut kinds = KindSet::default();
+        for place in *group {
+            kinds.0 |= place.kinds.0;
+            record.fields(&batch.bytes[batch.deltas[place.index as usize].clone()]);
+        }
+        parts.push(Part {
+            partition: header.partition,
+            kinds,
+            indexes: group.iter().map(|p| p.index).collect(),
+            record: record.finish(),
+        });
+    }
+    if parts.is_empty() {
+        let mut routed = empty(issuer, batch.sequence, origin);
+        routed.refused = refused;
+        return routed;
+    }
+    Routed {
+        sequence: batch.sequence,
+        parts,
+        refused,
+    }
+}
+
+/// The record of a batch that was refused as a whole.
+pub fn empty(issuer: Issuer, sequence: Sequence, origin: &Origin<'_>) -> Routed {
+    let partition = Partition {
+        issuer,
+        lane: Lane::Urgent,
+        shard: Shard(0),
+    };
+    let header = RecordHeader {
+        partition,
+        producer: origin.producer,
+        epoch: origin.epoch,
+        sequence,
+        epoch_base: origin.epoch_base,
+        parts: 1,
+    };
+    Routed {
+        sequence,
+        parts: vec![Part {
+            partition,
+            kinds: KindSet::default(),
+            indexes: Vec::new(),
+            record: RecordBuilder::new(&header, 0).finish(),
+        }],
+        refused: Vec::new(),
+    }
+}

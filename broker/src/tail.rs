@@ -1,0 +1,132 @@
+//! Stage 6: two rings of applied records, one a lane, for readers that keep up. Bounded in bytes; a
+//! reader that falls behind the ring reads the log and comes back at exactly the offset it reached,
+//! because positions in the ring are the offsets of the log.
+
+use crate::{
+    fanout::filter::FilterSpec,
+    log::EntryHead,
+};
+use bytes::Bytes;
+use hutong_proto::{Lane, Offset};
+use parking_lot::RwLock;
+use std::collections::VecDeque;
+use tokio::sync::watch;
+
+/// An applied record, ready to be put into a delivery.
+#[derive(Clone, Debug)]
+pub struct TailEntry {
+    pub head: EntryHead,
+    /// As `record::encode_logged` wrote it.
+    pub logged: Bytes,
+    /// The record itself: a slice of the log's bytes.
+    pub record: Bytes,
+}
+
+/// What a reader gets.
+#[derive(Debug)]
+pub enum TailRead {
+    /// The ring does not reach back that far.
+    Behind,
+    /// Entries that pass the filter; everything below `next` is covered.
+    Entries { entries: Vec<TailEntry>, next: Offset },
+}
+
+#[derive(Debug)]
+struct Ring {
+    entries: VecDeque<TailEntry>,
+    bytes: usize,
+    bytes_max: usize,
+    /// Every record of the lane at or above this offset, and below `next`, is in `entries`.
+    floor: Offset,
+    next: Offset,
+}
+
+/// Both rings. Written by apply alone.
+#[derive(Debug)]
+pub struct TailRings {
+    lanes: [RwLock<Ring>; 2],
+    applied: watch::Sender<Offset>,
+}
+
+/// A ring entry costs this much beside its bytes.
+const ENTRY_OVERHEAD_BYTES: usize = 160;
+
+impl TailRings {
+    /// Empty rings of a log that is applied up to `next`.
+    pub fn new(next: Offset, urgent_bytes_max: usize, bulk_bytes_max: usize) -> TailRings {
+        let ring = |bytes_max| {
+            RwLock::new(Ring {
+                entries: VecDeque::new(),
+                bytes: 0,
+                bytes_max,
+                floor: next,
+                next,
+            })
+        };
+        TailRings {
+            lanes: [ring(urgent_bytes_max), ring(bulk_bytes_max)],
+            applied: watch::Sender::new(next),
+        }
+    }
+
+    /// Appends a group of applied records, in the order of their offsets, and wakes the readers.
+    pub fn push(&self, group: Vec<TailEntry>, next: Offset) {
+        let (urgent, bulk): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|e| e.head.partition.lane == Lane::Urgent);
+        for (lane, entries) in self.lanes.iter().zip([urgent, bulk]) {
+            let mut ring = lane.write();
+            for entry in entries {
+                assert!(entry.head.offset >= ring.next, "the tail goes forward only");
+                ring.bytes += entry.logged.len() + ENTRY_OVERHEAD_BYTES;
+                ring.entries.push_back(entry);
+            }
+            while ring.bytes > ring.bytes_max && ring.entries.len() > 1 {
+                if let Some(old) = ring.entries.pop_front() {
+                    ring.bytes -= old.logged.len() + ENTRY_OVERHEAD_BYTES;
+                    ring.floor = old.head.offset.next();
+                }
+            }
+            ring.next = next;
+        }
+        self.applied.send_replace(next);
+    }
+
+    /// What a lane holds from `from` on, as far as it passes the filter, up to about `bytes_max`.
+    pub fn read(&self, lane: Lane, from: Offset, filter: &FilterSpec, bytes_max: usize) -> TailRead {
+        let ring = self.lanes[lane.index()].read();
+        if from < ring.floor {
+            return TailRead::Behind;
+        }
+        let start = ring.entries.partition_point(|e| e.head.offset < from);
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for entry in ring.entries.range(start..) {
+            if filter.passes(&entry.head) {
+                if bytes > 0 && bytes + entry.logged.len() > bytes_max {
+                    let next = entry.head.offset;
+                    return TailRead::Entries { entries, next };
+                }
+                bytes += entry.logged.len();
+                entries.push(entry.clone());
+            }
+        }
+        TailRead::Entries {
+            entries,
+            next: ring.next.max(from),
+        }
+    }
+
+    /// The next offset to be applied; changes wake its holder.
+    pub fn applied(&self) -> watch::Receiver<Offset> {
+        self.applied.subscribe()
+    }
+
+    pub fn next(&self) -> Offset {
+        *self.applied.borrow()
+    }
+
+    /// Bytes held by each lane's ring.
+    pub fn bytes(&self) -> [usize; 2] {
+        [self.lanes[0].read().bytes, self.lanes[1].read().bytes]
+    }
+}
