@@ -1,0 +1,183 @@
+//! OpenTelemetry instruments, read in Prometheus' text format.
+
+use opentelemetry::metrics::{Meter, MeterProvider as _};
+use opentelemetry_sdk::{
+    Resource,
+    metrics::{Instrument, SdkMeterProvider, Stream},
+};
+use prometheus::{Registry, TextEncoder};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+type Hook = Box<dyn Fn() + Send + Sync>;
+
+/// Makes instruments, and reads them all. Cheap to clone.
+#[derive(Clone)]
+pub struct Exporter(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    provider: SdkMeterProvider,
+    /// Run before the instruments are read. The lock also keeps scrapes one after the other.
+    before: Mutex<Vec<Hook>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ScrapeError {
+    #[error("cannot set up the metrics: {0}")]
+    SetUp(String),
+    #[error("cannot encode the metrics: {0}")]
+    Encode(String),
+}
+
+impl fmt::Debug for Exporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exporter").finish_non_exhaustive()
+    }
+}
+
+impl Exporter {
+    /// `series_max` says how many series an instrument may have, by its name; what is beyond goes into
+    /// one series with the label `otel_metric_overflow`. `None` means the default of 2,000.
+    ///
+    /// Instruments are named as they are scraped: no suffix is added for unit or kind, and no labels
+    /// about who measured.
+    pub fn new(
+        series_max: impl Fn(&str) -> Option<usize> + Send + Sync + 'static,
+    ) -> Result<Exporter, ScrapeError> {
+        let registry = Registry::new();
+        let reader = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .without_units()
+            .without_counter_suffixes()
+            .without_target_info()
+            .scope_info_enabled(false)
+            .build()
+            .map_err(|e| ScrapeError::SetUp(e.to_string()))?;
+        let view = move |instrument: &Instrument| {
+            let limit = series_max(instrument.name())?;
+            Stream::builder()
+                .with_cardinality_limit(limit.max(1))
+                .build()
+                .ok()
+        };
+        let provider = SdkMeterProvider::builder()
+            .with_resource(Resource::builder_empty().build())
+            .with_reader(reader)
+            .with_view(view)
+            .build();
+        Ok(Exporter(Arc::new(Inner {
+            registry,
+            provider,
+            before: Mutex::default(),
+        })))
+    }
+
+    /// Makes instruments.
+    pub fn meter(&self, name: &'static str) -> Meter {
+        self.0.provider.meter(name)
+    }
+
+    /// Runs before each scrape: the place to collect at once what several observable instruments
+    /// report. It may block, and must not scrape.
+    pub fn before_scrape(&self, hook: impl Fn() + Send + Sync + 'static) {
+        self.hooks().push(Box::new(hook));
+    }
+
+    /// All instruments in Prometheus' text format. Blocks for as long as observers take.
+    pub fn scrape(&self) -> Result<String, ScrapeError> {
+        let hooks = self.hooks();
+        for hook in hooks.iter() {
+            hook();
+        }
+        let families = self.0.registry.gather();
+        TextEncoder::new()
+            .encode_to_string(&families)
+            .map_err(|e| ScrapeError::Encode(e.to_string()))
+    }
+
+    fn hooks(&self) -> std::sync::MutexGuard<'_, Vec<Hook>> {
+        // A hook that panicked left the list as it was.
+        self.0.before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry::KeyValue;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    fn exporter() -> Exporter {
+        Exporter::new(|name| (name == "wide_total").then_some(3_000)).expect("exporter")
+    }
+
+    #[test]
+    fn names_are_scraped_as_they_were_given() {
+        let exporter = exporter();
+        let meter = exporter.meter("a");
+        let counter = meter.u64_counter("sent_bytes_total");
+        let counter = counter.with_unit("By").with_description("Sent.").build();
+        counter.add(3, &[KeyValue::new("lane", "urgent")]);
+        assert_eq!(
+            exporter.scrape().expect("scrape"),
+            "# HELP sent_bytes_total Sent.\n# TYPE sent_bytes_total counter\n\
+             sent_bytes_total{lane=\"urgent\"} 3\n"
+        );
+    }
+
+    #[test]
+    fn more_series_than_the_default_fit_where_it_was_said() {
+        let exporter = exporter();
+        let meter = exporter.meter("a");
+        for name in ["wide_total", "narrow_total"] {
+            let counter = meter.u64_counter(name).build();
+            (0..3_000).for_each(|i| counter.add(1, &[KeyValue::new("i", i)]));
+        }
+        let text = exporter.scrape().expect("scrape");
+        let lines = |name| text.lines().filter(|line| line.starts_with(name)).count();
+        assert_eq!(lines("wide_total{i="), 3_000);
+        assert_eq!(lines("wide_total{otel_metric_overflow"), 0);
+        assert_eq!(lines("narrow_total{i="), 2_000);
+        assert_eq!(lines("narrow_total{otel_metric_overflow"), 1);
+    }
+
+    #[test]
+    fn series_that_are_no_longer_observed_disappear() {
+        let exporter = exporter();
+        let seen = Arc::new(AtomicU64::new(1));
+        let hooked = Arc::clone(&seen);
+        exporter.before_scrape(move || {
+            hooked.fetch_add(1, Ordering::Relaxed);
+        });
+        let meter = exporter.meter("a");
+        let _gauge = meter
+            .u64_observable_gauge("lag")
+            .with_callback(move |observer| {
+                let n = seen.load(Ordering::Relaxed);
+                observer.observe(7, &[KeyValue::new("n", n.to_string())]);
+            })
+            .build();
+        assert!(
+            exporter
+                .scrape()
+                .expect("scrape")
+                .contains("lag{n=\"2\"} 7\n")
+        );
+        let text = exporter.scrape().expect("scrape");
+        assert!(
+            text.contains("lag{n=\"3\"} 7\n") && !text.contains("n=\"2\""),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn two_exporters_do_not_see_each_other() {
+        let (one, two) = (exporter(), exporter());
+        one.meter("a").u64_counter("x_total").build().add(1, &[]);
+        assert!(one.scrape().expect("scrape").contains("x_total 1"));
+        assert_eq!(two.scrape().expect("scrape"), "");
+    }
+}
