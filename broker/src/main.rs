@@ -1,3 +1,207 @@
-//! placeholder.
+//! `hutong-broker`: reads the configuration, runs the broker, drains it when told to stop.
 
-fn main() {}
+use clap::{Parser, Subcommand};
+use hutong_broker::{Broker, config::Config};
+use hutong_config::Look;
+use hutong_telemetry::logs;
+use std::{
+    future::Future,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+// Freed memory goes back to the system, where glibc's allocator keeps it: the bound on memory is one
+// that operators can see.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Stopped as told, everything drained.
+const DONE: u8 = 0;
+/// It could not start, or not listen.
+const CANNOT_START: u8 = 1;
+/// The command line or the configuration is wrong.
+const USAGE: u8 = 2;
+/// It stopped because it could no longer keep its promises.
+const FAIL_STOP: u8 = 3;
+/// A second signal cut the drain short.
+const CUT_SHORT: u8 = 130;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    stopped as told, after draining; or the file is right
+  1    could not start: the message says why
+  2    the command line or the configuration file is wrong
+  3    stopped by itself, because a write to disk failed or stored data is damaged
+  130  a second signal arrived while draining
+
+SIGTERM and SIGINT drain: no new batches, commits finish, subscribers take what is applied.";
+
+/// The broker that keeps provincial health-code platforms in sync.
+#[derive(Debug, Parser)]
+#[command(name = "hutong-broker", version, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker until a signal stops it
+    #[command(after_help = EXIT_CODES)]
+    Run {
+        /// The configuration file; deploy/broker.toml is an example
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a configuration file: all mistakes at once, no port is bound
+    Check {
+        /// The configuration file
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let code = match Arguments::parse().command {
+        Command::Run { config } => load(&config).map_or(USAGE, run),
+        Command::Check { config } => load(&config).map_or(USAGE, |read| check(&config, &read)),
+    };
+    ExitCode::from(code)
+}
+
+/// All mistakes go to standard error.
+fn load(path: &Path) -> Option<Config> {
+    match Config::load(path) {
+        Ok(config) => Some(config),
+        Err(errors) => {
+            eprint!("{}", errors.render(Look::of_stderr()));
+            None
+        }
+    }
+}
+
+fn check(path: &Path, config: &Config) -> u8 {
+    say(&format!("OK  {}\n\n{}\n", path.display(), config.summary()));
+    DONE
+}
+
+/// Writes to standard output. Nobody reading it is no reason to fail.
+fn say(text: &str) {
+    let mut out = io::stdout();
+    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        tracing::debug!("standard output is closed");
+    }
+}
+
+fn run(config: Config) -> u8 {
+    if let Err(error) = logs::init(config.telemetry.format, &config.telemetry.filter) {
+        eprintln!("hutong-broker: {error}");
+        return CANNOT_START;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start the runtime");
+            return CANNOT_START;
+        }
+    };
+    let code = runtime.block_on(serve(config));
+    // What still blocks a thread has had its deadline.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+async fn serve(config: Config) -> u8 {
+    let mut stop = match Stop::new() {
+        Ok(stop) => stop,
+        Err(error) => {
+            tracing::error!(%error, "cannot listen to signals");
+            return CANNOT_START;
+        }
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        data = %config.data_dir.display(),
+        platforms = config.platforms.len(),
+        "starting"
+    );
+    let started = tokio::select! {
+        started = Broker::start(config) => started,
+        // What was opened is as after a crash, which the next start handles.
+        signal = stop.next() => {
+            tracing::warn!(signal, "stopped while starting");
+            return DONE;
+        }
+    };
+    let broker = match started {
+        Ok(broker) => broker,
+        Err(error) => {
+            tracing::error!(error = %chain(&error), "cannot start");
+            return CANNOT_START;
+        }
+    };
+    let (grpc, http) = (broker.grpc_addr(), broker.http_addr());
+    tracing::info!(%grpc, %http, "listening");
+    // For those that asked for free ports.
+    say(&format!("listening grpc={grpc} http={http}\n"));
+    let signal = tokio::select! {
+        reason = broker.failed() => {
+            tracing::error!(reason, "stopping at once: the broker can no longer keep its promises");
+            return FAIL_STOP;
+        }
+        signal = stop.next() => signal,
+    };
+    tracing::info!(signal, "draining; a second signal stops at once");
+    drain(broker.shutdown(), stop).await
+}
+
+async fn drain(shutdown: impl Future<Output = ()>, mut stop: Stop) -> u8 {
+    tokio::select! {
+        () = shutdown => DONE,
+        // Nothing acknowledged is lost by it: acks follow the sync.
+        signal = stop.next() => {
+            tracing::warn!(signal, "a second signal: stopping at once");
+            CUT_SHORT
+        }
+    }
+}
+
+/// The signals that mean stop.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Stop> {
+        Ok(Stop {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Safe to cancel.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// An error with what is behind it, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

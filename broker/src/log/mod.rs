@@ -10,6 +10,7 @@
 //! - After a failed write or sync the log is poisoned: it takes nothing until it was opened again.
 
 pub mod embedded;
+pub mod faults;
 pub mod memory;
 
 #[cfg(any(test, feature = "faults"))]

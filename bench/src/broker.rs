@@ -1,0 +1,177 @@
+//! The broker under test, as a process, and what the kernel says it used.
+
+use hutong_proto::Issuer;
+use std::{
+    fmt::Write as _,
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Clock ticks a second in `/proc/PID/stat`; fixed by the kernel's interface on Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    #[error("cannot start {binary}: {why}; build it first with `./dev build`")]
+    Start { binary: PathBuf, why: String },
+    #[error("the broker was not ready after {0:?}; its log is {1}")]
+    NotReady(Duration, PathBuf),
+    #[error("cannot prepare the broker: {0}")]
+    Prepare(#[from] std::io::Error),
+}
+
+/// A running broker; killed and its data removed when dropped.
+#[derive(Debug)]
+pub struct BrokerProcess {
+    child: Child,
+    pub grpc: String,
+    pub http: String,
+    dir: TempDir,
+}
+
+/// CPU seconds and peak memory of a process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    pub cpu_s: f64,
+    pub memory_peak_mb: f64,
+    pub memory_mb: f64,
+}
+
+impl BrokerProcess {
+    /// Starts the broker beside this program with these platforms and waits until it is ready.
+    pub async fn start(
+        platforms: &[Issuer],
+        data_parent: Option<&Path>,
+        extra: &str,
+    ) -> Result<BrokerProcess, BrokerError> {
+        let dir = match data_parent {
+            Some(parent) => TempDir::new_in(parent)?,
+            None => TempDir::new()?,
+        };
+        let (grpc, http) = (free_port()?, free_port()?);
+        let mut text = format!(
+            "identity = \"trial\"\n[listen]\ngrpc = \"127.0.0.1:{grpc}\"\nhttp = \"127.0.0.1:{http}\"\n\
+             [data]\ndir = \"{}\"\n{extra}\n",
+            dir.path().join("data").display()
+        );
+        for platform in platforms {
+            // Writing to a string does not fail.
+            drop(write!(
+                text,
+                "[[platforms]]\ncode = {platform}\nname = \"P{platform}\"\nname_zh = \"P{platform}\"\n"
+            ));
+        }
+        let config = dir.path().join("broker.toml");
+        fs::write(&config, text)?;
+        let log = dir.path().join("broker.log");
+        let binary = std::env::current_exe()?.with_file_name("hutong-broker");
+        let child = Command::new(&binary)
+            .arg("run")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log)?)
+            .spawn()
+            .map_err(|error| BrokerError::Start {
+                binary,
+                why: error.to_string(),
+            })?;
+        let broker = BrokerProcess {
+            child,
+            grpc: format!("http://127.0.0.1:{grpc}"),
+            http: format!("127.0.0.1:{http}"),
+            dir,
+        };
+        broker.ready(&log).await?;
+        Ok(broker)
+    }
+
+    async fn ready(&self, log: &Path) -> Result<(), BrokerError> {
+        let started = Instant::now();
+        while started.elapsed() < START_TIMEOUT {
+            // The listener is bound before data is opened, but answers only when ready.
+            if self.get("/readyz").await.is_some_and(|answer| answer.contains(" 200 ")) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let kept = std::env::temp_dir().join("hutong-bench-broker.log");
+        fs::copy(log, &kept)?;
+        Err(BrokerError::NotReady(START_TIMEOUT, kept))
+    }
+
+    /// A plain HTTP GET, answered as text with its head.
+    pub async fn get(&self, path: &str) -> Option<String> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(&self.http).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.ok()?;
+        Some(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    pub fn usage(&self) -> Usage {
+        usage_of(&self.child.id().to_string())
+    }
+
+    pub fn data_bytes(&self) -> u64 {
+        folder_bytes(&self.dir.path().join("data"))
+    }
+}
+
+impl Drop for BrokerProcess {
+    fn drop(&mut self) {
+        // It may have ended by itself; there is nothing to do about an error here.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Of the process with this id, or "self".
+pub fn usage_of(process: &str) -> Usage {
+    let mut usage = Usage::default();
+    if let Ok(stat) = fs::read_to_string(format!("/proc/{process}/stat"))
+        && let Some((_, rest)) = stat.rsplit_once(')')
+    {
+        // utime and stime are fields 14 and 15; the first one here is field 3.
+        let ticks = |i: usize| -> f64 {
+            let field = rest.split_whitespace().nth(i - 3);
+            field.and_then(|f| f.parse().ok()).unwrap_or(0.0)
+        };
+        usage.cpu_s = (ticks(14) + ticks(15)) / TICKS_PER_SECOND;
+    }
+    if let Ok(status) = fs::read_to_string(format!("/proc/{process}/status")) {
+        let megabytes = |name: &str| -> f64 {
+            let line = status.lines().find(|l| l.starts_with(name));
+            let kb = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok());
+            kb.unwrap_or(0.0) / 1024.0
+        };
+        usage.memory_peak_mb = megabytes("VmHWM:");
+        usage.memory_mb = megabytes("VmRSS:");
+    }
+    usage
+}
+
+fn folder_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(meta) if meta.is_dir() => folder_bytes(&entry.path()),
+            Ok(meta) => meta.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}

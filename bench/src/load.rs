@@ -1,0 +1,118 @@
+//! Deltas for measuring: the mix of a mass test, encoded straight into batches.
+
+use bytes::Bytes;
+use hutong_connectors::client::EncodedBatch;
+use hutong_proto::{
+    EntityId, Issuer, Kind, Lane, Micros, Provenance, Revision, Value,
+    delta::{Colour, DeltaParts, TestOutcome},
+    wire,
+};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The 32 platforms by code.
+pub const PLATFORMS: [u32; 32] = [
+    110_000, 120_000, 130_000, 140_000, 150_000, 210_000, 220_000, 230_000, 310_000, 320_000,
+    330_000, 340_000, 350_000, 360_000, 370_000, 410_000, 420_000, 430_000, 440_000, 450_000,
+    460_000, 500_000, 510_000, 520_000, 530_000, 540_000, 610_000, 620_000, 630_000, 640_000,
+    650_000, 660_000,
+];
+
+pub fn issuers(count: usize) -> Vec<Issuer> {
+    PLATFORMS
+        .iter()
+        .take(count)
+        .filter_map(|code| Issuer::new(*code))
+        .collect()
+}
+
+pub fn now() -> Micros {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Micros(since.as_micros() as u64)
+}
+
+/// Makes deltas over a fixed set of people; each new delta of a person has a higher revision.
+#[derive(Debug)]
+pub struct Generator {
+    random: u64,
+    people: u64,
+    platform: Issuer,
+    revision: u64,
+    provenance: Vec<u8>,
+}
+
+impl Generator {
+    pub fn new(platform: Issuer, people: u64, seed: u64) -> Generator {
+        let provenance = Provenance {
+            authority: format!("CDC-{platform}"),
+            rule_id: "mass-testing".to_owned(),
+            rule_version: 1,
+            reason: "routine test".to_owned(),
+        };
+        let mut entry = Vec::new();
+        wire::put_bytes(&mut entry, 9, &provenance.encode());
+        Generator {
+            random: seed | 1,
+            people,
+            platform,
+            revision: now().0,
+            provenance: entry,
+        }
+    }
+
+    fn next_random(&mut self) -> u64 {
+        // xorshift64*: good enough to spread keys, and costs nothing.
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn entity(&mut self) -> EntityId {
+        let person = self.next_random() % self.people;
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&person.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        id[8..].copy_from_slice(&(person ^ u64::from(self.platform.code()) << 40).to_be_bytes());
+        id[15] |= 1;
+        EntityId(id)
+    }
+
+    /// One batch; the delta at position `i` was committed at `committed_at(i)`.
+    pub fn batch(
+        &mut self,
+        deltas: u32,
+        lane: Lane,
+        committed_at: impl Fn(u32) -> Micros,
+    ) -> EncodedBatch {
+        let value = match lane {
+            Lane::Urgent => Value::HealthCode(Colour::Yellow),
+            Lane::Bulk | Lane::Control => Value::TestResult {
+                outcome: TestOutcome::Negative,
+                sampled_at: Micros(self.revision),
+            },
+        };
+        let (kind, value): (Kind, Vec<u8>) = (value.kind(), value.encode());
+        let mut body = Vec::with_capacity(self.provenance.len() + deltas as usize * 104);
+        body.extend_from_slice(&self.provenance);
+        let mut delta = Vec::with_capacity(128);
+        for i in 0..deltas {
+            self.revision += 1;
+            delta.clear();
+            DeltaParts {
+                entity: self.entity(),
+                revision: Revision(self.revision),
+                committed_at: committed_at(i),
+                expires_at: Micros(self.revision + 172_800_000_000),
+                provenance: 0,
+                evidence: "tube-2022-09-02-00417723-07",
+                kind,
+                value: &value,
+            }
+            .encode(&mut delta);
+            wire::put_bytes(&mut body, 10, &delta);
+        }
+        EncodedBatch {
+            body: Bytes::from(body),
+            deltas,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What a run found: one JSON object, or a table for people.
+
+use crate::broker::Usage;
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+use std::fmt::Write as _;
+
+/// Latencies in microseconds, up to ten minutes, three significant digits.
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are valid")
+}
+
+#[derive(Debug)]
+pub struct Report {
+    pub scenario: &'static str,
+    pub options: Value,
+    pub seconds: f64,
+    pub published: u64,
+    pub acknowledged: u64,
+    pub delivered: u64,
+    pub lost: u64,
+    pub doubled: u64,
+    /// Name and latencies: ack, urgent, bulk.
+    pub latencies: Vec<(&'static str, Histogram<u64>)>,
+    pub broker: Usage,
+    pub load: Usage,
+    pub disk_mb: f64,
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    pub fn whole(&self) -> bool {
+        self.lost == 0 && self.doubled == 0 && self.acknowledged == self.published
+    }
+
+    fn per_million(&self, of: u64) -> f64 {
+        self.broker.cpu_s / (of.max(1) as f64 / 1e6)
+    }
+
+    pub fn to_json(&self) -> Value {
+        let mut latency = Map::new();
+        for (name, histogram) in &self.latencies {
+            let ms = |q: f64| histogram.value_at_quantile(q) as f64 / 1000.0;
+            latency.insert(
+                (*name).to_owned(),
+                json!({
+                    "p50": ms(0.5), "p99": ms(0.99), "p999": ms(0.999),
+                    "max": histogram.max() as f64 / 1000.0, "count": histogram.len(),
+                }),
+            );
+        }
+        json!({
+            "scenario": self.scenario,
+            "options": self.options,
+            "seconds": self.seconds,
+            "published": self.published,
+            "acknowledged": self.acknowledged,
+            "delivered": self.delivered,
+            "lost": self.lost,
+            "doubled": self.doubled,
+            "deltas_per_s": self.acknowledged as f64 / self.seconds,
+            "deliveries_per_s": self.delivered as f64 / self.seconds,
+            "latency_ms": latency,
+            "broker": {
+                "cpu_s": self.broker.cpu_s,
+                "cpu_s_per_million": self.per_million(self.acknowledged),
+                "cpu_s_per_million_deliveries": self.per_million(self.delivered),
+                "memory_peak_mb": self.broker.memory_peak_mb,
+                "memory_mb": self.broker.memory_mb,
+                "disk_mb": self.disk_mb,
+            },
+            "load": { "cpu_s": self.load.cpu_s, "memory_peak_mb": self.load.memory_peak_mb },
+            "cores": std::thread::available_parallelism().map_or(0, usize::from),
+            "version": env!("CARGO_PKG_VERSION"),
+            "notes": self.notes,
+        })
+    }
+
+    pub fn to_text(&self) -> String {
+        let mut out = String::new();
+        let mut line = |text: std::fmt::Arguments<'_>| {
+            // Writing to a string does not fail.
+            drop(writeln!(out, "{text}"));
+        };
+        line(format_args!("{}, {:.1} s", self.scenario, self.seconds));
+        line(format_args!(
+            "  acknowledged  {:>12}  {:>10.0} deltas/s",
+            self.acknowledged,
+            self.acknowledged as f64 / self.seconds
+        ));
+        if self.delivered > 0 {
+            line(format_args!(
+                "  delivered     {:>12}  {:>10.0} deliveries/s",
+                self.delivered,
+                self.delivered as f64 / self.seconds
+            ));
+        }
+        line(format_args!("  lost {}  doubled {}", self.lost, self.doubled));
+        for (name, histogram) in &self.latencies {
+            let ms = |q: f64| histogram.value_at_quantile(q) as f64 / 1000.0;
+            line(format_args!(
+                "  {name:<8} p50 {:>9.2} ms  p99 {:>9.2} ms  p99.9 {:>9.2} ms  max {:>9.2} ms",
+                ms(0.5),
+                ms(0.99),
+                ms(0.999),
+                histogram.max() as f64 / 1000.0
+            ));
+        }
+        line(format_args!(
+            "  broker   {:.1} s of CPU ({:.2} s a million deltas), {:.0} MB at most, {:.0} MB on disk",
+            self.broker.cpu_s,
+            self.per_million(self.acknowledged),
+            self.broker.memory_peak_mb,
+            self.disk_mb
+        ));
+        line(format_args!(
+            "  load     {:.1} s of CPU, {:.0} MB at most",
+            self.load.cpu_s, self.load.memory_peak_mb
+        ));
+        for note in &self.notes {
+            line(format_args!("  {note}"));
+        }
+        out
+    }
+}

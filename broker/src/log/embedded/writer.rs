@@ -1,0 +1,227 @@
+//! Group commit.
+
+use crate::log::{
+    Append, AppendError, Entry, EntryHead,
+    embedded::{Commit, EmbeddedOptions, Shared, keys, keys::PartitionRow, read},
+};
+
+use crossbeam_channel::{Receiver, select};
+use hutong_proto::{Micros, Offset, Partition};
+use rocksdb::WriteBatch;
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+/// The one thread that writes.
+pub struct Writer {
+    shared: Arc<Shared>,
+    urgent: Receiver<Append>,
+    bulk: Receiver<Append>,
+    options: EmbeddedOptions,
+}
+
+/// A group with its places, before it is written.
+struct Placed {
+    entries: Vec<Entry>,
+    rows: BTreeMap<Partition, PartitionRow>,
+    durable_at: Micros,
+    next: Offset,
+}
+
+impl Writer {
+    pub fn new(
+        shared: Arc<Shared>,
+        urgent: Receiver<Append>,
+        bulk: Receiver<Append>,
+        options: EmbeddedOptions,
+    ) -> Writer {
+        Writer {
+            shared,
+            urgent,
+            bulk,
+            options,
+        }
+    }
+
+    /// Commits until both queues are closed and empty, then ends the tail.
+    pub fn run(self) {
+        while let Some(group) = self.group() {
+            self.commit(group);
+        }
+        self.shared.positions.lock().tail = None;
+    }
+
+    /// What is ready: all urgent, then bulk as far as there is room. Waits only when there is nothing.
+    fn group(&self) -> Option<Vec<Append>> {
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        loop {
+            for queue in [&self.urgent, &self.bulk] {
+                while bytes < self.options.group_bytes_max {
+                    let Ok(append) = queue.try_recv() else { break };
+                    bytes += append.record.len();
+                    group.push(append);
+                }
+            }
+            if !group.is_empty() {
+                return Some(group);
+            }
+            let first = select! {
+                recv(self.urgent) -> append => append,
+                recv(self.bulk) -> append => append,
+            };
+            match first {
+                Ok(append) => {
+                    bytes += append.record.len();
+                    group.push(append);
+                }
+                // Both are closed together; what the other one still holds is taken above.
+                Err(_) if self.urgent.is_empty() && self.bulk.is_empty() => return None,
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn commit(&self, group: Vec<Append>) {
+        if self.shared.poison.lock().is_some() {
+            return finish(group, AppendError::Poisoned);
+        }
+        let placed = self.place(&group);
+        let bytes = group.iter().map(|a| a.record.len()).sum();
+        let started = Instant::now();
+        if let Err(error) = self.write(&placed) {
+            // Whether the batch reached the write-ahead log cannot be known.
+            self.shared.poison(&format!("a write failed: {error}"));
+            let outcome = match error {
+                WriteError::Nothing(_) => AppendError::Failed,
+                WriteError::Unknown(_) => AppendError::Indefinite,
+            };
+            return finish(group, outcome);
+        }
+        let written = Instant::now();
+        if let Err(error) = self.sync() {
+            // After a failed sync the kernel may have dropped the pages: never try again.
+            self.shared.poison(&format!("a sync failed: {error}"));
+            return finish(group, AppendError::Indefinite);
+        }
+        (self.options.observer)(Commit {
+            records: group.len(),
+            bytes,
+            write: written - started,
+            sync: written.elapsed(),
+        });
+        self.publish(group, placed);
+    }
+
+    /// Gives each record its place. Nothing is visible yet.
+    fn place(&self, group: &[Append]) -> Placed {
+        let positions = self.shared.positions.lock();
+        let mut placed = Placed {
+            entries: Vec::with_capacity(group.len()),
+            rows: BTreeMap::new(),
+            durable_at: positions.durable_at.max((self.options.clock)()),
+            next: positions.next,
+        };
+        for append in group {
+            let row = placed.rows.entry(append.partition).or_insert_with(|| {
+                let known = positions.partitions.get(&append.partition);
+                known.map(|k| k.row).unwrap_or_default()
+            });
+            row.last = placed.next;
+            row.last_ordinal += 1;
+            row.last_durable_at = placed.durable_at;
+            placed.entries.push(Entry {
+                head: EntryHead {
+                    offset: placed.next,
+                    partition: append.partition,
+                    ordinal: row.last_ordinal,
+                    durable_at: placed.durable_at,
+                    kinds: append.kinds,
+                    deltas: append.deltas,
+                },
+                record: append.record.clone(),
+            });
+            placed.next = placed.next.next();
+        }
+        placed
+    }
+
+    fn write(&self, placed: &Placed) -> Result<(), WriteError> {
+        if self.options.faults.take_write() {
+            return Err(WriteError::Nothing("planted".to_owned()));
+        }
+        let (entries, meta) =
+            read::families(&self.shared.db).map_err(|e| WriteError::Nothing(e.to_string()))?;
+        let mut batch = WriteBatch::default();
+        for entry in &placed.entries {
+            let key = keys::entry(entry.head.partition, entry.head.offset);
+            batch.put_cf(entries, key, keys::encode_value(&entry.head, &entry.record));
+        }
+        for (partition, row) in &placed.rows {
+            batch.put_cf(meta, keys::partition(*partition), row.encode());
+        }
+        self.shared
+            .db
+            .write(&batch)
+            .map_err(|e| WriteError::Unknown(e.to_string()))
+    }
+
+    fn sync(&self) -> Result<(), String> {
+        if self.options.faults.take_sync() {
+            return Err("planted".to_owned());
+        }
+        if self.options.faults.skip_sync() {
+            return Ok(());
+        }
+        self.shared.db.flush_wal(true).map_err(|e| e.to_string())
+    }
+
+    /// The group is durable: it becomes visible, its appenders are told, and the tail gets it.
+    fn publish(&self, group: Vec<Append>, placed: Placed) {
+        let tail = {
+            let mut positions = self.shared.positions.lock();
+            positions.next = placed.next;
+            positions.durable_at = placed.durable_at;
+            for entry in &placed.entries {
+                let known = positions.partitions.entry(entry.head.partition).or_default();
+                if known.first == Offset::NONE {
+                    known.first = entry.head.offset;
+                    known.first_ordinal = entry.head.ordinal;
+                }
+                known.bytes += entry.record.len() as u64;
+            }
+            for (partition, row) in placed.rows {
+                positions.partitions.entry(partition).or_default().row = row;
+            }
+            positions.tail.clone()
+        };
+        for (append, entry) in group.into_iter().zip(&placed.entries) {
+            (append.done)(Ok(entry.head.offset));
+        }
+        if let Some(tail) = tail {
+            // Waits while apply is behind; an error means that nobody reads any more.
+            drop(tail.send(placed.entries));
+        }
+    }
+}
+
+fn finish(group: Vec<Append>, error: AppendError) {
+    for append in group {
+        (append.done)(Err(error));
+    }
+}
+
+#[derive(Debug)]
+enum WriteError {
+    /// Certainly not in the log.
+    Nothing(String),
+    /// Perhaps in the log after the next opening.
+    Unknown(String),
+}
+
+impl std::fmt::Display for WriteError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            WriteError::Nothing(why) | WriteError::Unknown(why) => f.write_str(why),
+        }
+    }
+}
+

@@ -1,0 +1,374 @@
+//! What the broker counts and measures.
+//!
+//! Hot paths add to relaxed atomics of their platform's own cache lines; observable instruments read
+//! them when someone scrapes. Histograms are recorded once a commit, a group or a batch, never once a
+//! delta. What others know (lags, queues, databases) is asked of an [`Observe`] once a scrape.
+
+mod export;
+pub mod names;
+
+use hutong_proto::{Issuer, Lane, Offset, Reason};
+use hutong_telemetry::Exporter;
+use opentelemetry::{Key, metrics::Histogram};
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+/// What a scrape asks the rest of the broker. May read from disk, must not wait for anyone.
+pub trait Observe: Send + Sync {
+    /// One sample a subscription and lane with `issuer: None`, and one for each issuer it receives.
+    fn lags(&self) -> Vec<LagSample>;
+    fn gauges(&self) -> Gauges;
+}
+
+/// What a subscription has not applied.
+#[derive(Clone, Debug)]
+pub struct LagSample {
+    /// The receiver.
+    pub platform: Issuer,
+    pub subscription: String,
+    /// Of this issuer alone; `None` over all of them.
+    pub issuer: Option<Issuer>,
+    pub lane: Lane,
+    pub records: u64,
+    /// Age of the oldest record not applied; 0 when there is none.
+    pub seconds: f64,
+}
+
+/// Figures as they are now. Arrays are by lane: [`Lane::index`].
+#[derive(Clone, Debug, Default)]
+pub struct Gauges {
+    pub next_offset: Offset,
+    /// Everything below is applied.
+    pub applied: Offset,
+    /// Everything below is in the state on disk.
+    pub stored: Offset,
+    pub log_bytes: u64,
+    pub log_poisoned: bool,
+    pub queue_bytes: [usize; 2],
+    pub tail_bytes: [usize; 2],
+    pub gather_bytes: usize,
+    pub snapshots_running: usize,
+    /// Open streams; platforms that are left out have none.
+    pub producers_connected: Vec<(Issuer, usize)>,
+    pub subscribers_connected: Vec<(Issuer, usize)>,
+    pub stores: Vec<StoreGauges>,
+}
+
+/// A database, as it describes itself.
+#[derive(Clone, Debug, Default)]
+pub struct StoreGauges {
+    /// Such as `log` or `state`.
+    pub name: &'static str,
+    /// It takes no writes because compaction is behind.
+    pub writes_stopped: bool,
+    /// It slows writes down to this; 0 when it does not.
+    pub write_rate_limit_bytes_per_second: u64,
+    pub pending_compaction_bytes: u64,
+    pub running_compactions: u64,
+    pub running_flushes: u64,
+    pub level0_files: u64,
+    pub memory_tables_bytes: u64,
+    pub disk_bytes: u64,
+}
+
+/// The counters of one platform. Aligned so that platforms do not share a cache line.
+#[derive(Debug)]
+#[repr(align(128))]
+struct PlatformCounters {
+    issuer: Option<Issuer>,
+    accepted: [AtomicU64; 2],
+    batches: AtomicU64,
+    batch_bytes: AtomicU64,
+    batches_duplicate: AtomicU64,
+    records_delivered: AtomicU64,
+    delivered_bytes: AtomicU64,
+    fell_behind: AtomicU64,
+    credit_exhausted: AtomicU64,
+    snapshot_rows: AtomicU64,
+    /// By position in [`Reason::ALL`].
+    refused: Box<[AtomicU64]>,
+}
+
+impl PlatformCounters {
+    fn new(issuer: Option<Issuer>) -> PlatformCounters {
+        PlatformCounters {
+            issuer,
+            accepted: Default::default(),
+            batches: AtomicU64::default(),
+            batch_bytes: AtomicU64::default(),
+            batches_duplicate: AtomicU64::default(),
+            records_delivered: AtomicU64::default(),
+            delivered_bytes: AtomicU64::default(),
+            fell_behind: AtomicU64::default(),
+            credit_exhausted: AtomicU64::default(),
+            snapshot_rows: AtomicU64::default(),
+            refused: Reason::ALL.iter().map(|_| AtomicU64::default()).collect(),
+        }
+    }
+
+    fn label(&self) -> String {
+        match self.issuer {
+            Some(issuer) => issuer.to_string(),
+            None => "none".to_owned(),
+        }
+    }
+}
+
+/// The counters, and what the last scrape asked for. Read by the instruments.
+#[derive(Debug)]
+struct Counters {
+    /// By code, then one for whoever is not configured.
+    platforms: Vec<PlatformCounters>,
+    log_records: AtomicU64,
+    log_bytes: AtomicU64,
+    commit_failures: AtomicU64,
+    log_trims: AtomicU64,
+    records_applied: AtomicU64,
+    state_rows: AtomicU64,
+    state_bytes: AtomicU64,
+    observed: Mutex<Observed>,
+}
+
+#[derive(Debug, Default)]
+struct Observed {
+    lags: Vec<LagSample>,
+    /// `None` until there is someone to ask.
+    gauges: Option<Gauges>,
+    memory_resident_bytes: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Histograms {
+    ack: Histogram<f64>,
+    commit_records: Histogram<f64>,
+    commit_bytes: Histogram<f64>,
+    commit_write: Histogram<f64>,
+    commit_sync: Histogram<f64>,
+    apply: Histogram<f64>,
+    state_flush: Histogram<f64>,
+}
+
+/// Counts and measures. Cheap to clone, and holds on to nothing that it measures: log and state keep
+/// one of these, never the [`Metrics`], whose observer keeps them.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    counters: Arc<Counters>,
+    histograms: Histograms,
+}
+
+impl Recorder {
+    /// Deltas that a producer was told are durable and applied.
+    pub fn accepted(&self, platform: Issuer, lane: Lane, deltas: u64) {
+        self.platform(platform).accepted[lane.index()].fetch_add(deltas, Relaxed);
+    }
+
+    /// Deltas, or one whole batch, refused. An unknown platform counts as `none`.
+    pub fn refused(&self, platform: Issuer, reason: Reason, deltas: u64) {
+        self.platform(platform).refused[reason as usize].fetch_add(deltas, Relaxed);
+    }
+
+    /// A batch arrived.
+    pub fn batch(&self, platform: Issuer, bytes: usize) {
+        let counters = self.platform(platform);
+        counters.batches.fetch_add(1, Relaxed);
+        counters.batch_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// A batch arrived that had been durable before.
+    pub fn batch_duplicate(&self, platform: Issuer) {
+        self.platform(platform).batches_duplicate.fetch_add(1, Relaxed);
+    }
+
+    /// A batch was acknowledged, so long after it arrived.
+    pub fn acknowledged(&self, took: Duration) {
+        self.histograms.ack.record(took.as_secs_f64(), &[]);
+    }
+
+    /// One group commit that is durable.
+    pub fn commit(&self, records: usize, bytes: usize, write: Duration, sync: Duration) {
+        self.counters.log_records.fetch_add(records as u64, Relaxed);
+        self.counters.log_bytes.fetch_add(bytes as u64, Relaxed);
+        let histograms = &self.histograms;
+        histograms.commit_records.record(records as f64, &[]);
+        histograms.commit_bytes.record(bytes as f64, &[]);
+        histograms.commit_write.record(write.as_secs_f64(), &[]);
+        histograms.commit_sync.record(sync.as_secs_f64(), &[]);
+    }
+
+    /// One group commit whose write or sync failed.
+    pub fn commit_failed(&self) {
+        self.counters.commit_failures.fetch_add(1, Relaxed);
+    }
+
+    /// One group of records was applied.
+    pub fn applied(&self, records: usize, took: Duration) {
+        self.counters.records_applied.fetch_add(records as u64, Relaxed);
+        self.histograms.apply.record(took.as_secs_f64(), &[]);
+    }
+
+    /// One sorted run of state is on disk.
+    pub fn state_flushed(&self, rows: usize, bytes: usize, took: Duration) {
+        self.counters.state_rows.fetch_add(rows as u64, Relaxed);
+        self.counters.state_bytes.fetch_add(bytes as u64, Relaxed);
+        self.histograms.state_flush.record(took.as_secs_f64(), &[]);
+    }
+
+    /// Retention shortened so many partitions.
+    pub fn trimmed(&self, partitions: usize) {
+        self.counters.log_trims.fetch_add(partitions as u64, Relaxed);
+    }
+
+    /// Records sent to a subscriber.
+    pub fn delivered(&self, platform: Issuer, records: usize, bytes: usize) {
+        let counters = self.platform(platform);
+        counters.records_delivered.fetch_add(records as u64, Relaxed);
+        counters.delivered_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// A subscriber was served from the log because the rings no longer had what it needs.
+    pub fn fell_behind(&self, platform: Issuer) {
+        self.platform(platform).fell_behind.fetch_add(1, Relaxed);
+    }
+
+    /// A subscriber had something to receive and had given no credit for it.
+    pub fn credit_exhausted(&self, platform: Issuer) {
+        self.platform(platform).credit_exhausted.fetch_add(1, Relaxed);
+    }
+
+    /// Rows sent in a snapshot.
+    pub fn snapshot_rows(&self, platform: Issuer, rows: usize) {
+        self.platform(platform).snapshot_rows.fetch_add(rows as u64, Relaxed);
+    }
+
+    /// Deltas accepted from a platform since the start of the process.
+    pub fn accepted_total(&self, platform: Issuer) -> u64 {
+        let accepted = &self.platform(platform).accepted;
+        accepted.iter().map(|n| n.load(Relaxed)).sum()
+    }
+
+    /// Deltas and batches refused to a platform since the start of the process.
+    pub fn refused_total(&self, platform: Issuer) -> u64 {
+        let refused = &self.platform(platform).refused;
+        refused.iter().map(|n| n.load(Relaxed)).sum()
+    }
+
+    fn platform(&self, platform: Issuer) -> &PlatformCounters {
+        let (nobody, configured) = self
+            .counters
+            .platforms
+            .split_last()
+            .expect("there is always the place of nobody");
+        configured
+            .binary_search_by_key(&Some(platform), |counters| counters.issuer)
+            .map_or(nobody, |i| &configured[i])
+    }
+}
+
+/// The metrics of one broker: a [`Recorder`], and what scrapes need.
+pub struct Metrics {
+    recorder: Recorder,
+    exporter: Exporter,
+}
+
+impl Metrics {
+    /// Metrics with an exporter of their own.
+    pub fn new(platforms: impl IntoIterator<Item = Issuer>) -> Metrics {
+        let exporter =
+            Exporter::new(names::series_max).expect("an empty registry takes its one collector");
+        let mut platforms: Vec<Issuer> = platforms.into_iter().collect();
+        platforms.sort_unstable();
+        platforms.dedup();
+        let places = platforms.into_iter().map(Some).chain([None]);
+        let counters = Arc::new(Counters {
+            platforms: places.map(PlatformCounters::new).collect(),
+            log_records: AtomicU64::default(),
+            log_bytes: AtomicU64::default(),
+            commit_failures: AtomicU64::default(),
+            log_trims: AtomicU64::default(),
+            records_applied: AtomicU64::default(),
+            state_rows: AtomicU64::default(),
+            state_bytes: AtomicU64::default(),
+            observed: Mutex::default(),
+        });
+        let meter = exporter.meter("hutong-broker");
+        export::register(&counters, &meter);
+        let scraped = Arc::clone(&counters);
+        exporter.before_scrape(move || {
+            scraped.observed().memory_resident_bytes = export::memory_resident_bytes();
+        });
+        Metrics {
+            recorder: Recorder {
+                histograms: export::histograms(&meter),
+                counters,
+            },
+            exporter,
+        }
+    }
+
+    /// Asks `observer` at every scrape from now on. It lives as long as the metrics and their pages.
+    pub fn observe(&self, observer: Arc<dyn Observe>) {
+        let counters = Arc::clone(&self.recorder.counters);
+        self.exporter.before_scrape(move || {
+            // Before the lock: it may read from disk.
+            let (lags, gauges) = (observer.lags(), observer.gauges());
+            let mut observed = counters.observed();
+            observed.lags = lags;
+            observed.gauges = Some(gauges);
+        });
+    }
+
+    /// What `/metrics` reads.
+    pub fn registry(&self) -> Exporter {
+        self.exporter.clone()
+    }
+
+    /// For those that the observer reaches: see [`Recorder`].
+    pub fn recorder(&self) -> Recorder {
+        self.recorder.clone()
+    }
+}
+
+impl Deref for Metrics {
+    type Target = Recorder;
+
+    fn deref(&self) -> &Recorder {
+        &self.recorder
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Counters {
+    fn observed(&self) -> std::sync::MutexGuard<'_, Observed> {
+        // Whoever panicked while filling it left old figures or new ones, both whole.
+        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The labels, as keys that cost nothing to copy.
+mod label {
+    use super::Key;
+
+    pub const ISSUER: Key = Key::from_static_str("issuer");
+    pub const LANE: Key = Key::from_static_str("lane");
+    pub const PLATFORM: Key = Key::from_static_str("platform");
+    pub const REASON: Key = Key::from_static_str("reason");
+    pub const RECEIVER: Key = Key::from_static_str("receiver");
+    pub const STORE: Key = Key::from_static_str("store");
+    pub const SUBSCRIPTION: Key = Key::from_static_str("subscription");
+    pub const VERSION: Key = Key::from_static_str("version");
+}
+
+#[cfg(test)]
+mod tests;
