@@ -1,3 +1,34 @@
-//! placeholder.
+//! The binary `hutong`.
 
-fn main() {}
+use clap::Parser;
+use hutong_cli::{cli::Cli, commands, errors::CliError, output::Screen};
+use std::process::ExitCode;
+
+/// The demo holds a broker and 32 platforms in one process; the system's allocator fragments under
+/// that load.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("hutong")
+        .build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(commands::run(cli)),
+        Err(e) => Err(CliError::Broken(format!("cannot start threads: {e}"))),
+    };
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    if !error.is_silent() {
+        let screen = Screen::stderr();
+        let line = format!("{} {error}", screen.bad("hutong:"));
+        // When not even the error can be shown, the exit code still tells.
+        if screen.line(line).is_err() {
+            return error.exit_code();
+        }
+    }
+    error.exit_code()
+}

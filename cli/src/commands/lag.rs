@@ -1,0 +1,271 @@
+//! `lag`: how far behind each subscription is, and each pair of platforms.
+
+use super::Context;
+use crate::{
+    errors::CliError,
+    output::{Format, Grid, grouped, json_line, seconds_text},
+};
+use clap::Args;
+use hutong_connectors::client;
+use hutong_proto::api;
+use serde::Serialize;
+use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
+
+#[derive(Debug, Args)]
+pub struct LagArgs {
+    /// By pair: for each issuer and receiver the age of the oldest change not applied.
+    #[arg(long)]
+    pub matrix: bool,
+    /// Shows it again every second until interrupted.
+    #[arg(long)]
+    pub watch: bool,
+    /// Exits with 1 when a subscription's oldest change not applied is older than this.
+    #[arg(long, value_name = "SECONDS")]
+    pub over: Option<f64>,
+}
+
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+const CLEAR_SCREEN: &str = "\x1b[H\x1b[2J";
+
+pub async fn run(context: &Context, args: &LagArgs) -> Result<(), CliError> {
+    let clear = args.watch && context.format == Format::Table && std::io::stdout().is_terminal();
+    loop {
+        let worst = if args.matrix {
+            matrix(context, clear).await?
+        } else {
+            subscriptions(context, clear).await?
+        };
+        if !args.watch {
+            return judged(worst, args.over);
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+fn judged(worst_seconds: f64, over: Option<f64>) -> Result<(), CliError> {
+    match over {
+        Some(limit) if worst_seconds > limit => Err(CliError::Finding(format!(
+            "the oldest change not applied is {} old, more than {}",
+            seconds_text(worst_seconds),
+            seconds_text(limit)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// One line of `lag`.
+#[derive(Debug, Serialize)]
+pub struct LagShape {
+    pub platform: u32,
+    pub subscription: String,
+    /// `live`, `snapshot`, `away` or `compacted`.
+    pub state: &'static str,
+    pub urgent: LaneLagShape,
+    pub bulk: LaneLagShape,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct LaneLagShape {
+    pub records: u64,
+    /// Age of the oldest record not applied.
+    pub seconds: f64,
+    pub oldest_at_us: u64,
+}
+
+impl LaneLagShape {
+    pub fn from_api(lag: Option<&api::LaneLag>) -> LaneLagShape {
+        lag.map_or_else(LaneLagShape::default, |l| LaneLagShape {
+            records: l.records,
+            seconds: l.seconds,
+            oldest_at_us: l.oldest_at_us,
+        })
+    }
+}
+
+pub fn state_name(s: &api::Subscription) -> &'static str {
+    match (s.compacted, s.in_snapshot, s.connected) {
+        (true, _, _) => "compacted",
+        (_, true, true) => "snapshot",
+        (_, _, true) => "live",
+        _ => "away",
+    }
+}
+
+async fn subscriptions(context: &Context, clear: bool) -> Result<f64, CliError> {
+    let mut client = client::admin(&context.endpoint).map_err(|e| context.failed(&e))?;
+    let answer = client
+        .list_subscriptions(api::ListSubscriptionsRequest { platform: 0 })
+        .await
+        .map_err(|s| context.refused(&s))?;
+    let mut lags: Vec<LagShape> = answer
+        .into_inner()
+        .subscriptions
+        .iter()
+        .map(|s| LagShape {
+            platform: s.platform,
+            subscription: s.subscription.clone(),
+            state: state_name(s),
+            urgent: LaneLagShape::from_api(s.urgent.as_ref()),
+            bulk: LaneLagShape::from_api(s.bulk.as_ref()),
+        })
+        .collect();
+    // The worst first: that is what somebody looks for.
+    lags.sort_by(|a, b| worst_of(b).total_cmp(&worst_of(a)));
+    if clear {
+        context.screen.line(CLEAR_SCREEN)?;
+    }
+    context.show(&lags, "No platform subscribes.", || {
+        let mut grid = Grid::new(&[
+            "platform",
+            "subscription",
+            "state",
+            ">urgent behind",
+            ">urgent records",
+            ">bulk behind",
+            ">bulk records",
+        ]);
+        for l in &lags {
+            grid.row([
+                l.platform.to_string(),
+                l.subscription.clone(),
+                l.state.to_owned(),
+                seconds_text(l.urgent.seconds),
+                grouped(l.urgent.records),
+                seconds_text(l.bulk.seconds),
+                grouped(l.bulk.records),
+            ]);
+        }
+        grid
+    })?;
+    Ok(lags.iter().map(worst_of).fold(0.0, f64::max))
+}
+
+fn worst_of(lag: &LagShape) -> f64 {
+    lag.urgent.seconds.max(lag.bulk.seconds)
+}
+
+/// One pair of `lag --matrix --output json`.
+#[derive(Debug, Serialize)]
+pub struct PairShape {
+    pub issuer: u32,
+    pub receiver: u32,
+    pub subscription: String,
+    pub urgent: LaneLagShape,
+    pub bulk: LaneLagShape,
+}
+
+async fn matrix(context: &Context, clear: bool) -> Result<f64, CliError> {
+    let mut client = client::admin(&context.endpoint).map_err(|e| context.failed(&e))?;
+    let answer = client
+        .get_lag_matrix(api::GetLagMatrixRequest {})
+        .await
+        .map_err(|s| context.refused(&s))?;
+    let pairs: Vec<PairShape> = answer
+        .into_inner()
+        .pairs
+        .iter()
+        .map(|p| PairShape {
+            issuer: p.issuer,
+            receiver: p.receiver,
+            subscription: p.subscription.clone(),
+            urgent: LaneLagShape::from_api(p.urgent.as_ref()),
+            bulk: LaneLagShape::from_api(p.bulk.as_ref()),
+        })
+        .collect();
+    if clear {
+        context.screen.line(CLEAR_SCREEN)?;
+    }
+    match context.format {
+        Format::Json => json_line(&pairs)?,
+        Format::Table if pairs.is_empty() => {
+            context
+                .screen
+                .line("No pair: nothing was issued, or nobody subscribes.")?;
+        }
+        Format::Table => {
+            context.screen.line(
+                "Age of the oldest change not applied, in seconds; rows issue, columns receive, '.' is nothing outstanding",
+            )?;
+            context.screen.line(matrix_text(&pairs))?;
+        }
+    }
+    Ok(pairs
+        .iter()
+        .map(|p| p.urgent.seconds.max(p.bulk.seconds))
+        .fold(0.0, f64::max))
+}
+
+/// A square of short cells: the first two digits of a code name the province.
+fn matrix_text(pairs: &[PairShape]) -> String {
+    let mut cells: BTreeMap<(u32, u32), f64> = BTreeMap::new();
+    for p in pairs {
+        let cell = cells.entry((p.issuer, p.receiver)).or_default();
+        *cell = cell.max(p.urgent.seconds.max(p.bulk.seconds));
+    }
+    let mut issuers: Vec<u32> = pairs.iter().map(|p| p.issuer).collect();
+    let mut receivers: Vec<u32> = pairs.iter().map(|p| p.receiver).collect();
+    for codes in [&mut issuers, &mut receivers] {
+        codes.sort_unstable();
+        codes.dedup();
+    }
+    let mut text = String::from("        ");
+    for r in &receivers {
+        text.push_str(&format!(" {:>4}", r / 10_000));
+    }
+    for i in &issuers {
+        text.push_str(&format!("\n  {i:06}"));
+        for r in &receivers {
+            let cell = match cells.get(&(*i, *r)) {
+                None => String::new(),
+                Some(s) if *s < 0.0005 => ".".to_owned(),
+                Some(s) if *s < 9.95 => format!("{s:.1}"),
+                Some(s) if *s < 9_999.0 => format!("{s:.0}"),
+                Some(s) => format!("{:.0}h", s / 3600.0),
+            };
+            text.push_str(&format!(" {cell:>4}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(issuer: u32, receiver: u32, seconds: f64) -> PairShape {
+        PairShape {
+            issuer,
+            receiver,
+            subscription: "main".to_owned(),
+            urgent: LaneLagShape {
+                records: 1,
+                seconds,
+                oldest_at_us: 1,
+            },
+            bulk: LaneLagShape::default(),
+        }
+    }
+
+    #[test]
+    fn the_matrix_has_a_row_for_each_issuer_and_a_column_for_each_receiver() {
+        let text = matrix_text(&[
+            pair(340_000, 510_000, 0.0),
+            pair(510_000, 340_000, 39_600.0),
+            pair(310_000, 340_000, 1.25),
+        ]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "           34   51");
+        assert_eq!(lines[1], "  310000  1.2     ");
+        assert_eq!(lines[2], "  340000         .");
+        assert_eq!(lines[3], "  510000  11h     ");
+    }
+
+    #[test]
+    fn lag_over_the_limit_is_a_finding() {
+        assert!(judged(1.0, None).is_ok());
+        assert!(judged(1.0, Some(2.0)).is_ok());
+        let error = judged(39_600.0, Some(1.0)).expect_err("over");
+        assert_eq!(error.code(), 1);
+        assert!(error.to_string().contains("11.0 h"), "{error}");
+    }
+}

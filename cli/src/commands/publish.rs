@@ -1,0 +1,290 @@
+//! `publish FILE`: sends deltas that stand in a file, one JSON object a line, and says for every line
+//! that was not accepted which one and why.
+
+use super::Context;
+use crate::{
+    errors::CliError,
+    output::{Format, Grid, Screen, grouped, json_line},
+    shapes::DeltaShape,
+    times,
+};
+use clap::Args;
+use hutong_connectors::client::{Pending, Publisher, PublisherOptions, Receipt};
+use hutong_proto::{Delta, Revision};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, BufRead, BufReader},
+    path::{Path, PathBuf},
+};
+
+#[derive(Debug, Args)]
+pub struct PublishArgs {
+    /// A file of JSON lines, or - for standard input. A line is one delta:
+    /// {"entity":"<32 hex>","health_code":{"colour":"green"},"provenance":{"authority":"..",
+    /// "rule_id":"..","rule_version":1,"reason":".."}}. Instead of health_code:
+    /// "test_result":{"outcome":"negative"}, "vaccination":{"doses":2},
+    /// "area_risk":{"level":"high","path":["..",".."]} (the entity may be left out).
+    /// Optional: revision, committed_at_us (now, if left out), expires_at_us, evidence.
+    #[arg(value_name = "FILE", verbatim_doc_comment)]
+    pub file: PathBuf,
+    /// Names the producer within its platform; use one name for one stream of revisions.
+    #[arg(long, default_value = "cli-publish", value_name = "NAME")]
+    pub producer: String,
+    /// Deltas sent together.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub batch: u32,
+}
+
+/// A line that was not accepted.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct RefusedLine {
+    pub line: u64,
+    pub reason: String,
+    pub field: String,
+    pub message: String,
+}
+
+/// What `publish` prints at the end.
+#[derive(Debug, Default, Serialize)]
+pub struct Summary {
+    pub lines: u64,
+    pub accepted: u64,
+    /// Those that were refused here or by the broker; at most [`REFUSED_SHOWN_MAX`] are kept.
+    pub refused: u64,
+    pub refused_lines: Vec<RefusedLine>,
+}
+
+/// A file with a million wrong lines must not fill memory nor the screen.
+const REFUSED_SHOWN_MAX: usize = 1000;
+const IN_FLIGHT_MAX: usize = 16;
+/// The reason of lines that do not get as far as the broker.
+const LINE_INVALID: &str = "LINE_INVALID";
+
+impl Summary {
+    fn refuse(&mut self, line: u64, reason: &str, field: &str, message: &str) {
+        self.refused += 1;
+        if self.refused_lines.len() < REFUSED_SHOWN_MAX {
+            self.refused_lines.push(RefusedLine {
+                line,
+                reason: reason.to_owned(),
+                field: field.to_owned(),
+                message: message.to_owned(),
+            });
+        }
+    }
+
+    /// Counts what the broker said about a batch whose deltas stood on these lines.
+    fn count(&mut self, receipt: &Receipt, lines: &[u64]) {
+        if let Some(error) = &receipt.error {
+            for line in lines {
+                self.refuse(*line, &error.reason, &error.field, &error.message);
+            }
+            return;
+        }
+        self.accepted += u64::from(receipt.accepted);
+        for refused in &receipt.refused {
+            let line = lines.get(refused.index as usize).copied().unwrap_or(0);
+            let info = &refused.info;
+            self.refuse(line, &info.reason, &info.field, &info.message);
+        }
+    }
+}
+
+pub async fn run(context: &Context, args: &PublishArgs) -> Result<(), CliError> {
+    context.platform("publish")?;
+    let (mut input, bytes) = open(&args.file)?;
+    let publisher = Publisher::connect(PublisherOptions::new(
+        context.endpoint.clone(),
+        args.producer.clone(),
+    ))
+    .await
+    .map_err(|e| context.failed(&e))?;
+    let progress = progress_bar(bytes);
+    let mut job = Job::new(context, publisher, args.batch as usize);
+    let mut text = String::new();
+    loop {
+        text.clear();
+        let read = input
+            .read_line(&mut text)
+            .map_err(|source| CliError::File {
+                doing: "reading",
+                path: args.file.clone(),
+                source,
+            })?;
+        if read == 0 {
+            break;
+        }
+        progress.inc(read as u64);
+        job.line(text.trim()).await?;
+    }
+    let summary = job.finish().await?;
+    progress.finish_and_clear();
+    report(context, &summary)
+}
+
+fn open(path: &Path) -> Result<(Box<dyn BufRead>, Option<u64>), CliError> {
+    if path.as_os_str() == "-" {
+        return Ok((Box::new(BufReader::new(io::stdin())), None));
+    }
+    let failed = |source| CliError::File {
+        doing: "opening",
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(failed)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    Ok((Box::new(BufReader::new(file)), Some(bytes)))
+}
+
+/// Shown on standard error, and only when that is a terminal.
+fn progress_bar(bytes: Option<u64>) -> ProgressBar {
+    match bytes {
+        Some(bytes) => {
+            let style = ProgressStyle::with_template(
+                "publishing {bar:30} {percent:>3} %  {bytes} of {total_bytes}  {eta} left",
+            )
+            .expect("the template is valid");
+            ProgressBar::new(bytes).with_style(style)
+        }
+        None => ProgressBar::new_spinner(),
+    }
+}
+
+/// A file on its way.
+struct Job<'a> {
+    context: &'a Context,
+    publisher: Publisher,
+    batch_max: usize,
+    batch: Vec<Delta>,
+    lines: Vec<u64>,
+    in_flight: VecDeque<(Pending, Vec<u64>)>,
+    last_revision: Revision,
+    summary: Summary,
+}
+
+impl<'a> Job<'a> {
+    fn new(context: &'a Context, publisher: Publisher, batch_max: usize) -> Job<'a> {
+        Job {
+            context,
+            publisher,
+            batch_max,
+            batch: Vec::new(),
+            lines: Vec::new(),
+            in_flight: VecDeque::new(),
+            last_revision: Revision(0),
+            summary: Summary::default(),
+        }
+    }
+
+    async fn line(&mut self, text: &str) -> Result<(), CliError> {
+        self.summary.lines += 1;
+        if text.is_empty() {
+            return Ok(());
+        }
+        let now = times::now();
+        match DeltaShape::parse(text, now) {
+            Ok(mut delta) => {
+                // A revision that was left out is the time; two lines may fall on one microsecond.
+                if delta.revision.0 == now.0 {
+                    delta.revision = delta.revision.max(Revision(self.last_revision.0 + 1));
+                    self.last_revision = delta.revision;
+                }
+                self.batch.push(delta);
+                self.lines.push(self.summary.lines);
+            }
+            Err(e) => {
+                let line = self.summary.lines;
+                self.summary.refuse(line, LINE_INVALID, e.field, &e.problem);
+            }
+        }
+        if self.batch.len() >= self.batch_max {
+            self.send().await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self) -> Result<(), CliError> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        if self.in_flight.len() >= IN_FLIGHT_MAX {
+            self.receive().await?;
+        }
+        let deltas = std::mem::take(&mut self.batch);
+        let lines = std::mem::take(&mut self.lines);
+        let pending = self
+            .publisher
+            .publish(deltas)
+            .await
+            .map_err(|e| self.context.failed(&e))?;
+        self.in_flight.push_back((pending, lines));
+        Ok(())
+    }
+
+    async fn receive(&mut self) -> Result<(), CliError> {
+        if let Some((pending, lines)) = self.in_flight.pop_front() {
+            let receipt = pending.await.map_err(|e| self.context.failed(&e))?;
+            self.summary.count(&receipt, &lines);
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<Summary, CliError> {
+        self.send().await?;
+        while !self.in_flight.is_empty() {
+            self.receive().await?;
+        }
+        self.publisher
+            .close()
+            .await
+            .map_err(|e| self.context.failed(&e))?;
+        Ok(self.summary)
+    }
+}
+
+fn report(context: &Context, summary: &Summary) -> Result<(), CliError> {
+    match context.format {
+        Format::Json => json_line(summary)?,
+        Format::Table => {
+            context.screen.line(format!(
+                "{} accepted, {} refused, of {} lines",
+                grouped(summary.accepted),
+                grouped(summary.refused),
+                grouped(summary.lines)
+            ))?;
+            refused_table(&context.screen, summary)?;
+        }
+    }
+    match summary.refused {
+        0 => Ok(()),
+        n => Err(CliError::Finding(format!(
+            "{} of {} lines were refused; mend them and publish those lines again",
+            grouped(n),
+            grouped(summary.lines)
+        ))),
+    }
+}
+
+fn refused_table(screen: &Screen, summary: &Summary) -> Result<(), CliError> {
+    if summary.refused_lines.is_empty() {
+        return Ok(());
+    }
+    let mut grid = Grid::new(&[">line", "reason", "field", "what"]);
+    for r in &summary.refused_lines {
+        grid.row([
+            r.line.to_string(),
+            r.reason.clone(),
+            r.field.clone(),
+            r.message.clone(),
+        ]);
+    }
+    screen.grid(&grid)?;
+    let hidden = summary.refused - summary.refused_lines.len() as u64;
+    if hidden > 0 {
+        screen.line(format!("and {} more", grouped(hidden)))?;
+    }
+    Ok(())
+}

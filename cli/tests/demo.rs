@@ -1,0 +1,135 @@
+//! The demo from outside: a short run of each kind, judged by its JSON.
+
+use serde_json::Value;
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+fn demo(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_hutong"))
+        .arg("demo")
+        .args(args)
+        .output()
+        .expect("the binary starts")
+}
+
+/// The object on the last line of a run that must be good.
+fn good(output: &Output) -> Value {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let last = stdout.lines().last().expect("a last line");
+    let json: Value = serde_json::from_str(last).expect("JSON on the last line");
+    for name in ["lost", "doubled", "went_back", "unknown", "refused"] {
+        assert_eq!(json[name], 0, "{name} in {last}\n{stderr}");
+    }
+    assert_eq!(json["views_equal"], true, "{last}\n{stderr}");
+    assert_eq!(json["published"], json["acknowledged"], "{last}\n{stderr}");
+    json
+}
+
+#[test]
+fn four_platforms_exchange_a_surge_without_a_loss() {
+    let json = good(&demo(&[
+        "--for",
+        "3",
+        "--rate",
+        "2000",
+        "--platforms",
+        "4",
+        "--json",
+    ]));
+    assert_eq!(json["platforms"], 4);
+    // The surge, and what the stories publish.
+    let published = json["published"].as_u64().expect("a number");
+    assert!((6000..6100).contains(&published), "{published}");
+    // Each delta goes to all platforms but its own.
+    assert_eq!(json["delivered"], published * 3);
+    for lane in ["urgent", "bulk"] {
+        let latency = &json["latency_ms"][lane];
+        let (p50, p99, max) = (&latency["p50"], &latency["p99"], &latency["max"]);
+        assert!(p50.as_f64() > Some(0.0), "{latency}");
+        assert!(
+            p50.as_f64() <= p99.as_f64() && p99.as_f64() <= max.as_f64(),
+            "{latency}"
+        );
+    }
+    let stories = json["stories"].as_array().expect("stories");
+    assert_eq!(stories.len(), 3);
+    for step in stories
+        .iter()
+        .flat_map(|s| s["steps"].as_array().expect("steps"))
+    {
+        assert_eq!(step["applied_on"], 3, "{step}");
+    }
+    assert!(json["memory_peak_mb"].as_u64() > Some(0));
+    assert!(json["disk_bytes"].as_u64() > Some(0));
+}
+
+#[test]
+fn people_read_a_summary_and_the_data_is_kept_when_asked() {
+    let parent = tempfile::tempdir().expect("a folder");
+    let dir = parent.path().join("kept");
+    let path = dir.to_str().expect("a plain path");
+    let output = demo(&[
+        "--for",
+        "1",
+        "--rate",
+        "500",
+        "--platforms",
+        "2",
+        "--keep",
+        path,
+    ]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}\n{stderr}");
+    for part in [
+        "Story 1",
+        "Story 3",
+        "Not told",
+        "Mass testing",
+        "Summary",
+        "views equal",
+    ] {
+        assert!(text.contains(part), "{part} is missing:\n{text}");
+    }
+    assert!(!text.contains('\x1b'), "colour without a terminal:\n{text}");
+    assert!(fs::read_dir(&dir).expect("kept").count() > 0);
+}
+
+/// The published lists of risk areas, where somebody has put them; they are no part of the project.
+fn risk_levels() -> Option<PathBuf> {
+    let data = env::var_os("HUTONG_TEST_DATA").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data")),
+        PathBuf::from,
+    );
+    Some(data.join("risk-levels")).filter(|dir| dir.is_dir())
+}
+
+#[test]
+fn published_lists_arrive_on_every_platform_exactly() {
+    let Some(source) = risk_levels() else {
+        eprintln!("no published lists here: nothing to replay");
+        return;
+    };
+    let mut files: Vec<PathBuf> = fs::read_dir(source)
+        .expect("the folder")
+        .flatten()
+        .map(|e| e.path())
+        .collect();
+    files.sort();
+    let dir = tempfile::tempdir().expect("a folder");
+    // From before and after the lists began to have a third level.
+    for file in files.iter().step_by(files.len() / 12) {
+        let name = file.file_name().expect("a name");
+        fs::copy(file, dir.path().join(name)).expect("a copy");
+    }
+    let path = dir.path().to_str().expect("a plain path");
+    let json = good(&demo(&["--risk-levels", path, "--json"]));
+    assert_eq!(json["platforms"], 32);
+    assert_eq!(json["risk_levels"]["unequal"], 0);
+    assert!(json["risk_levels"]["files_compared"].as_u64() >= Some(12));
+}
