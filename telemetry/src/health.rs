@@ -33,15 +33,10 @@ impl Health {
         }
     }
 
-    pub fn set_ready(&self) {
-        self.state.send_modify(|state| state.not_ready = None);
-    }
-
-    /// Such as "draining". It may become ready again.
-    pub fn set_not_ready(&self, reason: impl Into<String>) {
-        let reason = reason.into();
+    /// `Err` with the reason when it should get no traffic, such as "draining".
+    pub fn set_ready(&self, ready: Result<(), String>) {
         self.state
-            .send_modify(|state| state.not_ready = Some(reason));
+            .send_modify(|state| state.not_ready = ready.err());
     }
 
     /// For good: only a restart helps. The first reason stays.
@@ -90,13 +85,13 @@ mod tests {
         let health = Health::new();
         assert_eq!(health.live(), Ok(()));
         assert_eq!(health.ready(), Err("starting".to_owned()));
-        health.set_ready();
+        health.set_ready(Ok(()));
         assert_eq!(health.ready(), Ok(()));
-        health.set_not_ready("draining");
+        health.set_ready(Err("draining".to_owned()));
         assert_eq!(health.ready(), Err("draining".to_owned()));
         health.set_dead("the log is poisoned");
         health.set_dead("something later");
-        health.set_ready();
+        health.set_ready(Ok(()));
         assert_eq!(health.live(), Err("the log is poisoned".to_owned()));
         assert_eq!(health.ready(), Err("the log is poisoned".to_owned()));
     }
@@ -105,7 +100,7 @@ mod tests {
     async fn whoever_waits_learns_when_it_is_ready() {
         let health = Health::new();
         let waiting = health.clone();
-        let (decided, ()) = tokio::join!(waiting.decided(), async { health.set_ready() });
+        let (decided, ()) = tokio::join!(waiting.decided(), async { health.set_ready(Ok(())) });
         assert_eq!(decided, Ok(()));
     }
 }

@@ -68,10 +68,11 @@ async fn readiness_and_liveness_answer_with_the_reason() {
     };
     check("/livez", "200", "ok").await;
     check("/readyz", "503", "starting").await;
-    server.health.set_ready();
+    server.health.set_ready(Ok(()));
     check("/readyz", "200", "ok").await;
-    server.health.set_not_ready("draining: 2 producers");
-    check("/readyz", "503", "draining: 2 producers").await;
+    let draining = "draining: 2 producers";
+    server.health.set_ready(Err(draining.to_owned()));
+    check("/readyz", "503", draining).await;
     server.health.set_dead("the log is poisoned");
     check("/livez", "503", "the log is poisoned").await;
     server.stop().await;
