@@ -1,5 +1,26 @@
-//! The broker: ingress, admission, routing, commit, apply, tail and fan-out
+//! The broker: ingress, admission, routing, commit, apply, tail and fan-out.
+//!
+//! `ARCHITECTURE.md` at the top of the repository draws how the stages hang together; [`node`] wires
+//! them and owns every task.
 
+pub mod access;
+pub mod admission;
+mod admin;
+pub mod apply;
+pub mod clock;
 pub mod config;
+pub mod fanout;
 pub mod http;
+pub mod ingress;
+mod lag;
+pub mod log;
 pub mod metrics;
+pub mod node;
+mod query;
+pub mod resolution;
+mod rocks;
+pub mod routing;
+pub mod state;
+pub mod tail;
+
+pub use node::{Broker, StartError};

@@ -8,7 +8,7 @@ pub mod waiters;
 
 use crate::{
     log::{Entry, Tail},
-    metrics::Metrics,
+    metrics::Recorder,
     state::{
         Applied, Group, State, StateError,
         keys::{self, RegisterKey},
@@ -51,7 +51,7 @@ pub struct Apply {
     state: Arc<State>,
     rings: Arc<TailRings>,
     waiters: Arc<Waiters>,
-    metrics: Arc<Metrics>,
+    metrics: Recorder,
     /// Highest revision seen of each kind of an issuer's shard: a revision above it is newer than
     /// anything stored and costs no look-up.
     highest: HashMap<(Issuer, Kind, Shard), Revision>,
@@ -75,7 +75,7 @@ impl Apply {
         state: Arc<State>,
         rings: Arc<TailRings>,
         waiters: Arc<Waiters>,
-        metrics: Arc<Metrics>,
+        metrics: Recorder,
     ) -> Result<Apply, ApplyError> {
         let mut apply = Apply {
             state,

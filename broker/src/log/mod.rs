@@ -16,6 +16,7 @@ pub mod memory;
 #[cfg(any(test, feature = "faults"))]
 pub mod conformance;
 
+use crate::metrics::StoreGauges;
 use bytes::Bytes;
 use hutong_proto::{KindSet, LogId, Micros, Offset, Partition};
 use std::fmt;
@@ -173,6 +174,11 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
 
     /// The offset that the next record gets at least.
     fn next_offset(&self) -> Offset;
+
+    /// What its store says about itself, for metrics.
+    fn store(&self) -> StoreGauges {
+        StoreGauges::default()
+    }
 
     /// Why the log takes nothing, if so.
     fn poisoned(&self) -> Option<String>;

@@ -39,8 +39,11 @@ impl ControlWriter {
             kinds: KindSet::default(),
             deltas: 0,
             record: record.encode_to_vec().into(),
-            // The receiver may be gone; nobody is left to tell then.
-            done: Box::new(move |result| drop(answer.send(result))),
+            done: Box::new(move |result| {
+                if answer.send(result).is_err() {
+                    tracing::debug!("nobody waits for this control record any more");
+                }
+            }),
         });
         match outcome.await {
             Ok(Ok(_)) => Ok(()),

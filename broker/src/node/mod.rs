@@ -15,10 +15,10 @@ use crate::{
     fanout::{Fanout, registry::Subscriptions},
     ingress::{Ingress, queue::Queues, registry::Producers},
     lag::Lags,
-    log::{Log, LogError, embedded::{EmbeddedLog, EmbeddedOptions}},
-    metrics::Metrics,
+    log::{Log, LogError, embedded::{Commit, EmbeddedLog, EmbeddedOptions}},
+    metrics::{Metrics, Recorder},
     query::Query,
-    state::{State, StateError, StateOptions},
+    state::{Flush, State, StateError, StateOptions},
     tail::TailRings,
 };
 use control::ControlWriter;
@@ -129,6 +129,7 @@ struct Parts {
     platforms: Arc<Vec<(Issuer, u32)>>,
     lags: Lags,
     control: ControlWriter,
+    snapshots: Arc<Semaphore>,
     drain: Drain,
 }
 
@@ -140,7 +141,7 @@ impl Broker {
         let listeners = serve::Listeners::bind(&config).await?;
         let metrics = Arc::new(Metrics::new(config.platforms.iter().map(|p| p.issuer)));
         let health = Health::new();
-        let (log, state) = open_stores(&config, &clock).await?;
+        let (log, state) = open_stores(&config, &clock, &metrics.recorder()).await?;
         let rings = Arc::new(TailRings::new(
             state.stored().next,
             config.memory.tail_urgent as usize,
@@ -167,6 +168,7 @@ impl Broker {
             )),
             producers: Arc::new(Producers::default()),
             control: ControlWriter::new(Arc::clone(&log)),
+            snapshots: Arc::new(Semaphore::new(config.limits.snapshots as usize)),
             drain: Drain::new(),
             clock,
             log,
@@ -275,17 +277,25 @@ async fn wait(what: &str, tasks: &TaskTracker, deadline: Instant, blocking: impl
 async fn open_stores(
     config: &Config,
     clock: &Clock,
+    recorder: &Recorder,
 ) -> Result<(Arc<dyn Log>, Arc<State>), StartError> {
     let dir = config.data_dir.clone();
     let log_options = EmbeddedOptions {
         group_bytes_max: config.group_bytes as usize,
         clock: Arc::clone(clock),
+        observer: {
+            let recorder = recorder.clone();
+            Arc::new(move |c: Commit| recorder.commit(c.records, c.bytes, c.write, c.sync))
+        },
         ..EmbeddedOptions::default()
     };
     let state_options = StateOptions {
         gather_bytes_max: config.memory.gather as usize,
         block_cache_bytes: config.memory.block_cache as usize,
-        ..StateOptions::default()
+        observer: {
+            let recorder = recorder.clone();
+            Arc::new(move |f: Flush| recorder.state_flushed(f.rows, f.bytes, f.took))
+        },
     };
     let opened = tokio::task::spawn_blocking(move || {
         let log = EmbeddedLog::open(&dir.join("log"), log_options)?;
@@ -317,7 +327,7 @@ fn start_apply(
         Arc::clone(state),
         Arc::clone(rings),
         Arc::clone(waiters),
-        Arc::clone(metrics),
+        metrics.recorder(),
     )?;
     std::thread::Builder::new()
         .name("apply".to_owned())
@@ -409,7 +419,7 @@ impl Parts {
             platforms: Arc::clone(&self.platforms),
             metrics: Arc::clone(&self.metrics),
             clock: Arc::clone(&self.clock),
-            snapshots: Arc::new(Semaphore::new(self.config.limits.snapshots as usize)),
+            snapshots: Arc::clone(&self.snapshots),
             log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
             tasks: self.drain.fanout_tasks.clone(),
             draining: self.drain.fanout.clone(),

@@ -5,13 +5,14 @@ use crate::{
     ingress::{queue::Queues, registry::Producers},
     lag::Lags,
     log::Log,
-    metrics::{Gauges, LagSample, Observe},
+    metrics::{Gauges, LagSample, Observe, StoreGauges},
     node::Parts,
     state::State,
     tail::TailRings,
 };
 use hutong_proto::Lane;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 #[derive(Debug)]
 pub struct Observer {
@@ -22,6 +23,7 @@ pub struct Observer {
     producers: Arc<Producers>,
     subscriptions: Arc<Subscriptions>,
     lags: Lags,
+    snapshots: Arc<Semaphore>,
     snapshots_max: usize,
 }
 
@@ -35,6 +37,7 @@ impl Observer {
             producers: Arc::clone(&parts.producers),
             subscriptions: Arc::clone(&parts.subscriptions),
             lags: parts.lags.clone(),
+            snapshots: Arc::clone(&parts.snapshots),
             snapshots_max: parts.config.limits.snapshots as usize,
         }
     }
@@ -69,5 +72,33 @@ impl Observe for Observer {
             }
         }
         samples
+    }
+
+    fn gauges(&self) -> Gauges {
+        let (state, log) = (self.state.store(), self.log.store());
+        let partitions = self.log.partitions();
+        Gauges {
+            next_offset: self.log.next_offset(),
+            applied: self.state.applied().next,
+            stored: self.state.stored().next,
+            log_bytes: partitions.iter().map(|p| p.bytes_estimate).sum(),
+            log_poisoned: self.log.poisoned().is_some(),
+            queue_bytes: self.queues.bytes(),
+            tail_bytes: self.rings.bytes(),
+            gather_bytes: self.state.memory_bytes(),
+            snapshots_running: self.snapshots_max - self.snapshots.available_permits(),
+            producers_connected: self.producers.connected().into_iter().collect(),
+            subscribers_connected: self.subscriptions.connected().into_iter().collect(),
+            stores: vec![
+                StoreGauges {
+                    name: "log",
+                    ..log
+                },
+                StoreGauges {
+                    name: "state",
+                    ..state
+                },
+            ],
+        }
     }
 }

@@ -10,6 +10,8 @@ mod writer;
 
 use crate::{
     clock::Clock,
+    metrics::StoreGauges,
+    rocks,
     log::{
         Append, AppendError, Entry, EntryHead, Log, LogError, Merged, PartitionInfo, ReadError,
         Tail, faults::Faults,
@@ -378,7 +380,7 @@ impl Log for EmbeddedLog {
         let mut batch = WriteBatch::default();
         batch.put_cf(meta, keys::trimmed(partition), before.0.to_be_bytes());
         batch.delete_range_cf(entries, from, to);
-        self.shared.db.write(&batch).map_err(io)?;
+        self.shared.db.write(batch).map_err(io)?;
         let kept = read::head_at(&self.shared.db, partition, before)?;
         let records = |first: u64| u128::from((known.row.last_ordinal + 1).saturating_sub(first));
         let (old, new) = (
@@ -409,6 +411,10 @@ impl Log for EmbeddedLog {
 
     fn next_offset(&self) -> Offset {
         self.shared.positions.lock().next
+    }
+
+    fn store(&self) -> StoreGauges {
+        rocks::gauges(&self.shared.db, &[ENTRIES, META])
     }
 
     fn poisoned(&self) -> Option<String> {

@@ -160,7 +160,7 @@ impl Writer {
         }
         self.shared
             .db
-            .write(&batch)
+            .write(batch)
             .map_err(|e| WriteError::Unknown(e.to_string()))
     }
 

@@ -1,0 +1,572 @@
+//! The state: the newest value of every register, and what apply must remember.
+//!
+//! There is no write-ahead log here: the log is one. Values gather in memory and go down as sorted
+//! runs, each one file that RocksDB takes in at once, with the applied position among its rows. So
+//! what is on disk is always the exact effect of all records below that position, and a restart
+//! applies the rest again.
+
+mod gather;
+pub mod keys;
+pub mod row;
+mod run;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use crate::{metrics::StoreGauges, rocks};
+use gather::Gather;
+use hutong_proto::{EntityId, Kind, Micros, Offset};
+use keys::RegisterKey;
+use parking_lot::{Condvar, Mutex, RwLock, RwLockUpgradableReadGuard, RwLockWriteGuard};
+use rocksdb::{DB, Direction, IteratorMode, ReadOptions};
+use row::{OwnedRow, Row};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+pub use snapshot::SnapshotRows;
+
+/// Of the database; there is only the one.
+const FAMILIES: &[&str] = &["default"];
+/// Runs that wait to go down; then apply waits.
+const FROZEN_MAX: usize = 2;
+
+#[derive(Clone)]
+pub struct StateOptions {
+    /// Gathered values beyond this go down.
+    pub gather_bytes_max: usize,
+    pub block_cache_bytes: usize,
+    /// Told about each run that went down.
+    pub observer: Arc<dyn Fn(Flush) + Send + Sync>,
+}
+
+impl std::fmt::Debug for StateOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StateOptions")
+            .field("gather_bytes_max", &self.gather_bytes_max)
+            .field("block_cache_bytes", &self.block_cache_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for StateOptions {
+    fn default() -> Self {
+        StateOptions {
+            gather_bytes_max: 64 << 20,
+            block_cache_bytes: 32 << 20,
+            observer: Arc::new(|_| {}),
+        }
+    }
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("cannot open the state in {dir}: {why}")]
+    Open { dir: String, why: String },
+    #[error("the state failed and takes nothing until it is opened again: {0}")]
+    Failed(String),
+    #[error("the state is damaged at key {key}: {what}; remove the state folder to rebuild it from the log, or restore a backup")]
+    Damaged { key: String, what: String },
+}
+
+impl StateError {
+    /// Keys of registers hold an entity, so only the kind of the key is told.
+    pub fn damaged(key: &[u8], what: &str) -> StateError {
+        let kind = key.first().copied().unwrap_or_default();
+        StateError::Damaged {
+            key: format!("of kind {kind:#04x}"),
+            what: what.to_owned(),
+        }
+    }
+}
+
+/// How far the log is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The next offset to apply.
+    pub next: Offset,
+    /// The log's time at the last applied record.
+    pub log_time: Micros,
+    /// Deltas applied since the log began.
+    pub deltas: u64,
+}
+
+impl Applied {
+    const NOTHING: Applied = Applied {
+        next: Offset::FIRST,
+        log_time: Micros::ZERO,
+        deltas: 0,
+    };
+
+    fn encode(&self) -> [u8; 24] {
+        let mut out = [0; 24];
+        let numbers = [self.next.0, self.log_time.0, self.deltas];
+        for (chunk, n) in out.chunks_exact_mut(8).zip(numbers) {
+            chunk.copy_from_slice(&n.to_be_bytes());
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Applied> {
+        let bytes: &[u8; 24] = bytes.try_into().ok()?;
+        let number = |i: usize| {
+            let mut n = [0; 8];
+            n.copy_from_slice(&bytes[i * 8..i * 8 + 8]);
+            u64::from_be_bytes(n)
+        };
+        Some(Applied {
+            next: Offset(number(0)),
+            log_time: Micros(number(1)),
+            deltas: number(2),
+        })
+    }
+}
+
+/// A gathered run on its way down.
+#[derive(Debug)]
+struct Frozen {
+    gather: Gather,
+    applied: Applied,
+}
+
+#[derive(Debug)]
+struct Memory {
+    active: Gather,
+    /// Oldest first.
+    frozen: Vec<Arc<Frozen>>,
+    applied: Applied,
+    stored: Applied,
+}
+
+/// What flushing did so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StateStats {
+    pub flushes: u64,
+    pub rows_ingested: u64,
+    pub flush_seconds: f64,
+}
+
+/// One run that went down.
+#[derive(Clone, Copy, Debug)]
+pub struct Flush {
+    pub rows: usize,
+    pub bytes: usize,
+    pub took: Duration,
+}
+
+#[derive(Debug)]
+struct Shared {
+    db: DB,
+    dir: PathBuf,
+    memory: RwLock<Memory>,
+    /// Held while a run is taken in and leaves the frozen ones, and while a snapshot begins: a
+    /// snapshot then sees each run exactly once.
+    ingest: Mutex<()>,
+    signal: Mutex<Signal>,
+    /// Told after each run that went down, with `signal`.
+    changed: Condvar,
+    /// Wakes the flush thread; one token is enough.
+    wake: crossbeam_channel::Sender<()>,
+    log_time: Arc<AtomicU64>,
+    stats: Mutex<StateStats>,
+}
+
+/// What the flush thread and those who wait for it tell each other.
+#[derive(Debug, Default)]
+struct Signal {
+    stop: bool,
+    failure: Option<String>,
+}
+
+#[derive(Debug)]
+pub struct State {
+    shared: Arc<Shared>,
+    options: StateOptions,
+    flusher: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl State {
+    pub fn open(dir: &Path, options: StateOptions) -> Result<State, StateError> {
+        let failed = |why: String| StateError::Open {
+            dir: dir.display().to_string(),
+            why,
+        };
+        let log_time = Arc::new(AtomicU64::new(0));
+        let db = run::open(dir, options.block_cache_bytes, &log_time).map_err(failed)?;
+        let stored = match db.get(keys::applied()).map_err(|e| failed(e.to_string()))? {
+            Some(row) => Applied::decode(&row)
+                .ok_or_else(|| StateError::damaged(&keys::applied(), "does not decode"))?,
+            None => Applied::NOTHING,
+        };
+        log_time.store(stored.log_time.0, Ordering::Release);
+        let (wake, woken) = crossbeam_channel::bounded(1);
+        let shared = Arc::new(Shared {
+            db,
+            dir: dir.to_owned(),
+            memory: RwLock::new(Memory {
+                active: Gather::default(),
+                frozen: Vec::new(),
+                applied: stored,
+                stored,
+            }),
+            ingest: Mutex::new(()),
+            signal: Mutex::new(Signal::default()),
+            changed: Condvar::new(),
+            wake,
+            log_time,
+            stats: Mutex::new(StateStats::default()),
+        });
+        let flusher = Arc::clone(&shared);
+        let observer = Arc::clone(&options.observer);
+        let flusher = std::thread::Builder::new()
+            .name("state-flush".to_owned())
+            .spawn(move || run::flush_loop(&flusher, &woken, &*observer))
+            .map_err(|e| failed(e.to_string()))?;
+        Ok(State {
+            shared,
+            options,
+            flusher: Mutex::new(Some(flusher)),
+        })
+    }
+
+    /// As of the last committed group.
+    pub fn applied(&self) -> Applied {
+        self.shared.memory.read().applied
+    }
+
+    /// On disk: a restart applies the log from here.
+    pub fn stored(&self) -> Applied {
+        self.shared.memory.read().stored
+    }
+
+    /// Begins a group of changes; readers wait until it is committed. For apply alone. Waits while
+    /// too much is on its way down.
+    pub fn begin(&self) -> Result<Group<'_>, StateError> {
+        let mut signal = self.shared.signal.lock();
+        loop {
+            if let Some(why) = &signal.failure {
+                return Err(StateError::Failed(why.clone()));
+            }
+            if self.shared.memory.read().frozen.len() <= FROZEN_MAX {
+                break;
+            }
+            self.shared.changed.wait(&mut signal);
+        }
+        drop(signal);
+        Ok(Group {
+            state: self,
+            memory: self.shared.memory.write(),
+        })
+    }
+
+    /// A row of any kind but registers.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        self.shared.get_other(&self.shared.memory.read(), key)
+    }
+
+    pub fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StateError> {
+        let below = keys::after_prefix(prefix).unwrap_or_else(|| vec![u8::MAX; 32]);
+        self.scan_range(prefix, &below)
+    }
+
+    /// Rows with keys in this range, of any kind but registers, in order.
+    pub fn scan_range(
+        &self,
+        from: &[u8],
+        below: &[u8],
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StateError> {
+        let memory = self.shared.memory.read();
+        let mut rows = BTreeMap::new();
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(below);
+        let stored = self
+            .shared
+            .db
+            .iterator_opt(IteratorMode::From(from, Direction::Forward), options);
+        for item in stored {
+            let (key, value) = item.map_err(|e| StateError::Failed(e.to_string()))?;
+            rows.insert(key.into_vec(), value.into_vec());
+        }
+        let gathers = memory.frozen.iter().map(|f| &f.gather).chain([&memory.active]);
+        for gather in gathers {
+            for (key, row) in gather.others_in(from, below) {
+                match row {
+                    Some(row) => rows.insert(key.clone(), row.to_vec()),
+                    None => rows.remove(key),
+                };
+            }
+        }
+        Ok(rows.into_iter().collect())
+    }
+
+    /// All registers of one entity that are not forgotten.
+    pub fn entity(&self, entity: EntityId) -> Result<Vec<(RegisterKey, OwnedRow)>, StateError> {
+        let memory = self.shared.memory.read();
+        let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        let prefix = keys::entity_prefix(entity);
+        let mut options = ReadOptions::default();
+        if let Some(end) = keys::after_prefix(&prefix) {
+            options.set_iterate_upper_bound(end);
+        }
+        let stored = self
+            .shared
+            .db
+            .iterator_opt(IteratorMode::From(&prefix, Direction::Forward), options);
+        for item in stored {
+            let (key, value) = item.map_err(|e| StateError::Failed(e.to_string()))?;
+            rows.insert(key[1..].to_vec(), value.into_vec());
+        }
+        // The gathered map has no order, but the possible keys of an entity are few.
+        let gathers = || memory.frozen.iter().map(|f| &f.gather).chain([&memory.active]);
+        for gather in gathers() {
+            for kind in Kind::ALL {
+                for issuer in gather.issuers() {
+                    let key = RegisterKey {
+                        entity,
+                        kind,
+                        issuer,
+                    }
+                    .encode();
+                    if let Some(row) = gather.register(&key) {
+                        rows.insert(key.to_vec(), row.to_vec());
+                    }
+                }
+            }
+        }
+        let log_time = memory.applied.log_time;
+        let mut found = Vec::with_capacity(rows.len());
+        for (key, value) in &rows {
+            let (key, row) = decode_register(key, value)?;
+            if !row.forgotten(log_time) {
+                found.push((key, row.to_owned()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Hands what is gathered to the flush thread, without waiting for it.
+    pub fn rotate(&self) -> Result<(), StateError> {
+        self.check()?;
+        let memory = self.shared.memory.upgradable_read();
+        // What waits is enough; nothing is urgent here.
+        if memory.frozen.is_empty() && memory.applied.next > memory.stored.next {
+            let mut memory = RwLockUpgradableReadGuard::upgrade(memory);
+            self.shared.freeze(&mut memory);
+        }
+        Ok(())
+    }
+
+    /// Everything gathered goes down; returns when it is on disk.
+    pub fn flush(&self) -> Result<(), StateError> {
+        let target = {
+            let mut memory = self.shared.memory.write();
+            self.shared.freeze(&mut memory);
+            memory.applied.next
+        };
+        let mut signal = self.shared.signal.lock();
+        while self.shared.memory.read().stored.next < target {
+            if let Some(why) = &signal.failure {
+                return Err(StateError::Failed(why.clone()));
+            }
+            // The flush thread signals under the lock, so nothing is missed; the time-out only
+            // covers a thread that died.
+            self.shared.changed.wait_for(&mut signal, Duration::from_secs(1));
+            if self.flusher.lock().as_ref().is_none_or(JoinHandle::is_finished)
+                && self.shared.memory.read().stored.next < target
+            {
+                return Err(StateError::Failed("the flush thread ended".to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Flushes and stops.
+    pub fn close(&self) -> Result<(), StateError> {
+        let flushed = self.flush();
+        self.stop();
+        flushed
+    }
+
+    fn stop(&self) {
+        self.shared.signal.lock().stop = true;
+        self.shared.wake();
+        let flusher = self.flusher.lock().take();
+        if let Some(flusher) = flusher
+            && flusher.join().is_err()
+        {
+            tracing::error!("the flush thread panicked");
+        }
+    }
+
+    fn check(&self) -> Result<(), StateError> {
+        match &self.shared.signal.lock().failure {
+            Some(why) => Err(StateError::Failed(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Why the state takes nothing, if so.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.signal.lock().failure.clone()
+    }
+
+    pub fn registers_estimate(&self) -> u64 {
+        let gathered: usize = {
+            let memory = self.shared.memory.read();
+            memory.frozen.iter().map(|f| f.gather.rows()).sum::<usize>() + memory.active.rows()
+        };
+        self.shared.property("rocksdb.estimate-num-keys") + gathered as u64
+    }
+
+    /// Bytes gathered and on their way down.
+    pub fn memory_bytes(&self) -> usize {
+        let memory = self.shared.memory.read();
+        memory.frozen.iter().map(|f| f.gather.bytes()).sum::<usize>() + memory.active.bytes()
+    }
+
+    pub fn disk_bytes(&self) -> u64 {
+        self.shared.property("rocksdb.total-sst-files-size")
+    }
+
+    pub fn stats(&self) -> StateStats {
+        *self.shared.stats.lock()
+    }
+
+    /// What the store says about itself, for metrics.
+    pub fn store(&self) -> StoreGauges {
+        rocks::gauges(&self.shared.db, FAMILIES)
+    }
+
+    /// Runs `f` over all registers as of one moment, while writes go on. Blocks for as long.
+    pub fn with_snapshot<R>(
+        &self,
+        f: impl FnOnce(&mut SnapshotRows<'_>, Applied) -> R,
+    ) -> Result<R, StateError> {
+        self.check()?;
+        let (mut rows, applied) = SnapshotRows::begin(&self.shared)?;
+        Ok(f(&mut rows, applied))
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn property(&self, name: &str) -> u64 {
+        rocks::property(&self.db, FAMILIES, name)
+    }
+
+    fn get_other(&self, memory: &Memory, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        let gathers = [&memory.active].into_iter().chain(memory.frozen.iter().rev().map(|f| &f.gather));
+        for gather in gathers {
+            if let Some(row) = gather.other(key) {
+                return Ok(row.map(<[u8]>::to_vec));
+            }
+        }
+        self.db.get(key).map_err(|e| StateError::Failed(e.to_string()))
+    }
+
+    fn freeze(&self, memory: &mut Memory) {
+        if memory.applied.next == memory.stored.next && memory.active.is_empty() {
+            return;
+        }
+        let covered = memory.frozen.last().map(|f| f.applied.next);
+        if memory.active.is_empty() && covered == Some(memory.applied.next) {
+            return;
+        }
+        let mut gather = std::mem::take(&mut memory.active);
+        gather.put_other(&keys::applied(), Some(&memory.applied.encode()));
+        memory.frozen.push(Arc::new(Frozen {
+            gather,
+            applied: memory.applied,
+        }));
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if self.wake.try_send(()).is_err() {
+            tracing::trace!("a wake-up is on its way already");
+        }
+    }
+}
+
+fn decode_register<'a>(key: &[u8], value: &'a [u8]) -> Result<(RegisterKey, Row<'a>), StateError> {
+    let damaged = |what| StateError::damaged(&[keys::KeyKind::Register as u8], what);
+    let key = RegisterKey::decode(key).ok_or_else(|| damaged("the key does not decode"))?;
+    let row = Row::decode(value).ok_or_else(|| damaged("the row does not decode"))?;
+    Ok((key, row))
+}
+
+/// Changes of one group of records; nobody sees half of them.
+#[derive(Debug)]
+pub struct Group<'a> {
+    state: &'a State,
+    memory: RwLockWriteGuard<'a, Memory>,
+}
+
+impl Group<'_> {
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        self.state.shared.get_other(&self.memory, key)
+    }
+
+    /// The register's row, unless it is forgotten.
+    pub fn get_register(&self, key: &RegisterKey) -> Result<Option<OwnedRow>, StateError> {
+        let encoded = key.encode();
+        let frozen = self.memory.frozen.iter().rev().map(|f| &f.gather);
+        let gathered = [&self.memory.active]
+            .into_iter()
+            .chain(frozen)
+            .find_map(|gather| gather.register(&encoded));
+        let stored;
+        let bytes = match gathered {
+            Some(bytes) => Some(bytes),
+            None => {
+                stored = self
+                    .state
+                    .shared
+                    .db
+                    .get_pinned(key.stored())
+                    .map_err(|e| StateError::Failed(e.to_string()))?;
+                stored.as_deref()
+            }
+        };
+        let Some(bytes) = bytes else { return Ok(None) };
+        let (_, row) = decode_register(&encoded, bytes)?;
+        Ok((!row.forgotten(self.memory.applied.log_time)).then(|| row.to_owned()))
+    }
+
+    pub fn put(&mut self, key: &[u8], row: &[u8]) {
+        self.memory.active.put_other(key, Some(row));
+    }
+
+    pub fn delete(&mut self, key: &[u8]) {
+        self.memory.active.put_other(key, None);
+    }
+
+    pub fn put_register(&mut self, key: &RegisterKey, row: &[u8]) {
+        self.memory.active.put_register(key.encode(), row);
+    }
+
+    /// Makes the group visible. Too much gathered goes down in the background.
+    pub fn commit(mut self, applied: Applied) {
+        assert!(applied.next > self.memory.applied.next, "the log is applied forward only");
+        self.memory.applied = applied;
+        self.state
+            .shared
+            .log_time
+            .store(applied.log_time.0, Ordering::Release);
+        if self.memory.active.bytes() > self.state.options.gather_bytes_max {
+            self.state.shared.freeze(&mut self.memory);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! How gathered values go down: one sorted file a run, which RocksDB takes in whole.
+//!
+//! RocksDB syncs a file that it takes in, and the manifest that names it, before it says so; a crash
+//! in between leaves a file that nobody knows, which is removed at the next opening.
+
+use crate::state::{Flush, Frozen, Shared, StateError, keys::KeyKind, row::Row};
+use crossbeam_channel::Receiver;
+use hutong_proto::Micros;
+use rocksdb::{
+    BlockBasedOptions, Cache, CompactionDecision, DB, DBCompressionType, IngestExternalFileOptions,
+    Options, SstFileWriter,
+};
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+/// Files of runs that are being written.
+const TEMPORARY: &str = "run-";
+const BLOCK_BYTES: usize = 16 << 10;
+const BLOOM_BITS_PER_KEY: f64 = 10.0;
+
+/// Opens the database in `dir`, with files of broken runs removed.
+pub fn open(dir: &Path, block_cache_bytes: usize, log_time: &Arc<AtomicU64>) -> Result<DB, String> {
+    fs::create_dir_all(dir).map_err(|e| e.to_string())?;
+    for entry in fs::read_dir(dir).map_err(|e| e.to_string())? {
+        let entry = entry.map_err(|e| e.to_string())?;
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            fs::remove_file(entry.path()).map_err(|e| e.to_string())?;
+        }
+    }
+    let mut options = options(block_cache_bytes);
+    options.create_if_missing(true);
+    let log_time = Arc::clone(log_time);
+    options.set_compaction_filter("expiry", move |_level, key, value| {
+        expiry(key, value, Micros(log_time.load(Ordering::Acquire)))
+    });
+    DB::open(&options, dir).map_err(|e| e.to_string())
+}
+
+/// What is long expired goes at compaction, by the log's time. It counts as absent before that too,
+/// so when it goes makes no difference.
+fn expiry(key: &[u8], value: &[u8], log_time: Micros) -> CompactionDecision {
+    let register = key.first() == Some(&(KeyKind::Register as u8));
+    match Row::decode(value) {
+        Some(row) if register && row.forgotten(log_time) => CompactionDecision::Remove,
+        _ => CompactionDecision::Keep,
+    }
+}
+
+fn options(block_cache_bytes: usize) -> Options {
+    let mut options = Options::default();
+    options.set_paranoid_checks(true);
+    options.set_max_background_jobs(2);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(16 << 20);
+    // Runs come large and sorted: more of them may wait for compaction before reads suffer.
+    options.set_level_zero_file_num_compaction_trigger(6);
+    options.set_level_zero_slowdown_writes_trigger(40);
+    options.set_level_zero_stop_writes_trigger(60);
+    options.set_target_file_size_base(64 << 20);
+    options.set_max_bytes_for_level_base(512 << 20);
+    // Nothing is written but runs.
+    options.set_write_buffer_size(1 << 20);
+    let mut table = BlockBasedOptions::default();
+    table.set_block_size(BLOCK_BYTES);
+    table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+    table.set_block_cache(&Cache::new_lru_cache(block_cache_bytes));
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    options.set_block_based_table_factory(&table);
+    options
+}
+
+/// Brings frozen runs down, oldest first, until it is told to stop and nothing is left.
+pub fn flush_loop(shared: &Shared, woken: &Receiver<()>, observer: &dyn Fn(Flush)) {
+    let mut serial = 0u64;
+    loop {
+        let next = shared.memory.read().frozen.first().cloned();
+        let Some(run) = next else {
+            if shared.signal.lock().stop || woken.recv().is_err() {
+                return;
+            }
+            continue;
+        };
+        serial += 1;
+        let flushed = flush(shared, &run, serial);
+        let mut signal = shared.signal.lock();
+        match flushed {
+            Ok(flushed) => {
+                shared.changed.notify_all();
+                drop(signal);
+                observer(flushed);
+            }
+            Err(error) => {
+                tracing::error!(%error, "state cannot go down: the broker must stop");
+                signal.failure = Some(error.to_string());
+                shared.changed.notify_all();
+                return;
+            }
+        }
+    }
+}
+
+fn flush(shared: &Shared, run: &Arc<Frozen>, serial: u64) -> Result<Flush, StateError> {
+    let started = Instant::now();
+    let failed = |what: &str, e: &dyn std::fmt::Display| StateError::Failed(format!("{what}: {e}"));
+    let path = shared.dir.join(format!("{TEMPORARY}{serial}.sst"));
+    write(&path, run).map_err(|e| failed("a run cannot be written", &e))?;
+    let mut options = IngestExternalFileOptions::default();
+    options.set_move_files(true);
+    {
+        let _ingest = shared.ingest.lock();
+        shared
+            .db
+            .ingest_external_file_opts(&options, vec![&path])
+            .map_err(|e| failed("a run cannot be taken in", &e))?;
+        let mut memory = shared.memory.write();
+        memory.frozen.remove(0);
+        memory.stored = run.applied;
+    }
+    let mut stats = shared.stats.lock();
+    stats.flushes += 1;
+    stats.rows_ingested += run.gather.rows() as u64;
+    stats.flush_seconds += started.elapsed().as_secs_f64();
+    Ok(Flush {
+        rows: run.gather.rows(),
+        bytes: run.gather.bytes(),
+        took: started.elapsed(),
+    })
+}
+
+fn write(path: &Path, run: &Frozen) -> Result<(), rocksdb::Error> {
+    let options = options(0);
+    let mut file = SstFileWriter::create(&options);
+    file.open(path)?;
+    run.gather.for_each_sorted(|key, row| match row {
+        Some(row) => file.put(key, row),
+        None => file.delete(key),
+    })?;
+    file.finish()
+}
