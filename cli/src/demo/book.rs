@@ -5,7 +5,7 @@ use super::{
     view::{Counts, View},
 };
 use hutong_connectors::client::Receipt;
-use hutong_proto::{Cursor, Delta, Issuer, Lane, LogId, Offset, Reason, Revision};
+use hutong_proto::{Cursor, Delta, Issuer, Lane, LogId, Offset, Reason};
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, Ordering::Relaxed},
@@ -64,14 +64,14 @@ impl Ends {
 }
 
 impl Book {
-    pub fn new(platforms: usize, cells: usize, base: Revision) -> Book {
+    pub fn new(platforms: usize, cells: usize) -> Book {
         Book {
             published: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             superseded: AtomicU64::new(0),
             by_platform: (0..platforms).map(|_| AtomicU64::new(0)).collect(),
-            model: Mutex::new(View::new(cells, base)),
+            model: Mutex::new(View::new(cells)),
             ends: Mutex::new(Ends::default()),
             first_refusal: Mutex::new(None),
         }
@@ -142,13 +142,20 @@ impl Book {
     pub fn lost_at(&self, platform: usize, counts: &Counts) -> u64 {
         self.expected_at(platform).saturating_sub(counts.distinct())
     }
+
+    /// Delivered to this platform more than once.
+    pub fn doubled_at(&self, platform: usize, counts: &Counts) -> u64 {
+        counts.doubled + counts.distinct().saturating_sub(self.expected_at(platform))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use hutong_connectors::client::{Position, Refused, RefusedInfo};
-    use hutong_proto::{EntityId, Micros, Provenance, Sequence, Shard, Value, delta::Colour};
+    use hutong_proto::{
+        EntityId, Micros, Provenance, Revision, Sequence, Shard, Value, delta::Colour,
+    };
     use std::sync::Arc;
 
     fn delta(entity: u8, revision: u64) -> Delta {
@@ -175,7 +182,7 @@ mod tests {
         for entity in 1..=3 {
             registers.add(issuer, &EntityId([entity; 16]), 0);
         }
-        let book = Book::new(2, registers.cells(), Revision(10));
+        let book = Book::new(2, registers.cells());
         let refused = |index, reason: Reason| Refused {
             index,
             info: RefusedInfo {
@@ -209,6 +216,13 @@ mod tests {
         assert_eq!(book.expected_at(0), 0);
         assert_eq!(book.expected_at(1), 1);
         assert_eq!(book.lost_at(1, &Counts::default()), 1);
+        let too_much = Counts {
+            applied: 1,
+            overtaken: 2,
+            ..Counts::default()
+        };
+        assert_eq!(book.lost_at(1, &too_much), 0);
+        assert_eq!(book.doubled_at(1, &too_much), 2);
         assert_eq!(book.first_refusal().as_deref(), Some("TIME_IN_FUTURE: m"));
         let mut cursor = book.ends().as_cursor();
         assert_eq!(cursor.urgent, Offset(8));

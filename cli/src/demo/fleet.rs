@@ -65,7 +65,7 @@ impl Fleet {
         let registers = Arc::new(registers);
         // Revisions that rise from one run to the next, as those of a source do.
         let base = Revision(times::now().0);
-        let book = Arc::new(Book::new(places.len(), registers.cells(), base));
+        let book = Arc::new(Book::new(places.len(), registers.cells()));
         let (seen_by, seen) = mpsc::channel(SEEN_MAX);
         let mut tasks = JoinSet::new();
         let mut platforms = Vec::with_capacity(places.len());
@@ -205,7 +205,7 @@ fn judge(platforms: &[Arc<Platform>], book: &Book, registers: &Registers) -> Ver
         verdict.applied_max = verdict.applied_max.max(counts.applied);
         verdict.delivered += counts.received;
         verdict.lost += book.lost_at(platform.index, &counts);
-        verdict.doubled += counts.doubled;
+        verdict.doubled += book.doubled_at(platform.index, &counts);
         verdict.went_back += counts.went_back;
         verdict.unknown += counts.unknown;
         verdict.reconnects += platform.reconnects.load(Relaxed);
@@ -309,7 +309,7 @@ mod tests {
                 value: Value::HealthCode(Colour::Red),
             })
             .collect();
-        let book = Book::new(3, registers.cells(), BASE);
+        let book = Book::new(3, registers.cells());
         let receipt = Receipt {
             sequence: Sequence(1),
             accepted: 2,
@@ -366,7 +366,8 @@ mod tests {
         }
         platforms[1].take_in(&delivered[1..], &registers, true);
         let verdict = judge(&platforms, &book, &registers);
-        assert_eq!((verdict.lost, verdict.doubled), (0, 1));
+        // One that came again, and two that the issuer must not get at all.
+        assert_eq!((verdict.lost, verdict.doubled), (0, 1 + 2));
         assert_eq!(verdict.unequal, [(platforms[0].place.name, 2)]);
     }
 }

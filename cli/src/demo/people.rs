@@ -9,7 +9,7 @@ use hutong_proto::{
 use std::{collections::VecDeque, sync::Arc};
 
 /// In all; three registers each. Small enough that 32 views fit in little memory.
-pub const PEOPLE: u64 = 80_000;
+pub const PEOPLE: u64 = 60_000;
 const PEOPLE_PER_PLATFORM_MIN: u64 = 64;
 /// So that every run is the same.
 const SEED: u64 = 0x4875_746f_6e67;

@@ -74,7 +74,7 @@ impl Platform {
             place,
             issuer: Issuer::new(place.code).expect("the table holds valid codes"),
             received: Mutex::new(Received {
-                view: View::new(cells, base),
+                view: View::new(cells),
                 latency: [latency_histogram(), latency_histogram()],
                 cursor: None,
             }),

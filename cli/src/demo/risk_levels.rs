@@ -1,10 +1,11 @@
-//! `hutong demo --risk-levels DIR`: the published lists of risk areas, replayed. Every province publishes
-//! what changed on its part of the list, and after sampled files every platform's view is compared with
-//! the file itself, area by area.
+//! `hutong demo --risk-levels DIR`: the published lists of risk areas, replayed. Every province reads the
+//! folder with the snapshot-folder source, publishes what changed on its part of the lists, and after
+//! sampled files every platform's view is compared with the file itself, area by area.
 
 use super::{
     fleet::Fleet,
     people::provenance,
+    platform::Platform,
     platforms::Place,
     registers::{Register, Registers},
     report::ReplayReport,
@@ -12,161 +13,130 @@ use super::{
 };
 use crate::{
     errors::CliError,
-    output::{Grid, Screen, grouped},
-    times,
+    output::{Screen, grouped},
 };
-use hutong_connectors::sources::snapshot_folder::parse_risk_levels;
-use hutong_proto::{Delta, EntityId, Issuer, Kind, Lane, Micros, Value, area, delta::RiskLevel};
+use hutong_connectors::{
+    source::{Source as _, SourceRow},
+    sources::snapshot_folder::{CommittedAt, Format, Settings, SnapshotFolder, parse_risk_levels},
+};
+use hutong_proto::{
+    Delta, EntityId, Issuer, Kind, Lane, Micros, Provenance, Value, area, delta::RiskLevel,
+};
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    path::Path,
-    time::Instant,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
 };
+use tokio::task::JoinSet;
 
 /// Comparisons over a replay, beside the one at its end.
 const COMPARISONS: usize = 24;
 const BATCH_DELTAS_MAX: usize = 2000;
+/// Reading one list takes milliseconds; a source that takes so long waits for something.
+const STUCK_AFTER: Duration = Duration::from_secs(120);
 
-/// An area: the place in the demo that publishes it, and its full path.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Area {
-    home: usize,
-    path: Vec<String>,
-}
-
-impl Area {
-    fn entity(&self) -> EntityId {
-        area::entity(self.path.iter().map(String::as_str))
-    }
-}
-
-/// One file: every area on it, with its level.
-#[derive(Debug)]
-struct List {
-    name: String,
-    levels: HashMap<u32, RiskLevel>,
-}
-
-/// All files, with the areas that stand on any of them, numbered.
+/// The lists of a folder, and the areas that stand on any of them.
 #[derive(Debug)]
 pub struct Lists {
-    areas: Vec<Area>,
-    entities: Vec<EntityId>,
-    lists: Vec<List>,
-    /// Entries of provinces without a platform in this demo.
-    elsewhere: u64,
+    dir: PathBuf,
+    /// Files that can be read as lists, in their order.
+    names: Vec<String>,
+    /// By path: which platform of the demo publishes it.
+    areas: BTreeMap<Vec<String>, usize>,
+    /// Files that cannot be read as lists.
+    broken: usize,
+    /// Areas of provinces without a platform in this demo.
+    elsewhere: usize,
 }
 
-/// Reads all `.json` files of a folder, in the order of their names.
+type Levels = BTreeMap<Vec<String>, RiskLevel>;
+
+/// Looks at all `.json` files of a folder.
 pub fn read(dir: &Path, places: &[Place]) -> Result<Lists, CliError> {
-    let file_error = |doing, path: &Path| {
-        let path = path.to_owned();
-        move |source| CliError::File {
-            doing,
-            path,
-            source,
-        }
-    };
-    let mut paths: Vec<_> = fs::read_dir(dir)
-        .map_err(file_error("opening the folder", dir))?
+    let entries = fs::read_dir(dir).map_err(|source| CliError::File {
+        doing: "opening the folder",
+        path: dir.to_owned(),
+        source,
+    })?;
+    let mut names: Vec<String> = entries
         .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.extension().is_some_and(|e| e == "json"))
+        .filter_map(|e| e.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".json") && !name.starts_with('.'))
         .collect();
-    paths.sort();
-    if paths.is_empty() {
+    names.sort();
+    let mut lists = Lists {
+        dir: dir.to_owned(),
+        names: Vec::with_capacity(names.len()),
+        areas: BTreeMap::new(),
+        broken: 0,
+        elsewhere: 0,
+    };
+    let mut wrong = None;
+    for name in names {
+        match levels(dir, &name)? {
+            Ok(levels) => lists.add(name, levels, places),
+            Err(why) => {
+                lists.broken += 1;
+                wrong.get_or_insert(format!("{name}: {why}"));
+            }
+        }
+    }
+    lists.forget_other_provinces();
+    if lists.names.is_empty() {
         return Err(CliError::Usage(format!(
-            "{} holds no .json files; --risk-levels takes a folder of published lists",
-            dir.display()
+            "{} holds no list of risk areas; --risk-levels takes a folder of published lists, as .json files{}",
+            dir.display(),
+            wrong.map_or_else(String::new, |w| format!(" ({w})"))
         )));
     }
-    let mut builder = Builder::default();
-    for path in &paths {
-        let bytes = fs::read(path).map_err(file_error("reading", path))?;
-        let areas = parse_risk_levels(&bytes).map_err(|e| {
-            CliError::Usage(format!(
-                "{} is not a list of risk areas: {e}",
-                path.display()
-            ))
-        })?;
-        let name = path
-            .file_name()
-            .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-        builder.list(name, places, areas.into_iter());
-    }
-    Ok(builder.finish())
+    Ok(lists)
 }
 
-#[derive(Default)]
-struct Builder {
-    numbers: BTreeMap<Area, u32>,
-    lists: Vec<List>,
-    /// Entries of provinces without a platform in this demo.
-    elsewhere: u64,
+/// One file. The inner error says why it is no list.
+fn levels(dir: &Path, name: &str) -> Result<Result<Levels, String>, CliError> {
+    let path = dir.join(name);
+    let bytes = fs::read(&path).map_err(|source| CliError::File {
+        doing: "reading",
+        path,
+        source,
+    })?;
+    Ok(parse_risk_levels(&bytes).map_err(|e| e.to_string()))
 }
 
-impl Builder {
-    fn list(
-        &mut self,
-        name: String,
-        places: &[Place],
-        entries: impl Iterator<Item = (Vec<String>, RiskLevel)>,
-    ) {
-        let mut levels = HashMap::new();
-        for (path, level) in entries {
-            let province = path.first().map_or("", String::as_str);
-            let Some(home) = places.iter().position(|p| p.province == province) else {
-                self.elsewhere += 1;
-                continue;
-            };
-            let next = self.numbers.len() as u32;
-            let number = *self.numbers.entry(Area { home, path }).or_insert(next);
-            levels.insert(number, level);
-        }
-        self.lists.push(List { name, levels });
-    }
-
-    fn finish(self) -> Lists {
-        let mut areas: Vec<(u32, Area)> = self.numbers.into_iter().map(|(a, n)| (n, a)).collect();
-        areas.sort_unstable_by_key(|(number, _)| *number);
-        let areas: Vec<Area> = areas.into_iter().map(|(_, area)| area).collect();
-        Lists {
-            entities: areas.iter().map(Area::entity).collect(),
-            areas,
-            lists: self.lists,
-            elsewhere: self.elsewhere,
-        }
-    }
-}
+/// Marks a province that no platform of the demo publishes.
+const NOWHERE: usize = usize::MAX;
 
 impl Lists {
+    fn add(&mut self, name: String, levels: Levels, places: &[Place]) {
+        for path in levels.into_keys() {
+            let province = path.first().map_or("", String::as_str);
+            let home = places.iter().position(|p| p.province == province);
+            self.areas.insert(path, home.unwrap_or(NOWHERE));
+        }
+        self.names.push(name);
+    }
+
+    fn forget_other_provinces(&mut self) {
+        let all = self.areas.len();
+        self.areas.retain(|_, home| *home != NOWHERE);
+        self.elsewhere = all - self.areas.len();
+    }
+
     /// The directory of all areas.
     pub fn registers(&self, places: &[Place]) -> Registers {
         let mut registers = Registers::default();
-        for (area, entity) in self.areas.iter().zip(&self.entities) {
-            let issuer = Issuer::new(places[area.home].code).expect("the table holds valid codes");
-            registers.add(issuer, entity, area.home);
+        for (path, home) in &self.areas {
+            let issuer = Issuer::new(places[*home].code).expect("the table holds valid codes");
+            registers.add(issuer, &entity_of(path), *home);
         }
         registers
     }
 }
 
-/// What changed from one list to the next: new levels, and areas that are no longer listed.
-fn changes(before: Option<&List>, now: &List) -> Vec<(u32, RiskLevel)> {
-    let mut changes: Vec<(u32, RiskLevel)> = now
-        .levels
-        .iter()
-        .filter(|(n, level)| before.and_then(|b| b.levels.get(n)) != Some(level))
-        .map(|(n, level)| (*n, *level))
-        .collect();
-    if let Some(before) = before {
-        let gone = before.levels.keys().filter(|n| !now.levels.contains_key(n));
-        changes.extend(gone.map(|n| (*n, RiskLevel::Cleared)));
-    }
-    // The same order in every run.
-    changes.sort_unstable_by_key(|(n, _)| *n);
-    changes
+fn entity_of(path: &[String]) -> EntityId {
+    area::entity(path.iter().map(String::as_str))
 }
 
 /// Publishes list after list and compares.
@@ -175,119 +145,252 @@ pub async fn replay(
     fleet: &Fleet,
     screen: &Screen,
 ) -> Result<ReplayReport, CliError> {
-    let every = lists.lists.len().div_ceil(COMPARISONS).max(1);
-    screen.heading(&format!(
-        "{} published lists, {} areas, every province publishing its own",
-        lists.lists.len(),
-        grouped(lists.areas.len() as u64)
-    ))?;
-    if lists.elsewhere > 0 {
-        screen.paragraph(&format!(
-            "{} entries are left out: their provinces do not take part with so few platforms.",
-            grouped(lists.elsewhere)
-        ))?;
+    introduce(lists, screen)?;
+    let every = lists.names.len().div_ceil(COMPARISONS).max(1);
+    let mut provinces = Vec::with_capacity(fleet.platforms.len());
+    for platform in &fleet.platforms {
+        provinces.push(Province::start(platform, &lists.dir).await?);
     }
-    let mut grid = Grid::new(&[
-        "list",
-        ">areas listed",
-        ">changes since the last line",
-        ">ms until all have it",
-        "every view equals the file",
-    ]);
+    let directory = Directory::new(lists, fleet);
     let mut report = ReplayReport {
-        files: lists.lists.len(),
+        files: lists.names.len(),
         files_compared: 0,
         unequal: 0,
     };
-    let mut changes_shown = 0;
-    for (i, list) in lists.lists.iter().enumerate() {
-        let before = i.checked_sub(1).map(|b| &lists.lists[b]);
-        let changes = changes(before, list);
-        changes_shown += changes.len();
+    let mut changes = 0;
+    screen.line(screen.bold(Line::HEADER))?;
+    for (i, name) in lists.names.iter().enumerate() {
         let sent_at = Instant::now();
-        publish(lists, fleet, &changes, &list.name).await?;
-        if (i + 1) % every != 0 && i + 1 != lists.lists.len() {
+        let (again, published) = publish_list(provinces, fleet, name).await?;
+        provinces = again;
+        changes += published;
+        if !(i + 1).is_multiple_of(every) && i + 1 != lists.names.len() {
             continue;
         }
         fleet.quiet_down().await;
-        let waited_ms = sent_at.elapsed().as_millis();
-        let different = compare(lists, list, fleet);
+        let waited = sent_at.elapsed();
+        let levels = levels(&lists.dir, name)?.map_err(|why| {
+            CliError::Broken(format!("{name} was a list and is none any more: {why}"))
+        })?;
+        let different = directory.compare(&levels, fleet);
         report.files_compared += 1;
         report.unequal += different.len() as u64;
-        grid.row([
-            list.name.clone(),
-            grouped(list.levels.len() as u64),
-            grouped(changes_shown as u64),
-            waited_ms.to_string(),
-            match different.as_slice() {
-                [] => format!("yes, all {}", fleet.platforms.len()),
-                names => format!("NO: {}", names.join(", ")),
-            },
-        ]);
-        changes_shown = 0;
+        let line = Line {
+            name,
+            listed: levels.len(),
+            changes,
+            waited,
+            platforms: fleet.platforms.len(),
+            different,
+        };
+        screen.line(line.render())?;
+        changes = 0;
     }
-    screen.grid(&grid)?;
     Ok(report)
 }
 
-async fn publish(
-    lists: &Lists,
-    fleet: &Fleet,
-    changes: &[(u32, RiskLevel)],
-    list: &str,
-) -> Result<(), CliError> {
-    let now = times::now();
-    for platform in &fleet.platforms {
-        let reason = provenance(platform.place, "RISK", &format!("list {list}"));
-        let deltas: Vec<Delta> = changes
-            .iter()
-            .filter(|(n, _)| lists.areas[*n as usize].home == platform.index)
-            .map(|(n, level)| Delta {
-                entity: lists.entities[*n as usize],
-                revision: platform.next_revision(),
-                committed_at: now,
-                expires_at: Micros::ZERO,
-                evidence: String::new(),
-                provenance: reason.clone(),
-                value: Value::AreaRisk {
-                    level: *level,
-                    path: lists.areas[*n as usize].path.clone(),
-                },
-            })
-            .collect();
-        for batch in deltas.chunks(BATCH_DELTAS_MAX) {
-            let source = fleet.source(platform.index, Lane::Urgent);
-            source.publish(batch.to_vec()).await?;
-        }
+fn introduce(lists: &Lists, screen: &Screen) -> Result<(), CliError> {
+    screen.heading(&format!(
+        "{} published lists of risk areas, {} areas, every province publishing its own",
+        grouped(lists.names.len() as u64),
+        grouped(lists.areas.len() as u64)
+    ))?;
+    if lists.broken > 0 {
+        screen.paragraph(&format!(
+            "{} files cannot be read as lists and clear nothing.",
+            lists.broken
+        ))?;
     }
-    Ok(())
+    if lists.elsewhere > 0 {
+        screen.paragraph(&format!(
+            "{} areas are left out: their provinces do not take part in this run.",
+            grouped(lists.elsewhere as u64)
+        ))?;
+    }
+    screen.blank()
 }
 
-/// The platforms whose view is not exactly this list, without what they published themselves.
-fn compare(lists: &Lists, list: &List, fleet: &Fleet) -> Vec<&'static str> {
-    let registers: Vec<Register> = lists
-        .areas
-        .iter()
-        .zip(&lists.entities)
-        .map(|(area, entity)| {
-            let issuer = fleet.platforms[area.home].issuer;
-            let found = fleet.registers.find(issuer, entity, Kind::AreaRisk);
-            found.expect("the directory was made of these areas")
-        })
-        .collect();
-    let mut different = Vec::new();
-    for platform in &fleet.platforms {
-        let received = platform.received();
-        let equal = registers.iter().enumerate().all(|(n, register)| {
-            let own = lists.areas[n].home == platform.index;
-            let listed = list.levels.get(&(n as u32)).filter(|_| !own);
-            holds(received.view.value(*register), listed)
+/// One comparison, as it is printed.
+struct Line<'a> {
+    name: &'a str,
+    listed: usize,
+    changes: usize,
+    waited: Duration,
+    platforms: usize,
+    different: Vec<&'static str>,
+}
+
+impl Line<'_> {
+    const HEADER: &'static str =
+        "  areas listed  changes since  ms for the last  every view equals the file         list";
+
+    fn render(&self) -> String {
+        let equal = match self.different.as_slice() {
+            [] => format!("yes, on all {} platforms", self.platforms),
+            names => format!("NO: {}", names.join(", ")),
+        };
+        format!(
+            "  {:>12}  {:>13}  {:>15}  {equal:<33}  {}",
+            grouped(self.listed as u64),
+            grouped(self.changes as u64),
+            self.waited.as_millis(),
+            self.name
+        )
+    }
+}
+
+/// One province with its own snapshot-folder source.
+struct Province {
+    platform: Arc<Platform>,
+    folder: SnapshotFolder,
+    /// By list: all changes of one list have one reason.
+    authority: Arc<Provenance>,
+}
+
+impl Province {
+    async fn start(platform: &Arc<Platform>, dir: &Path) -> Result<Province, CliError> {
+        let mut folder = SnapshotFolder::new(Settings {
+            provinces: vec![platform.place.province.to_owned()],
+            notify: false,
+            settle: Duration::ZERO,
+            once: true,
+            // Latency counts from the moment of publishing, not from 2022.
+            committed_at: CommittedAt::Now,
+            // Lists did shrink suddenly, and a replay asks nobody whether that was right.
+            shrink_max: 1.0,
+            ..Settings::new(dir, Format::RiskLevels)
         });
-        if !equal {
-            different.push(platform.place.name);
+        folder
+            .start(None)
+            .await
+            .map_err(|e| CliError::Broken(format!("{}: {e}", platform.place.name)))?;
+        Ok(Province {
+            authority: provenance(platform.place, "RISK", "published list of risk areas"),
+            platform: Arc::clone(platform),
+            folder,
+        })
+    }
+
+    /// The changes of the next list, which must be this one.
+    async fn next(&mut self, name: &str) -> Result<Vec<Delta>, CliError> {
+        let wrong = |what: String| {
+            CliError::Broken(format!(
+                "{}, reading {name}: {what}",
+                self.platform.place.name
+            ))
+        };
+        loop {
+            let batch = self.folder.next().await.map_err(|e| wrong(e.to_string()))?;
+            match batch.barrier {
+                // A file that is no list: the source goes past it.
+                None => {}
+                Some(read) if read == name => {
+                    let rows = batch.rows.iter();
+                    return rows
+                        .map(|row| delta(row, &self.authority))
+                        .collect::<Option<_>>()
+                        .ok_or_else(|| wrong("a row without level or path".to_owned()));
+                }
+                Some(other) => return Err(wrong(format!("the source gave {other}"))),
+            }
         }
     }
-    different
+}
+
+fn delta(row: &SourceRow, authority: &Arc<Provenance>) -> Option<Delta> {
+    let level = RiskLevel::from_name(row.fields.get("level")?.as_str()?)?;
+    let parts = row.fields.get("path")?.as_array()?.iter();
+    let path: Vec<String> = parts
+        .map(|part| part.as_str().map(str::to_owned))
+        .collect::<Option<_>>()?;
+    Some(Delta {
+        entity: entity_of(&path),
+        revision: row.revision,
+        committed_at: row.committed_at,
+        expires_at: Micros::ZERO,
+        evidence: String::new(),
+        provenance: Arc::clone(authority),
+        value: Value::AreaRisk { level, path },
+    })
+}
+
+/// Lets every province read and publish one list. Returns the provinces, and how much they published.
+async fn publish_list(
+    provinces: Vec<Province>,
+    fleet: &Fleet,
+    name: &str,
+) -> Result<(Vec<Province>, usize), CliError> {
+    let mut readers = JoinSet::new();
+    for mut province in provinces {
+        let name = name.to_owned();
+        let source = fleet.source(province.platform.index, Lane::Urgent).clone();
+        readers.spawn(async move {
+            let deltas = province.next(&name).await?;
+            for batch in deltas.chunks(BATCH_DELTAS_MAX) {
+                source.publish(batch.to_vec()).await?;
+            }
+            Ok::<_, CliError>((province, deltas.len()))
+        });
+    }
+    let (mut provinces, mut changes) = (Vec::new(), 0);
+    loop {
+        let next = tokio::time::timeout(STUCK_AFTER, readers.join_next());
+        match next.await {
+            Err(_) => {
+                return Err(CliError::Broken(format!(
+                    "some province has been reading or publishing {name} for {} s",
+                    STUCK_AFTER.as_secs()
+                )));
+            }
+            Ok(None) => return Ok((provinces, changes)),
+            Ok(Some(read)) => {
+                let read = read.map_err(|e| CliError::Broken(format!("a reader died: {e}")))?;
+                let (province, published) = read?;
+                provinces.push(province);
+                changes += published;
+            }
+        }
+    }
+}
+
+/// Where each area is in a view.
+struct Directory {
+    registers: HashMap<Vec<String>, Register>,
+}
+
+impl Directory {
+    fn new(lists: &Lists, fleet: &Fleet) -> Directory {
+        let registers = lists.areas.iter().map(|(path, home)| {
+            let issuer = fleet.platforms[*home].issuer;
+            let found = fleet
+                .registers
+                .find(issuer, &entity_of(path), Kind::AreaRisk);
+            (
+                path.clone(),
+                found.expect("the directory was made of these areas"),
+            )
+        });
+        Directory {
+            registers: registers.collect(),
+        }
+    }
+
+    /// The platforms whose view is not exactly this file, without what they published themselves.
+    fn compare(&self, levels: &Levels, fleet: &Fleet) -> Vec<&'static str> {
+        let mut different = Vec::new();
+        for platform in &fleet.platforms {
+            let received = platform.received();
+            let equal = self.registers.iter().all(|(path, register)| {
+                let own = fleet.registers.home(register.0 as usize) == platform.index;
+                let listed = levels.get(path).filter(|_| !own);
+                holds(received.view.value(*register), listed)
+            });
+            if !equal {
+                different.push(platform.place.name);
+            }
+        }
+        different
+    }
 }
 
 /// Whether a view's value says what the list says; an area that is not listed is unknown or cleared.
@@ -302,43 +405,69 @@ fn holds(value: ValueMark, listed: Option<&RiskLevel>) -> bool {
 mod tests {
     use super::*;
     use crate::demo::platforms::first;
+    use hutong_proto::Revision;
+    use serde_json::json;
 
-    fn path(parts: &[&str]) -> Vec<String> {
-        parts.iter().map(|p| (*p).to_owned()).collect()
-    }
-
-    fn lists() -> Lists {
-        let mut builder = Builder::default();
-        let (a, b) = (path(&["安徽省", "宿州市"]), path(&["四川省", "成都市"]));
-        let elsewhere = path(&["海南省", "三亚市"]);
-        builder.list(
-            "1".to_owned(),
-            first(4),
-            [(a.clone(), RiskLevel::High), (elsewhere, RiskLevel::Low)].into_iter(),
-        );
-        builder.list(
-            "2".to_owned(),
-            first(4),
-            [(a, RiskLevel::Middle), (b, RiskLevel::High)].into_iter(),
-        );
-        builder.list("3".to_owned(), first(4), std::iter::empty());
-        assert_eq!(builder.elsewhere, 1);
-        builder.finish()
+    fn list(areas: &[(&str, &str)]) -> String {
+        let entries: Vec<_> = areas
+            .iter()
+            .map(|(province, community)| {
+                json!({"type": "2", "province": province, "city": "c", "county": "d",
+                       "area_name": "n", "communitys": [community]})
+            })
+            .collect();
+        json!({"code": 0, "msg": "", "data": {"end_update_time": "2022-04-15 11时",
+               "hcount": 0, "mcount": 0, "highlist": entries, "middlelist": []}})
+        .to_string()
     }
 
     #[test]
-    fn the_changes_between_lists_are_new_levels_and_what_has_gone() {
-        let lists = lists();
-        let change = |i: usize| {
-            let before = i.checked_sub(1).map(|b| &lists.lists[b]);
-            changes(before, &lists.lists[i])
+    fn a_folder_is_read_with_its_untidy_files() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            fs::write(dir.path().join(name), text).expect("a file");
         };
-        assert_eq!(change(0), [(0, RiskLevel::High)]);
-        assert_eq!(change(1), [(0, RiskLevel::Middle), (1, RiskLevel::High)]);
-        assert_eq!(
-            change(2),
-            [(0, RiskLevel::Cleared), (1, RiskLevel::Cleared)]
+        write(
+            "2022041511-a.json",
+            &list(&[("安徽省", "x"), ("海南省", "y")]),
         );
+        write("2022041512-b.json", "{\"code\": 0, \"data\": {\"highl");
+        write(
+            "2022041513-c.json",
+            &list(&[("安徽省", "x"), ("四川省", "z")]),
+        );
+        write("notes.txt", "not a list");
+        let lists = read(dir.path(), first(4)).expect("two lists");
+        assert_eq!(lists.names, ["2022041511-a.json", "2022041513-c.json"]);
+        assert_eq!(
+            (lists.areas.len(), lists.broken, lists.elsewhere),
+            (2, 1, 1)
+        );
+    }
+
+    #[test]
+    fn a_folder_without_lists_is_a_usage_error_that_says_what_is_wrong() {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::write(dir.path().join("1.json"), "{").expect("a file");
+        let error = read(dir.path(), first(4)).expect_err("no list");
+        assert_eq!(error.code(), 2);
+        assert!(error.to_string().contains("1.json"), "{error}");
+    }
+
+    #[test]
+    fn a_row_becomes_a_delta_of_its_area() {
+        let row = |fields: serde_json::Value| SourceRow {
+            fields: fields.as_object().expect("an object").clone(),
+            place: "file 1".to_owned(),
+            revision: Revision(7),
+            committed_at: Micros(9),
+        };
+        let authority = provenance(&first(1)[0], "RISK", "list");
+        let good = row(json!({"level": "high", "path": ["安徽省", "宿州市"]}));
+        let made = delta(&good, &authority).expect("a delta");
+        assert_eq!(made.entity, area::entity(["安徽省", "宿州市"]));
+        assert_eq!(made.revision, Revision(7));
+        assert!(delta(&row(json!({"refused": "why"})), &authority).is_none());
     }
 
     #[test]

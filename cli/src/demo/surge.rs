@@ -26,6 +26,8 @@ const BULK_TICK: Duration = Duration::from_millis(100);
 const BATCH_DELTAS_MAX: u64 = 2000;
 /// What is due is still sent for this long after the end; then the rest counts as held back.
 const GRACE: Duration = Duration::from_secs(1);
+/// A source that still waits for credit so long after the end will not get any.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// When each delta of an open-loop load is due.
 #[derive(Clone, Copy, Debug)]
@@ -99,15 +101,28 @@ pub async fn run(
     }
     let mut latency = [latency_histogram(), latency_histogram()];
     watch(fleet, screen, start, length, &mut latency).await?;
-    let mut held_back = 0;
-    while let Some(load) = loads.join_next().await {
-        held_back += load.map_err(|e| CliError::Broken(format!("a load task died: {e}")))??;
-    }
+    let held_back = tokio::time::timeout(STUCK_AFTER, finish(loads))
+        .await
+        .map_err(|_| {
+            CliError::Broken(format!(
+                "the broker has given some source no credit for {} s after the surge",
+                STUCK_AFTER.as_secs()
+            ))
+        })??;
     let [urgent, bulk] = latency;
     Ok(Surge {
         latency: Lanes { urgent, bulk },
         held_back,
     })
+}
+
+/// Waits for the sources; returns how many deltas they held back.
+async fn finish(mut loads: JoinSet<Result<u64, CliError>>) -> Result<u64, CliError> {
+    let mut held_back = 0;
+    while let Some(load) = loads.join_next().await {
+        held_back += load.map_err(|e| CliError::Broken(format!("a load task died: {e}")))??;
+    }
+    Ok(held_back)
 }
 
 /// Prints what happened in each second.
