@@ -13,8 +13,8 @@ pub mod embedded;
 pub mod faults;
 pub mod memory;
 
-#[cfg(any(test, feature = "faults"))]
-pub mod conformance;
+#[cfg(test)]
+mod conformance;
 
 use crate::metrics::StoreGauges;
 use bytes::Bytes;

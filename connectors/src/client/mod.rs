@@ -1,4 +1,24 @@
-//! Client SDK: publish, subscribe, query.
+//! The client SDK: publish, subscribe, ask. Everything that speaks to a broker uses it.
+//!
+//! A [`Publisher`] hides lost connections: it sends again what is not acknowledged, and the broker
+//! drops what it has. A [`Subscriber`] goes on at its cursor. Both stop only for what cannot pass:
+//! see [`ClientError::is_passing`].
+
+mod backoff;
+mod encode;
+mod endpoint;
+mod error;
+mod publisher;
+mod subscriber;
+
+pub use backoff::Backoff;
+pub use encode::EncodedBatch;
+pub use endpoint::{AdminClient, Endpoint, Identity, QueryClient, admin, query};
+pub use error::{ClientError, RefusedInfo};
+pub use publisher::{
+    Pending, Position, Publisher, PublisherOptions, PublisherStatus, Receipt, Refused,
+};
+pub use subscriber::{Event, Filter, Lag, Start, Subscriber, SubscriberOptions};
 
 use hutong_proto::{Delta, Issuer, Micros, Offset};
 

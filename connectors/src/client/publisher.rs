@@ -1,0 +1,205 @@
+//! Publishing: one task owns the stream, connects again when it breaks, and sends again what was not
+//! acknowledged. Bounded by batches and by the credit that the broker gives.
+
+mod task;
+
+use crate::client::{Backoff, ClientError, EncodedBatch, Endpoint, Identity, RefusedInfo};
+use hutong_proto::{Delta, Epoch, Lane, Micros, Offset, Reason, Sequence, Shard};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+
+/// How to publish.
+#[derive(Clone, Debug)]
+pub struct PublisherOptions {
+    pub endpoint: Endpoint,
+    /// The name of the producer within its platform; one stream at a time has it.
+    pub producer: String,
+    /// Higher at each start of the process; the time by default.
+    pub epoch: Option<Epoch>,
+    pub batches_in_flight_max: usize,
+    pub backoff: Backoff,
+}
+
+impl PublisherOptions {
+    pub fn new(endpoint: Endpoint, producer: impl Into<String>) -> PublisherOptions {
+        PublisherOptions {
+            endpoint,
+            producer: producer.into(),
+            epoch: None,
+            batches_in_flight_max: 64,
+            backoff: Backoff::default(),
+        }
+    }
+}
+
+/// What became of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    pub sequence: Sequence,
+    /// Deltas that are durable and applied.
+    pub accepted: u32,
+    pub refused: Vec<Refused>,
+    /// The batch was refused as a whole.
+    pub error: Option<RefusedInfo>,
+    /// It was durable before the connection broke; what was refused of it is not known any more.
+    pub duplicate: bool,
+    pub positions: Vec<Position>,
+}
+
+/// A delta that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// In the batch.
+    pub index: u32,
+    pub info: RefusedInfo,
+}
+
+/// Where accepted deltas are in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub lane: Lane,
+    pub shard: Shard,
+    pub offset: Offset,
+    pub durable_at: Micros,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublisherStatus {
+    pub connected: bool,
+    pub batches_in_flight: usize,
+    pub last_error: Option<String>,
+    pub reconnects: u64,
+}
+
+/// A batch handed over, with where to tell what became of it.
+#[derive(Debug)]
+struct Job {
+    batch: EncodedBatch,
+    answer: oneshot::Sender<Result<Receipt, ClientError>>,
+}
+
+/// Resolves when the batch is acknowledged, or the publisher ends for good.
+#[derive(Debug)]
+pub struct Pending(oneshot::Receiver<Result<Receipt, ClientError>>);
+
+impl Future for Pending {
+    type Output = Result<Receipt, ClientError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0)
+            .poll(cx)
+            .map(|answer| answer.unwrap_or(Err(ClientError::Closed)))
+    }
+}
+
+/// Handle of a publisher; clones share its stream. The stream ends with the last one.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    jobs: mpsc::Sender<Job>,
+    status: watch::Receiver<PublisherStatus>,
+    ended: watch::Receiver<Option<ClientError>>,
+    task: Arc<Mutex<Option<Owned>>>,
+}
+
+/// Aborts its task when dropped.
+#[derive(Debug)]
+struct Owned(JoinHandle<()>);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Publisher {
+    /// Opens the stream. What can pass is tried again until it does; what cannot is the error.
+    pub async fn connect(options: PublisherOptions) -> Result<Publisher, ClientError> {
+        let Identity::Platform(issuer) = options.endpoint.identity else {
+            return Err(ClientError::Refused(RefusedInfo {
+                reason: Reason::RoleNotAllowed.code().to_owned(),
+                reason_known: Some(Reason::RoleNotAllowed),
+                field: "identity".to_owned(),
+                message: format!("{} may not publish", options.endpoint.identity),
+                retryable: false,
+            }));
+        };
+        options.endpoint.channel()?;
+        let (jobs, queue) = mpsc::channel(options.batches_in_flight_max.max(1));
+        let (status_out, status) = watch::channel(PublisherStatus::default());
+        let (ended_out, ended) = watch::channel(None);
+        let epoch = options.epoch.unwrap_or_else(|| {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            Epoch(since.as_micros() as u64)
+        });
+        let task = task::Task::new(options, issuer, epoch, queue, status_out, ended_out);
+        let owned = Owned(tokio::spawn(task.run()));
+        let mut publisher = Publisher {
+            jobs,
+            status,
+            ended,
+            task: Arc::new(Mutex::new(Some(owned))),
+        };
+        let opened = tokio::select! {
+            opened = publisher.status.wait_for(|status| status.connected) => opened.is_ok(),
+            _ = publisher.ended.wait_for(Option::is_some) => false,
+        };
+        if opened {
+            return Ok(publisher);
+        }
+        let error = publisher.ended.borrow().clone();
+        Err(error.unwrap_or(ClientError::Closed))
+    }
+
+    /// Hands over a batch; waits while too many are under way. An error means that the publisher has
+    /// ended for good, or that the batch is too large.
+    pub async fn publish(&self, deltas: Vec<Delta>) -> Result<Pending, ClientError> {
+        self.publish_encoded(EncodedBatch::from_deltas(&deltas)?).await
+    }
+
+    /// The same for a batch that is encoded already.
+    pub async fn publish_encoded(&self, batch: EncodedBatch) -> Result<Pending, ClientError> {
+        batch.check()?;
+        let (answer, pending) = oneshot::channel();
+        if self.jobs.send(Job { batch, answer }).await.is_err() {
+            let error = self.ended.borrow().clone();
+            return Err(error.unwrap_or(ClientError::Closed));
+        }
+        Ok(Pending(pending))
+    }
+
+    pub fn status(&self) -> PublisherStatus {
+        self.status.borrow().clone()
+    }
+
+    /// Waits until everything handed over is acknowledged, then ends the stream. Batches handed over
+    /// through other clones while this waits are taken along.
+    pub async fn close(self) -> Result<(), ClientError> {
+        let Publisher {
+            jobs,
+            ended,
+            task,
+            status: _status,
+        } = self;
+        drop(jobs);
+        let owned = task.lock().await.take();
+        if let Some(mut owned) = owned {
+            // The task ends when the last sender is gone and nothing is owed.
+            if (&mut owned.0).await.is_err() {
+                return Err(ClientError::Closed);
+            }
+        }
+        match ended.borrow().clone() {
+            None | Some(ClientError::Closed) => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+}
