@@ -87,9 +87,16 @@ impl Memory {
             gather,
             block_cache,
         } = self;
-        [tail_urgent, tail_bulk, queue_urgent, queue_bulk, gather, block_cache]
-            .into_iter()
-            .sum()
+        [
+            tail_urgent,
+            tail_bulk,
+            queue_urgent,
+            queue_bulk,
+            gather,
+            block_cache,
+        ]
+        .into_iter()
+        .sum()
     }
 }
 
@@ -269,7 +276,8 @@ fn config(doc: &Document) -> Option<Config> {
 fn listen(mut table: Table<'_>, identity: Option<IdentityMode>) -> (SocketAddr, SocketAddr) {
     let grpc = table.with_default("grpc", defaults::grpc());
     let http = table.with_default("http", defaults::http());
-    if identity == Some(IdentityMode::Trial) {
+    // Also when `identity` is wrong or missing: it is the only mode there is.
+    if identity.unwrap_or(IdentityMode::Trial) == IdentityMode::Trial {
         for (key, address) in [("grpc", grpc), ("http", http)] {
             if !address.ip().is_loopback() {
                 table.fail(
@@ -282,7 +290,11 @@ fn listen(mut table: Table<'_>, identity: Option<IdentityMode>) -> (SocketAddr, 
         }
     }
     if grpc == http && grpc.port() != 0 {
-        table.fail("http", format!("`listen.grpc` and `listen.http` are both {grpc}"), "change one");
+        table.fail(
+            "http",
+            format!("`listen.grpc` and `listen.http` are both {grpc}"),
+            "change one",
+        );
     }
     (grpc, http)
 }
@@ -295,7 +307,11 @@ fn platforms(root: &mut Table<'_>) -> Option<Vec<PlatformConfig>> {
     }
     if tables.len() > PLATFORMS_MAX {
         let message = format!("there are {} platforms", tables.len());
-        root.fail("platforms", message, format!("at most {PLATFORMS_MAX} are possible"));
+        root.fail(
+            "platforms",
+            message,
+            format!("at most {PLATFORMS_MAX} are possible"),
+        );
     }
     let mut lines: BTreeMap<Issuer, String> = BTreeMap::new();
     let read: Vec<Option<PlatformConfig>> = tables
@@ -446,9 +462,17 @@ mod tests {
     #[test]
     fn trial_identity_and_an_open_port_do_not_go_together() {
         let with = |listen: &str| format!("{SMALLEST}[listen]\n{listen}\n");
-        check(&with("grpc = \"0.0.0.0:7400\""), 8, "other machines can reach");
+        check(
+            &with("grpc = \"0.0.0.0:7400\""),
+            8,
+            "other machines can reach",
+        );
         check(&with("http = \"[::]:7401\""), 8, "other machines can reach");
-        check(&with("http = \"127.0.0.1:7400\""), 8, "are both 127.0.0.1:7400");
+        check(
+            &with("http = \"127.0.0.1:7400\""),
+            8,
+            "are both 127.0.0.1:7400",
+        );
         let good = with("grpc = \"[::1]:0\"\nhttp = \"127.0.0.9:0\"");
         assert!(Config::parse("broker.toml", &good).is_ok());
     }
@@ -456,7 +480,11 @@ mod tests {
     #[test]
     fn platforms_are_there_once_each_and_not_too_many() {
         let platform = |code: u32| format!("[[platforms]]\ncode = {code}\nname = \"x\"\n");
-        check(&format!("{SMALLEST}{}", platform(340_000)), 8, "stands twice, here and at `platforms[0]`");
+        check(
+            &format!("{SMALLEST}{}", platform(340_000)),
+            8,
+            "stands twice, here and at `platforms[0]`",
+        );
         check(&format!("{SMALLEST}{}", platform(34)), 8, "six digits");
         check(&SMALLEST.replace("340000", "\"340000\""), 5, "six digits");
         let head = "identity = \"trial\"\ndata.dir = \"d\"\n";
@@ -477,7 +505,11 @@ mod tests {
 
     #[test]
     fn a_filter_that_would_silence_the_log_is_refused() {
-        check(&format!("{SMALLEST}[telemetry]\nfilter = \"inof\"\n"), 8, "inof");
+        check(
+            &format!("{SMALLEST}[telemetry]\nfilter = \"inof\"\n"),
+            8,
+            "inof",
+        );
     }
 
     #[test]

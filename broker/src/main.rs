@@ -91,7 +91,11 @@ fn check(path: &Path, config: &Config) -> u8 {
 /// Writes to standard output. Nobody reading it is no reason to fail.
 fn say(text: &str) {
     let mut out = io::stdout();
-    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+    if out
+        .write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .is_err()
+    {
         tracing::debug!("standard output is closed");
     }
 }
@@ -101,7 +105,10 @@ fn run(config: Config) -> u8 {
         eprintln!("hutong-broker: {error}");
         return CANNOT_START;
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "cannot start the runtime");
@@ -143,9 +150,8 @@ async fn serve(config: Config) -> u8 {
             return CANNOT_START;
         }
     };
+    // The log says it too; this line is for programs that asked for free ports.
     let (grpc, http) = (broker.grpc_addr(), broker.http_addr());
-    tracing::info!(%grpc, %http, "listening");
-    // For those that asked for free ports.
     say(&format!("listening grpc={grpc} http={http}\n"));
     let signal = tokio::select! {
         reason = broker.failed() => {

@@ -55,10 +55,26 @@ fn report_of_five(arguments: &[&str]) -> String {
 fn five_mistakes_are_reported_at_once_with_line_and_caret() {
     let report = report_of_five(&["check"]);
     for (place, line, help) in [
-        ("five.toml:1:12]", "1 | identity = \"trail\"", "did you mean \"trial\"?"),
-        ("five.toml:4:8]", "4 | grpc = \"127.0.0.1\"", "\"127.0.0.1:7400\""),
-        ("five.toml:7:1]", "7 | dri = \"/var/lib/hutong\"", "did you mean `dir`?"),
-        ("five.toml:9:2]", "9 | [retenton]", "did you mean `retention`?"),
+        (
+            "five.toml:1:12]",
+            "1 | identity = \"trail\"",
+            "did you mean \"trial\"?",
+        ),
+        (
+            "five.toml:4:8]",
+            "4 | grpc = \"127.0.0.1\"",
+            "\"127.0.0.1:7400\"",
+        ),
+        (
+            "five.toml:7:1]",
+            "7 | dri = \"/var/lib/hutong\"",
+            "did you mean `dir`?",
+        ),
+        (
+            "five.toml:9:2]",
+            "9 | [retenton]",
+            "did you mean `retention`?",
+        ),
         ("five.toml:13:8]", "13 | code = 3400", "GB/T 2260"),
     ] {
         assert!(report.contains(place), "{place}:\n{report}");
@@ -68,14 +84,20 @@ fn five_mistakes_are_reported_at_once_with_line_and_caret() {
     let carets = report.lines().filter(|line| line.trim_end().ends_with('^'));
     assert_eq!(carets.count(), 5, "{report}");
     assert!(report.contains("5 errors in "), "{report}");
-    assert!(!report.contains('\u{1b}'), "colours without a terminal:\n{report}");
+    assert!(
+        !report.contains('\u{1b}'),
+        "colours without a terminal:\n{report}"
+    );
 }
 
 #[test]
 fn running_with_a_wrong_file_ends_with_the_same_report_before_a_port_is_bound() {
     let report = report_of_five(&["run"]);
     assert!(report.contains("5 errors in "), "{report}");
-    assert!(!report.contains("listening") && !report.contains("starting"), "{report}");
+    assert!(
+        !report.contains("listening") && !report.contains("starting"),
+        "{report}"
+    );
 }
 
 #[test]
@@ -105,7 +127,10 @@ fn a_file_that_is_not_there_is_named() {
     let output = broker(&["check"], Path::new("no-such-file.toml"));
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let text = String::from_utf8(output.stderr).expect("UTF-8");
-    assert!(text.contains("cannot read no-such-file.toml: no such file"), "{text}");
+    assert!(
+        text.contains("cannot read no-such-file.toml: no such file"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -113,5 +138,8 @@ fn the_exit_codes_are_in_the_help() {
     let output = broker(&["run"], Path::new("--help"));
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8(output.stdout).expect("UTF-8");
-    assert!(text.contains("Exit codes:") && text.contains("SIGTERM"), "{text}");
+    assert!(
+        text.contains("Exit codes:") && text.contains("SIGTERM"),
+        "{text}"
+    );
 }

@@ -65,7 +65,12 @@ fn parse(filter: &str) -> Result<EnvFilter, LogsError> {
             return Err(wrong(format!("`{part}` is none of {}", LEVELS.join(", "))));
         }
     }
-    EnvFilter::try_new(filter).map_err(|e| wrong(e.to_string()))
+    // The metrics library tells of its own comings and goings at level info.
+    let quiet = match filter.contains("opentelemetry") {
+        true => "",
+        false => ",opentelemetry_sdk=warn",
+    };
+    EnvFilter::try_new(format!("{filter}{quiet}")).map_err(|e| wrong(e.to_string()))
 }
 
 #[cfg(test)]

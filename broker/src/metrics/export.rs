@@ -18,7 +18,8 @@ use std::{
 };
 
 const SECONDS: [f64; 16] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
 ];
 const RECORDS: [f64; 11] = [
     1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0, 4096.0,
@@ -42,7 +43,9 @@ pub(super) fn register(counters: &Arc<Counters>, meter: &Meter) {
                     .with_unit(definition.unit)
                     .with_description(definition.help)
                     .with_callback(move |o| {
-                        read(&counters, name, &mut |value, labels| o.observe(value, labels));
+                        read(&counters, name, &mut |value, labels| {
+                            o.observe(value, labels)
+                        });
                     })
                     .build(),
             ),
@@ -52,7 +55,9 @@ pub(super) fn register(counters: &Arc<Counters>, meter: &Meter) {
                     .with_unit(definition.unit)
                     .with_description(definition.help)
                     .with_callback(move |o| {
-                        read(&counters, name, &mut |value, labels| o.observe(value, labels));
+                        read(&counters, name, &mut |value, labels| {
+                            o.observe(value, labels)
+                        });
                     })
                     .build(),
             ),
@@ -258,7 +263,9 @@ fn pairs(observed: &Observed, emit: Emit<'_>) {
 /// From `/proc`; `None` where there is none.
 pub(super) fn memory_resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }

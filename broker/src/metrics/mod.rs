@@ -183,7 +183,9 @@ impl Recorder {
 
     /// A batch arrived that had been durable before.
     pub fn batch_duplicate(&self, platform: Issuer) {
-        self.platform(platform).batches_duplicate.fetch_add(1, Relaxed);
+        self.platform(platform)
+            .batches_duplicate
+            .fetch_add(1, Relaxed);
     }
 
     /// A batch was acknowledged, so long after it arrived.
@@ -209,7 +211,9 @@ impl Recorder {
 
     /// One group of records was applied.
     pub fn applied(&self, records: usize, took: Duration) {
-        self.counters.records_applied.fetch_add(records as u64, Relaxed);
+        self.counters
+            .records_applied
+            .fetch_add(records as u64, Relaxed);
         self.histograms.apply.record(took.as_secs_f64(), &[]);
     }
 
@@ -222,13 +226,17 @@ impl Recorder {
 
     /// Retention shortened so many partitions.
     pub fn trimmed(&self, partitions: usize) {
-        self.counters.log_trims.fetch_add(partitions as u64, Relaxed);
+        self.counters
+            .log_trims
+            .fetch_add(partitions as u64, Relaxed);
     }
 
     /// Records sent to a subscriber.
     pub fn delivered(&self, platform: Issuer, records: usize, bytes: usize) {
         let counters = self.platform(platform);
-        counters.records_delivered.fetch_add(records as u64, Relaxed);
+        counters
+            .records_delivered
+            .fetch_add(records as u64, Relaxed);
         counters.delivered_bytes.fetch_add(bytes as u64, Relaxed);
     }
 
@@ -239,12 +247,16 @@ impl Recorder {
 
     /// A subscriber had something to receive and had given no credit for it.
     pub fn credit_exhausted(&self, platform: Issuer) {
-        self.platform(platform).credit_exhausted.fetch_add(1, Relaxed);
+        self.platform(platform)
+            .credit_exhausted
+            .fetch_add(1, Relaxed);
     }
 
     /// Rows sent in a snapshot.
     pub fn snapshot_rows(&self, platform: Issuer, rows: usize) {
-        self.platform(platform).snapshot_rows.fetch_add(rows as u64, Relaxed);
+        self.platform(platform)
+            .snapshot_rows
+            .fetch_add(rows as u64, Relaxed);
     }
 
     /// Deltas accepted from a platform since the start of the process.

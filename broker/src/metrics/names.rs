@@ -188,16 +188,33 @@ mod tests {
             let d = name.definition();
             assert!(seen.insert(d.name), "{} stands twice", d.name);
             assert!(d.name.starts_with("hutong_"), "{}", d.name);
-            assert!(d.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
-            assert_eq!(d.name.ends_with("_total"), d.kind == Kind::Counter, "{}", d.name);
+            assert!(
+                d.name
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            );
+            assert_eq!(
+                d.name.ends_with("_total"),
+                d.kind == Kind::Counter,
+                "{}",
+                d.name
+            );
             let stem = d.name.trim_end_matches("_total");
             match d.unit {
                 "s" => assert!(stem.ends_with("_seconds"), "{}", d.name),
                 "By" => assert!(stem.contains("_bytes"), "{}", d.name),
                 "By/s" => assert!(stem.ends_with("_bytes_per_second"), "{}", d.name),
-                unit => assert!(unit.is_empty() || unit.starts_with('{'), "{}: {unit}", d.name),
+                unit => assert!(
+                    unit.is_empty() || unit.starts_with('{'),
+                    "{}: {unit}",
+                    d.name
+                ),
             }
-            assert!(d.help.ends_with('.') && !d.help.contains('\n'), "{}", d.name);
+            assert!(
+                d.help.ends_with('.') && !d.help.contains('\n'),
+                "{}",
+                d.name
+            );
             assert!(d.labels.is_sorted(), "{}", d.name);
             assert!(d.labels.is_empty() == (d.series_max == 1) || d.labels == ["version"]);
             assert!(d.series_max <= 10_000, "{} has too many series", d.name);
@@ -206,7 +223,16 @@ mod tests {
 
     #[test]
     fn no_label_can_name_a_person() {
-        let allowed = ["issuer", "lane", "platform", "reason", "receiver", "store", "subscription", "version"];
+        let allowed = [
+            "issuer",
+            "lane",
+            "platform",
+            "reason",
+            "receiver",
+            "store",
+            "subscription",
+            "version",
+        ];
         for name in Name::ALL {
             let d = name.definition();
             assert!(d.labels.iter().all(|l| allowed.contains(l)), "{}", d.name);

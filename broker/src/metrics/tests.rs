@@ -57,7 +57,12 @@ fn busy() -> Metrics {
     metrics.batch(platform(ANHUI), 4_000);
     metrics.batch_duplicate(platform(ANHUI));
     metrics.acknowledged(Duration::from_millis(3));
-    metrics.commit(8, 9_000, Duration::from_micros(300), Duration::from_millis(2));
+    metrics.commit(
+        8,
+        9_000,
+        Duration::from_micros(300),
+        Duration::from_millis(2),
+    );
     metrics.commit_failed();
     metrics.applied(8, Duration::from_micros(700));
     metrics.state_flushed(100, 9_600, Duration::from_millis(40));
@@ -94,7 +99,9 @@ fn sample(line: &str) -> Option<(&str, BTreeMap<&str, &str>, f64)> {
 
 fn is_name(name: &str) -> bool {
     let mut bytes = name.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+    bytes
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
@@ -106,16 +113,27 @@ fn a_scrape_is_valid_and_shows_every_name_of_the_table_and_no_other() {
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').expect("a kind");
-            assert!(families.insert(name, kind).is_none(), "{name} has two TYPE lines");
+            assert!(
+                families.insert(name, kind).is_none(),
+                "{name} has two TYPE lines"
+            );
             family = name;
         } else if !line.starts_with("# HELP ") {
             let (name, labels, value) = sample(line).unwrap_or_else(|| panic!("{line}"));
             assert!(is_name(name) && labels.keys().all(|k| is_name(k)), "{line}");
             assert!(value >= 0.0, "{line}");
-            let suffix = name.strip_prefix(family).unwrap_or_else(|| panic!("{line} in {family}"));
+            let suffix = name
+                .strip_prefix(family)
+                .unwrap_or_else(|| panic!("{line} in {family}"));
             let of_histogram = ["_bucket", "_sum", "_count"].contains(&suffix);
-            assert!(suffix.is_empty() || of_histogram && families[family] == "histogram", "{line}");
-            assert!(series.insert(line.rsplit_once(' ').expect("value").0), "{line} stands twice");
+            assert!(
+                suffix.is_empty() || of_histogram && families[family] == "histogram",
+                "{line}"
+            );
+            assert!(
+                series.insert(line.rsplit_once(' ').expect("value").0),
+                "{line} stands twice"
+            );
         }
     }
     assert!(text.ends_with('\n'));
@@ -187,7 +205,10 @@ fn the_largest_pair_matrix_fits() {
     struct Matrix(Vec<Issuer>);
     impl Observe for Matrix {
         fn lags(&self) -> Vec<LagSample> {
-            let pairs = self.0.iter().flat_map(|a| self.0.iter().map(move |b| (*a, *b)));
+            let pairs = self
+                .0
+                .iter()
+                .flat_map(|a| self.0.iter().map(move |b| (*a, *b)));
             let pairs = pairs.filter(|(a, b)| a != b);
             pairs
                 .flat_map(|pair| Lane::DELIVERED.map(|lane| (pair, lane)))
@@ -209,7 +230,9 @@ fn the_largest_pair_matrix_fits() {
     let metrics = Metrics::new(platforms.clone());
     metrics.observe(Arc::new(Matrix(platforms)));
     let text = scrape(&metrics);
-    let series = text.lines().filter(|l| l.starts_with("hutong_pair_oldest_unapplied_seconds{"));
+    let series = text
+        .lines()
+        .filter(|l| l.starts_with("hutong_pair_oldest_unapplied_seconds{"));
     assert_eq!(series.count(), 64 * 63 * 2);
     assert!(!text.contains("otel_metric_overflow"));
 }
@@ -222,6 +245,10 @@ fn dropping_the_metrics_lets_go_of_the_observer() {
     let recorder = metrics.recorder();
     assert!(!scrape(&metrics).is_empty());
     drop(metrics);
-    assert_eq!(Arc::strong_count(&observer), 1, "the recorder must not hold it");
+    assert_eq!(
+        Arc::strong_count(&observer),
+        1,
+        "the recorder must not hold it"
+    );
     recorder.trimmed(1);
 }
