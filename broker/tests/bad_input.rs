@@ -39,7 +39,7 @@ fn wrong_deltas() -> Vec<(&'static str, api::Delta, &'static str, &'static str)>
             "ENUM_UNKNOWN",
             "health_code.colour",
         ),
-        ("no entity", with(|d| d.entity = Default::default()), "ENTITY_INVALID", "entity"),
+        ("no entity", with(|d| d.entity = Default::default()), "FIELD_MISSING", "entity"),
         ("a short entity", with(|d| d.entity = vec![1; 15].into()), "ENTITY_INVALID", "entity"),
         ("revision zero", with(|d| d.revision = 0), "REVISION_ZERO", "revision"),
         (

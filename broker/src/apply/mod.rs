@@ -137,7 +137,7 @@ impl Apply {
             let row = self.highest[key].0.to_be_bytes();
             group.put(&keys::highest(key.0, key.1, key.2), &row);
         }
-        let before = state.applied();
+        let before = group.applied();
         let next = last.head.offset.next();
         group.commit(Applied {
             next,

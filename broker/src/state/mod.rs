@@ -515,6 +515,11 @@ pub struct Group<'a> {
 }
 
 impl Group<'_> {
+    /// As of the group before.
+    pub fn applied(&self) -> Applied {
+        self.memory.applied
+    }
+
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         self.state.shared.get_other(&self.memory, key)
     }

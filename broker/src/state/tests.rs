@@ -179,12 +179,14 @@ fn a_snapshot_is_one_moment_while_writes_go_on() {
             }
         });
         let mut seen = 0;
-        while !writer.is_finished() {
+        while seen < 5 || !writer.is_finished() {
             let (rows, applied) = snapshot(&state);
+            if applied == Applied::NOTHING {
+                continue;
+            }
             assert!(rows.values().all(|r| *r == applied.next.0), "{applied:?} {rows:?}");
             seen += 1;
         }
-        assert!(seen > 0);
     });
     state.flush().expect("flushes");
     assert_eq!(state.stored().next, Offset(3999));
