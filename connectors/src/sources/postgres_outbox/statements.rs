@@ -1,0 +1,98 @@
+//! The statements, made once for the configured table. Its name was checked to be a plain one.
+
+use super::Settings;
+
+/// Columns of a row, in the order that [`super::read_row`] takes them. Casts, so that tables with
+/// other text types work as well.
+const COLUMNS: &str = "position, id::text, aggregatetype::text, aggregateid::text, type::text, \
+    payload::text, (extract(epoch FROM created_at) * 1000000)::bigint";
+
+/// Rows that are looked at by one clean-up.
+pub(super) const CLEAN_UP_ROWS: u64 = 5000;
+
+#[derive(Debug)]
+pub(super) struct Statements {
+    /// Parameters: group's snapshot, after which position, limit.
+    pub page_of_all: String,
+    /// Parameters: base's xmax, transactions that ran at the base, then as above.
+    pub page: String,
+    /// Parameters: acknowledged snapshot, age in seconds.
+    pub clean_up: String,
+    pub sample: String,
+    /// One row: server, next transaction, last value and cache size of the sequence, rows of later
+    /// transactions.
+    pub server: String,
+}
+
+impl Statements {
+    pub fn new(table: &str) -> Statements {
+        Statements {
+            page_of_all: format!(
+                "SELECT {COLUMNS} FROM {table} \
+                 WHERE position > $2 AND pg_visible_in_snapshot(txid, $1::text::pg_snapshot) \
+                 ORDER BY position LIMIT $3"
+            ),
+            // In two halves, so that each is one range of the index (txid, position) and rows that were
+            // read are not looked at again, however long some transaction runs.
+            page: format!(
+                "WITH ready AS MATERIALIZED ( \
+                   SELECT position FROM {table} WHERE txid >= $1::text::xid8 \
+                     AND pg_visible_in_snapshot(txid, $3::text::pg_snapshot) AND position > $4 \
+                   UNION ALL \
+                   SELECT position FROM {table} WHERE txid = ANY ($2::text[]::xid8[]) \
+                     AND pg_visible_in_snapshot(txid, $3::text::pg_snapshot) AND position > $4), \
+                 page AS (SELECT position FROM ready ORDER BY position LIMIT $5) \
+                 SELECT {COLUMNS} FROM {table} JOIN page USING (position) ORDER BY position"
+            ),
+            // Only the oldest are looked at, so that it costs the same however many are kept.
+            clean_up: format!(
+                "DELETE FROM {table} WHERE position IN ( \
+                   SELECT position FROM ( \
+                     SELECT position, txid, created_at FROM {table} \
+                     ORDER BY position LIMIT {CLEAN_UP_ROWS}) oldest \
+                   WHERE pg_visible_in_snapshot(txid, $1::text::pg_snapshot) \
+                     AND created_at < now() - $2::float8 * interval '1 second')"
+            ),
+            sample: format!("SELECT {COLUMNS} FROM {table} ORDER BY position LIMIT $1"),
+            server: format!(
+                "SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' \
+                     || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), \
+                   pg_snapshot_xmax(pg_current_snapshot())::text, \
+                   sequence::text, coalesce(pg_sequence_last_value(sequence), 0), \
+                   (SELECT seqcache FROM pg_sequence WHERE seqrelid = sequence), \
+                   EXISTS (SELECT FROM {table} WHERE txid >= pg_snapshot_xmax(pg_current_snapshot())) \
+                 FROM (SELECT pg_get_serial_sequence('{table}', 'position')::regclass AS sequence) s"
+            ),
+        }
+    }
+}
+
+/// Creates the table, or adds what a table of Debezium's shape lacks.
+pub(super) fn init(settings: &Settings) -> String {
+    let (table, plain) = (&settings.table, settings.plain_name());
+    let mut statements = format!(
+        "CREATE TABLE IF NOT EXISTS {table} ( \
+           id uuid NOT NULL DEFAULT gen_random_uuid(), \
+           aggregatetype text NOT NULL, \
+           aggregateid text NOT NULL, \
+           type text NOT NULL, \
+           payload jsonb NOT NULL); \
+         ALTER TABLE {table} ADD COLUMN IF NOT EXISTS position bigserial; \
+         ALTER TABLE {table} ADD COLUMN IF NOT EXISTS txid xid8 NOT NULL DEFAULT pg_current_xact_id(); \
+         ALTER TABLE {table} ADD COLUMN IF NOT EXISTS created_at timestamptz NOT NULL \
+           DEFAULT clock_timestamp(); \
+         CREATE UNIQUE INDEX IF NOT EXISTS {plain}_position ON {table} (position); \
+         CREATE INDEX IF NOT EXISTS {plain}_txid ON {table} (txid, position);"
+    );
+    if settings.notify {
+        let function = format!("{table}_notify");
+        statements.push_str(&format!(
+            "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS \
+               $$ BEGIN PERFORM pg_notify('{plain}', ''); RETURN NULL; END $$; \
+             DROP TRIGGER IF EXISTS {plain}_notify ON {table}; \
+             CREATE TRIGGER {plain}_notify AFTER INSERT ON {table} \
+               FOR EACH STATEMENT EXECUTE FUNCTION {function}();"
+        ));
+    }
+    statements
+}
