@@ -8,7 +8,7 @@ use crate::{
 };
 use clap::Args;
 use hdrhistogram::Histogram;
-use hutong_connectors::client::{Endpoint, Identity, Publisher, PublisherOptions};
+use hutong_connectors::client::{Endpoint, Identity, Pending, Publisher, PublisherOptions};
 use hutong_proto::{Issuer, Lane};
 use serde_json::json;
 use std::{
@@ -114,7 +114,7 @@ async fn produce(
         acknowledged: 0,
         latency: histogram(),
     };
-    let mut pending = VecDeque::new();
+    let mut pending: VecDeque<(Instant, bool, Pending)> = VecDeque::new();
     loop {
         let sent_at = Instant::now();
         if sent_at >= end || pending.len() >= options.in_flight {

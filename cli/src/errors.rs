@@ -121,14 +121,28 @@ impl CliError {
         }
     }
 
+    /// What a failed stream means.
     pub fn from_client(address: &str, error: &ClientError) -> CliError {
-        match error.reason() {
-            Some(reason) => CliError::Refused {
-                reason: reason.code().to_owned(),
-                field: String::new(),
-                message: without_reason(&error.to_string()).to_owned(),
+        match error {
+            ClientError::Refused(info) => CliError::Refused {
+                reason: info.reason.clone(),
+                field: info.field.clone(),
+                message: info.message.clone(),
             },
-            None => CliError::Unreachable {
+            ClientError::Address { address, why } => CliError::Usage(format!(
+                "--address {address}: {why}; write http://HOST:PORT"
+            )),
+            ClientError::TooLarge { .. } => CliError::Usage(error.to_string()),
+            ClientError::Unreachable { why, .. } => CliError::Unreachable {
+                address: address.to_owned(),
+                cause: why.clone(),
+            },
+            ClientError::Broken(_)
+            | ClientError::Draining(_)
+            | ClientError::Silent { .. }
+            | ClientError::Malformed(_)
+            | ClientError::Forgotten { .. }
+            | ClientError::Closed => CliError::Unreachable {
                 address: address.to_owned(),
                 cause: error.to_string(),
             },

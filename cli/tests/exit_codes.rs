@@ -51,6 +51,8 @@ fn a_broker_that_is_not_there_is_3_and_its_address_is_named() {
             "--kind",
             "health_code",
         ],
+        vec!["tail", "--identity", "platform/340000"],
+        vec!["publish", "/dev/null", "--identity", "platform/340000"],
     ] {
         let mut args = command;
         args.extend(["--address", &address]);

@@ -1,3 +1,9 @@
-//! placeholder.
+//! `hutong-connect`: one connector beside a platform's own system.
 
-fn main() {}
+use clap::Parser;
+use hutong_connectors::commands::{self, Cli};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    commands::main(Cli::parse())
+}

@@ -69,8 +69,10 @@ pub trait Sink: Send {
 
     /// The snapshot is complete: registers that it did not mention go, and the cursor is stored, all at
     /// once.
-    fn end_snapshot(&mut self, cursor: Cursor)
-    -> impl Future<Output = Result<(), SinkError>> + Send;
+    fn end_snapshot(
+        &mut self,
+        cursor: Cursor,
+    ) -> impl Future<Output = Result<(), SinkError>> + Send;
 
     /// Nothing happened up to this cursor. The sink may keep it at its own pace: after a restart it
     /// may get bookmarks again, never rows twice with another effect.

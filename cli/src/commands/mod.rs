@@ -13,8 +13,8 @@ use crate::{
     output::{Format, Grid, Screen, json_line},
 };
 use clap::CommandFactory;
-use hutong_connectors::client::{ClientError, Endpoint, Identity};
-use hutong_proto::Issuer;
+use hutong_connectors::client::{self, ClientError, Endpoint, Identity};
+use hutong_proto::{Issuer, api, limits};
 use serde::Serialize;
 use std::io;
 use tonic::Status;
@@ -82,6 +82,19 @@ impl Context {
         }
     }
 
+    /// Whether the broker is there and knows us. Streams connect again and again by themselves; a
+    /// person at the prompt wants to know at once.
+    pub async fn reach(&self) -> Result<(), CliError> {
+        let mut client = client::query(&self.endpoint).map_err(|e| self.failed(&e))?;
+        let nobody = api::GetEntityRequest {
+            entity: vec![1; limits::ENTITY_BYTES].into(),
+        };
+        match client.get_entity(nobody).await {
+            Ok(_) => Ok(()),
+            Err(status) => Err(self.refused(&status)),
+        }
+    }
+
     /// The value as JSON, or as the table that `grid` makes of it; `none` is said of an empty table.
     pub fn show<T: Serialize>(
         &self,
@@ -103,20 +116,12 @@ impl Context {
     }
 }
 
-/// `platform/340000`, `operator/NAME` or `auditor/NAME`.
 fn parse_identity(text: &str) -> Result<Identity, CliError> {
-    let wrong = |why: String| {
+    text.parse().map_err(|why| {
         CliError::Usage(format!(
             "--identity {text}: {why}; write platform/CODE, operator/NAME or auditor/NAME"
         ))
-    };
-    match text.split_once('/') {
-        Some(("platform", code)) => code.parse().map(Identity::Platform).map_err(wrong),
-        Some((_, "")) => Err(wrong("the name is empty".to_owned())),
-        Some(("operator", name)) => Ok(Identity::Operator(name.to_owned())),
-        Some(("auditor", name)) => Ok(Identity::Auditor(name.to_owned())),
-        _ => Err(wrong("no such role".to_owned())),
-    }
+    })
 }
 
 /// A question before something that cannot be undone. Without a terminal only `--yes` says yes.

@@ -96,6 +96,7 @@ impl Summary {
 pub async fn run(context: &Context, args: &PublishArgs) -> Result<(), CliError> {
     context.platform("publish")?;
     let (mut input, bytes) = open(&args.file)?;
+    context.reach().await?;
     let publisher = Publisher::connect(PublisherOptions::new(
         context.endpoint.clone(),
         args.producer.clone(),

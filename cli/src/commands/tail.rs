@@ -74,6 +74,7 @@ impl FromStr for From {
 
 pub async fn run(context: &Context, args: &TailArgs) -> Result<(), CliError> {
     context.platform("tail")?;
+    context.reach().await?;
     let mut options = SubscriberOptions::new(context.endpoint.clone(), args.subscription.clone());
     options.filter = Filter {
         kinds: args.kinds.clone(),

@@ -1,0 +1,115 @@
+//! `hutong-connect run`.
+
+use super::{AnySink, AnySource, CommandError, pseudonymiser, runtime};
+use crate::{
+    checkpoint::StateFolder,
+    config::{Config, SinkWork, SourceWork, Work},
+    mapping::Mapper,
+    runner::{
+        BrokerSource, BrokerTarget, Housekeeping, SinkRunner, SourceRunner, SourceState, Trouble,
+    },
+    source::Source,
+    state::{Board, State, StatusFile},
+};
+use hutong_telemetry::logs;
+use std::time::Duration;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+/// After SIGTERM: what is on its way may arrive, a transaction may end.
+const STOP_MAX: Duration = Duration::from_secs(20);
+
+pub fn run(config: Config) -> Result<(), CommandError> {
+    logs::init(config.telemetry.format, &config.telemetry.filter)?;
+    let folder = config.folder();
+    let lock = folder.lock()?;
+    let result = runtime()?.block_on(work(config, folder));
+    drop(lock);
+    result
+}
+
+async fn work(config: Config, folder: StateFolder) -> Result<(), CommandError> {
+    let stop = CancellationToken::new();
+    let mut signals = JoinSet::new();
+    signals.spawn(wait_for_signals(
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        stop.clone(),
+    ));
+    let board = Board::new(&config.name);
+    let file = StatusFile::new(&folder);
+    let housekeeping = Housekeeping::start(board.clone(), file, config.telemetry.http).await?;
+    if let Some(address) = housekeeping.http() {
+        tracing::info!(%address, "serving /metrics, /livez and /readyz");
+    }
+    let running = connect(config, &folder, board.clone(), stop.clone());
+    let ended = tokio::select! {
+        ended = running => ended,
+        () = overdue(&stop) => Err(CommandError::Trouble(Trouble {
+            passing: true,
+            message: format!("it did not stop within {} s; nothing is lost, what was under way comes again", STOP_MAX.as_secs()),
+        })),
+    };
+    if let Err(error) = &ended {
+        board.set(State::Failed, error.to_string());
+    }
+    housekeeping.stop().await;
+    signals.shutdown().await;
+    ended
+}
+
+/// Ends some time after the stop.
+async fn overdue(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(STOP_MAX).await;
+}
+
+async fn wait_for_signals(
+    mut terminate: tokio::signal::unix::Signal,
+    mut interrupt: tokio::signal::unix::Signal,
+    stop: CancellationToken,
+) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: what is under way may end");
+    stop.cancel();
+}
+
+async fn connect(
+    config: Config,
+    folder: &StateFolder,
+    board: Board,
+    stop: CancellationToken,
+) -> Result<(), CommandError> {
+    let (name, address, identity) = (config.name, config.address, config.identity);
+    tracing::info!(connector = name, address, platform = %identity, "starting");
+    match config.work {
+        Work::Source(work) => {
+            let SourceWork {
+                settings,
+                mapping,
+                pseudonym,
+            } = *work;
+            let mapper = Mapper::new(mapping, pseudonymiser(pseudonym.as_ref())?);
+            let source = AnySource::new(settings);
+            let bytes_max = config.state.dead_letters_bytes_max;
+            let state = SourceState::open(folder, source.name(), bytes_max)?;
+            let target = BrokerTarget::new(address, identity, name);
+            SourceRunner::new(source, target, mapper, state, board, stop)
+                .run()
+                .await?;
+        }
+        Work::Sink(work) => {
+            let sink = AnySink::new(&work);
+            let SinkWork { subscription, .. } = *work;
+            let source = BrokerSource::new(address, identity, subscription);
+            SinkRunner::new(sink, source, board, stop).run().await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! What the runners need of the broker's client, so that they can be tested without a broker.
+
+use crate::client::Delivered;
+use hutong_proto::{Cursor, Delta, Reason};
+use std::{future::Future, pin::Pin};
+
+/// What went wrong between here and the broker.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct LinkError {
+    pub passing: bool,
+    pub reason: Option<Reason>,
+    pub message: String,
+}
+
+/// What became of a batch, durably.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    pub accepted: u32,
+    pub refused: Vec<RefusedDelta>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedDelta {
+    /// In the batch, from 0.
+    pub index: usize,
+    pub reason: String,
+    pub field: String,
+    pub message: String,
+}
+
+/// A batch on its way. Waiting for it may be interrupted and begun again.
+pub type Pending = Pin<Box<dyn Future<Output = Result<Outcome, LinkError>> + Send>>;
+
+/// Publishes; hides reconnects. Outcomes come in the order of the batches.
+pub trait Outlet: Send {
+    /// Waits for room. An error means that this outlet has ended.
+    fn publish(
+        &mut self,
+        deltas: Vec<Delta>,
+    ) -> impl Future<Output = Result<Pending, LinkError>> + Send;
+
+    /// `Err` with the reason while it has no connection.
+    fn connected(&self) -> Result<(), String>;
+
+    fn reconnects(&self) -> u64;
+}
+
+/// Opens what it opens anew for each attempt.
+pub trait Connect: Send {
+    type Link: Send;
+    /// `None` of a cursor means a snapshot; outlets do not look at it.
+    fn connect(
+        &mut self,
+        cursor: Option<Cursor>,
+    ) -> impl Future<Output = Result<Self::Link, LinkError>> + Send;
+}
+
+/// What a subscription says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Heard {
+    SnapshotBegin {
+        rows_estimate: u64,
+    },
+    Rows(Vec<Delivered>),
+    SnapshotEnd {
+        cursor: Cursor,
+    },
+    /// With the cursor after them.
+    Records {
+        deltas: Vec<Delivered>,
+        cursor: Cursor,
+    },
+    Bookmark {
+        cursor: Cursor,
+    },
+}
+
+/// Subscribes; hides reconnects.
+pub trait Inlet: Send {
+    /// Cancel-safe.
+    fn next(&mut self) -> impl Future<Output = Result<Heard, LinkError>> + Send;
+
+    /// Everything below is durable here.
+    fn applied(&mut self, cursor: Cursor) -> impl Future<Output = Result<(), LinkError>> + Send;
+
+    /// How old the newest thing seen is.
+    fn lag_seconds(&self) -> f64;
+
+    fn reconnects(&self) -> u64;
+}

@@ -1,0 +1,309 @@
+//! From a source to the broker: map, publish, and only then move the checkpoint.
+//!
+//! A row counts as done when the broker has it durably, or has it or something newer already, or it
+//! is among the dead letters. The checkpoint moves over done rows only, so that after kill -9 rows come
+//! again, and the broker knows them by their revision; none is lost.
+
+use super::{Connect, Outlet, Pauses, Trouble, after_trouble, open, outgoing::Outgoing};
+use crate::{
+    checkpoint::{CheckpointFile, StateFolder},
+    dlq::DeadLetters,
+    mapping::Mapper,
+    source::{Source, SourceBatch},
+    state::{Board, State},
+};
+use serde_json::Value;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// How long batches on their way are waited for when the connector stops or begins again.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+const FIRST_RUN: &str = "first run: everything that the source has is sent";
+
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Where a source runner keeps what it must remember.
+#[derive(Debug)]
+pub struct SourceState {
+    pub checkpoints: CheckpointFile,
+    pub dead_letters: DeadLetters,
+}
+
+impl SourceState {
+    /// Blocks.
+    pub fn open(
+        folder: &StateFolder,
+        source: &str,
+        dead_letters_bytes_max: u64,
+    ) -> Result<SourceState, Trouble> {
+        Ok(SourceState {
+            checkpoints: CheckpointFile::new(folder, source),
+            dead_letters: DeadLetters::open(folder, dead_letters_bytes_max)?,
+        })
+    }
+}
+
+/// Runs one source.
+pub struct SourceRunner<S, C> {
+    source: S,
+    target: C,
+    mapper: Mapper,
+    checkpoints: CheckpointFile,
+    dead_letters: Arc<Mutex<DeadLetters>>,
+    board: Board,
+    pauses: Pauses,
+    /// The state when nothing is wrong.
+    normal: (State, &'static str),
+    stop: CancellationToken,
+}
+
+impl<S, C> std::fmt::Debug for SourceRunner<S, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SourceRunner").finish_non_exhaustive()
+    }
+}
+
+impl<S, C> SourceRunner<S, C>
+where
+    S: Source,
+    C: Connect,
+    C::Link: Outlet,
+{
+    pub fn new(
+        source: S,
+        target: C,
+        mapper: Mapper,
+        state: SourceState,
+        board: Board,
+        stop: CancellationToken,
+    ) -> SourceRunner<S, C> {
+        let (letters, bytes) = state.dead_letters.size();
+        board.count(|counts| {
+            counts.dead_letters = letters as u64;
+            counts.dead_letters_bytes = bytes;
+        });
+        SourceRunner {
+            source,
+            target,
+            mapper,
+            checkpoints: state.checkpoints,
+            dead_letters: Arc::new(Mutex::new(state.dead_letters)),
+            board,
+            pauses: Pauses::default(),
+            normal: (State::Snapshotting, FIRST_RUN),
+            stop,
+        }
+    }
+
+    #[must_use]
+    pub fn pauses(mut self, pauses: Pauses) -> Self {
+        self.pauses = pauses;
+        self
+    }
+
+    /// Until it is told to stop, or cannot go on.
+    pub async fn run(mut self) -> Result<(), Trouble> {
+        let mut outlet = None;
+        loop {
+            let Err(trouble) = self.attempt(&mut outlet).await else {
+                return Ok(());
+            };
+            let stop = self.stop.clone();
+            if !after_trouble(trouble, &mut self.pauses, &self.board, &stop).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Until it is told to stop (`Ok`) or something goes wrong. The outlet lives on unless it was
+    /// the outlet that ended.
+    async fn attempt(&mut self, outlet: &mut Option<C::Link>) -> Result<(), Trouble> {
+        let stop = self.stop.clone();
+        if outlet.is_none() {
+            if self.board.state() != State::Degraded {
+                self.board.set(State::Starting, "connecting to the broker");
+            }
+            *outlet = open(&mut self.target, None, &self.board, &stop).await?;
+        }
+        let Some(link) = outlet.as_mut() else {
+            return Ok(());
+        };
+        let checkpoint = self.checkpoints.load()?;
+        if checkpoint.is_some() {
+            self.normal = (State::Running, "");
+        }
+        tokio::select! {
+            started = self.source.start(checkpoint) => started?,
+            () = stop.cancelled() => return Ok(()),
+        }
+        // After trouble it has to prove itself first, or the state would flap.
+        if self.board.state() != State::Degraded {
+            self.board.set(self.normal.0, self.normal.1);
+        }
+        let mut outgoing = Outgoing::new(
+            self.checkpoints.clone(),
+            Arc::clone(&self.dead_letters),
+            self.board.clone(),
+        );
+        let ended = match self.pump(link, &mut outgoing).await {
+            Ended::Told => Ok(()),
+            Ended::Source(trouble) => Err(trouble),
+            // After trouble with the state nothing may be settled: a later checkpoint would go over
+            // what could not be written.
+            Ended::Outlet(trouble) | Ended::State(trouble) => {
+                *outlet = None;
+                return Err(trouble);
+            }
+        };
+        // What is on its way arrives all the same: wait for it, so that it does not come again.
+        let drained = match timeout(DRAIN_MAX, self.drain(link, &mut outgoing)).await {
+            Ok(drained) => drained,
+            Err(_) => Err(Trouble {
+                passing: true,
+                message: "broker: batches on their way were not acknowledged in time; they are sent again after a restart".to_owned(),
+            }),
+        };
+        if let Err(trouble) = drained {
+            *outlet = None;
+            if ended.is_ok() {
+                // It was told to stop, and nothing is lost: the checkpoint did not move.
+                tracing::warn!(
+                    reason = trouble.message,
+                    "stopped before everything arrived"
+                );
+            }
+        }
+        ended
+    }
+
+    async fn pump(&mut self, link: &mut C::Link, outgoing: &mut Outgoing) -> Ended {
+        let stop = self.stop.clone();
+        let mut watch = interval_at(Instant::now() + WATCH_EVERY, WATCH_EVERY);
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let has_room = outgoing.has_room();
+            // Every arm waits for something that loses nothing when it is dropped: `arrived` polls
+            // a future that stays, `Source::next` promises it.
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ended::Told,
+                arrived = outgoing.arrived() => {
+                    let outcome = match arrived {
+                        Ok(outcome) => outcome,
+                        Err(trouble) => return Ended::Outlet(trouble),
+                    };
+                    if let Err(ended) = self.settle(outgoing, outcome).await {
+                        return ended;
+                    }
+                }
+                _ = watch.tick() => self.watch(link),
+                batch = self.source.next(), if has_room => {
+                    let taken = match batch {
+                        Ok(batch) => self.take(batch, link, outgoing, &stop).await,
+                        Err(e) => return Ended::Source(e.into()),
+                    };
+                    if let Err(ended) = taken {
+                        return ended;
+                    }
+                }
+            }
+            let sent = tokio::select! {
+                sent = outgoing.send(link) => sent,
+                // The batch that is dropped here was not sent; its rows come again.
+                () = stop.cancelled() => return Ended::Told,
+            };
+            if let Err(trouble) = sent {
+                return Ended::Outlet(trouble);
+            }
+        }
+    }
+
+    async fn take(
+        &mut self,
+        batch: SourceBatch,
+        link: &mut C::Link,
+        outgoing: &mut Outgoing,
+        stop: &CancellationToken,
+    ) -> Result<(), Ended> {
+        let rows = batch.rows.len() as u64;
+        self.board.count(|counts| counts.rows_read += rows);
+        for row in batch.rows {
+            if outgoing.gathered().is_full() {
+                let sent = tokio::select! {
+                    sent = outgoing.send_all(link) => sent,
+                    () = stop.cancelled() => return Err(Ended::Told),
+                };
+                sent.map_err(Ended::Outlet)?;
+            }
+            outgoing.gathered().take(row, &mut self.mapper);
+        }
+        outgoing.gathered().reached(batch.checkpoint, batch.barrier);
+        Ok(())
+    }
+
+    async fn settle(
+        &mut self,
+        outgoing: &mut Outgoing,
+        outcome: super::Outcome,
+    ) -> Result<(), Ended> {
+        let reached = outgoing.settle(outcome).await.map_err(Ended::State)?;
+        if let Some(checkpoint) = reached {
+            self.acknowledge(&checkpoint).await.map_err(Ended::Source)?;
+        }
+        Ok(())
+    }
+
+    async fn acknowledge(&mut self, checkpoint: &Value) -> Result<(), Trouble> {
+        self.source.acknowledged(checkpoint).await?;
+        self.pauses.worked();
+        self.normal = (State::Running, "");
+        if self.board.state() == State::Snapshotting {
+            self.board.set(State::Running, "");
+        }
+        Ok(())
+    }
+
+    async fn drain(&mut self, link: &mut C::Link, outgoing: &mut Outgoing) -> Result<(), Trouble> {
+        outgoing.send_all(link).await?;
+        while !outgoing.is_idle() {
+            let outcome = outgoing.arrived().await?;
+            if let Some(checkpoint) = outgoing.settle(outcome).await? {
+                // A source in trouble may not hear it; the checkpoint is on disk all the same.
+                if let Err(e) = self.source.acknowledged(&checkpoint).await {
+                    tracing::debug!(
+                        reason = e.message,
+                        "the source did not take the acknowledgement"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(&self, link: &C::Link) {
+        self.board
+            .count(|counts| counts.reconnects = link.reconnects());
+        match (link.connected(), self.board.state()) {
+            (Err(why), State::Running | State::Snapshotting | State::Degraded) => {
+                let reason = format!("no connection to the broker, trying again: {why}");
+                self.board.set(State::Degraded, reason);
+            }
+            (Ok(()), State::Degraded) => self.board.set(self.normal.0, self.normal.1),
+            _ => {}
+        }
+    }
+}
+
+/// Why the pump stopped.
+enum Ended {
+    Told,
+    Source(Trouble),
+    /// Of this machine's disk.
+    State(Trouble),
+    Outlet(Trouble),
+}

@@ -1,0 +1,5 @@
+//! The runners against a broker, a source and sinks that fail on demand.
+
+mod fakes;
+mod sinks;
+mod sources;
