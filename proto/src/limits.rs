@@ -21,7 +21,8 @@ pub const EVIDENCE_BYTES_MAX: usize = 128;
 pub const PRODUCT_BYTES_MAX: usize = 64;
 pub const DOSES_MAX: u32 = 20;
 pub const PATH_PARTS_MAX: usize = 6;
-pub const PATH_PART_BYTES_MAX: usize = 256;
+/// Real lists name an area by all the streets around it: up to 655 bytes were seen.
+pub const PATH_PART_BYTES_MAX: usize = 1024;
 
 /// Producer and subscription names.
 pub const NAME_BYTES_MAX: usize = 64;
