@@ -95,7 +95,11 @@ impl BrokerProcess {
         let started = Instant::now();
         while started.elapsed() < START_TIMEOUT {
             // The listener is bound before data is opened, but answers only when ready.
-            if self.get("/readyz").await.is_some_and(|answer| answer.contains(" 200 ")) {
+            if self
+                .get("/readyz")
+                .await
+                .is_some_and(|answer| answer.contains(" 200 "))
+            {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

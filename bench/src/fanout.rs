@@ -112,7 +112,8 @@ pub async fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
     for (i, issuer) in issuers.iter().enumerate() {
         for lane in Lane::DELIVERED {
             let endpoint = Endpoint::new(broker.grpc.clone(), Identity::Platform(*issuer));
-            let publisher = Publisher::connect(PublisherOptions::new(endpoint, lane.name())).await?;
+            let publisher =
+                Publisher::connect(PublisherOptions::new(endpoint, lane.name())).await?;
             producers.spawn(produce(Arc::clone(&run), i, *issuer, lane, publisher));
         }
     }
@@ -179,7 +180,11 @@ async fn collect(
         urgent.add(&received.urgent)?;
         bulk.add(&received.bulk)?;
         for (i, accepted) in run.accepted.iter().enumerate() {
-            let expected = if i == own { 0 } else { accepted.load(Ordering::Acquire) };
+            let expected = if i == own {
+                0
+            } else {
+                accepted.load(Ordering::Acquire)
+            };
             report.lost += expected.saturating_sub(received.by_issuer[i]);
             report.doubled += received.by_issuer[i].saturating_sub(expected);
         }
@@ -217,7 +222,8 @@ async fn produce(
     // Platforms do not tick together.
     let mut due = Instant::now() + every * index as u32 / options.subscribers as u32;
     let (mut sent, started) = (0u64, due);
-    let started_us = load::now().0 + due.saturating_duration_since(Instant::now()).as_micros() as u64;
+    let started_us =
+        load::now().0 + due.saturating_duration_since(Instant::now()).as_micros() as u64;
     loop {
         due += every;
         if due >= run.end {
@@ -292,7 +298,10 @@ async fn receive(
             }
             // A bookmark: nothing was waiting.
             None => {
-                if *drained.borrow() && quiet_since.get_or_insert_with(Instant::now).elapsed() > Duration::from_secs(2) {
+                if *drained.borrow()
+                    && quiet_since.get_or_insert_with(Instant::now).elapsed()
+                        > Duration::from_secs(2)
+                {
                     break;
                 }
             }

@@ -60,7 +60,14 @@ pub async fn run(options: &Options) -> Result<Report, Box<dyn Error>> {
         let mut publisher = PublisherOptions::new(endpoint, "bench");
         publisher.batches_in_flight_max = options.in_flight + 1;
         let publisher = Publisher::connect(publisher).await?;
-        tasks.spawn(produce(options.clone(), *issuer, i as u64, publisher, begin, end));
+        tasks.spawn(produce(
+            options.clone(),
+            *issuer,
+            i as u64,
+            publisher,
+            begin,
+            end,
+        ));
     }
     tokio::time::sleep_until(begin.into()).await;
     let (broker_before, load_before) = (broker.usage(), usage_of("self"));

@@ -26,7 +26,9 @@ pub fn issuers(count: usize) -> Vec<Issuer> {
 }
 
 pub fn now() -> Micros {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Micros(since.as_micros() as u64)
 }
 

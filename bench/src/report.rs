@@ -95,7 +95,10 @@ impl Report {
                 self.delivered as f64 / self.seconds
             ));
         }
-        line(format_args!("  lost {}  doubled {}", self.lost, self.doubled));
+        line(format_args!(
+            "  lost {}  doubled {}",
+            self.lost, self.doubled
+        ));
         for (name, histogram) in &self.latencies {
             let ms = |q: f64| histogram.value_at_quantile(q) as f64 / 1000.0;
             line(format_args!(

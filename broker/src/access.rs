@@ -94,7 +94,8 @@ impl Access {
         if allowed(call, identity.role) {
             Ok(identity)
         } else {
-            Err(Refusal::from(Reason::RoleNotAllowed).detail(format!("{identity} may not {call:?}")))
+            Err(Refusal::from(Reason::RoleNotAllowed)
+                .detail(format!("{identity} may not {call:?}")))
         }
     }
 
@@ -150,14 +151,46 @@ mod tests {
         for (value, call, expected) in [
             (None, Call::Publish, Err(Reason::IdentityMissing)),
             (Some("340000"), Call::Publish, Err(Reason::IdentityUnknown)),
-            (Some("platform/"), Call::Publish, Err(Reason::IdentityUnknown)),
-            (Some("platform/34"), Call::Publish, Err(Reason::IdentityUnknown)),
-            (Some("platform/110000"), Call::Publish, Err(Reason::IdentityUnknown)),
-            (Some("platform/340000"), Call::Publish, Ok("platform/340000".into())),
-            (Some("platform/340000"), Call::TrimPartition, Err(Reason::RoleNotAllowed)),
-            (Some("auditor/a"), Call::TrimPartition, Err(Reason::RoleNotAllowed)),
-            (Some("operator/a"), Call::TrimPartition, Ok("operator/a".into())),
-            (Some("operator/a"), Call::Publish, Err(Reason::RoleNotAllowed)),
+            (
+                Some("platform/"),
+                Call::Publish,
+                Err(Reason::IdentityUnknown),
+            ),
+            (
+                Some("platform/34"),
+                Call::Publish,
+                Err(Reason::IdentityUnknown),
+            ),
+            (
+                Some("platform/110000"),
+                Call::Publish,
+                Err(Reason::IdentityUnknown),
+            ),
+            (
+                Some("platform/340000"),
+                Call::Publish,
+                Ok("platform/340000".into()),
+            ),
+            (
+                Some("platform/340000"),
+                Call::TrimPartition,
+                Err(Reason::RoleNotAllowed),
+            ),
+            (
+                Some("auditor/a"),
+                Call::TrimPartition,
+                Err(Reason::RoleNotAllowed),
+            ),
+            (
+                Some("operator/a"),
+                Call::TrimPartition,
+                Ok("operator/a".into()),
+            ),
+            (
+                Some("operator/a"),
+                Call::Publish,
+                Err(Reason::RoleNotAllowed),
+            ),
         ] {
             assert_eq!(check(value, call), expected, "{value:?} {call:?}");
         }

@@ -102,9 +102,8 @@ impl Admin {
 
     /// A partition that the configuration has.
     fn partition(&self, issuer: u32, lane: i32, shard: u32) -> Result<Partition, Refusal> {
-        let unknown = |field: &str, what: String| {
-            Refusal::new(Reason::PartitionUnknown, field).detail(what)
-        };
+        let unknown =
+            |field: &str, what: String| Refusal::new(Reason::PartitionUnknown, field).detail(what);
         let platform = self
             .platforms
             .iter()
@@ -116,7 +115,10 @@ impl Admin {
             .filter(|lane| *lane != Lane::Control)
             .ok_or_else(|| unknown("lane", format!("lane {lane}")))?;
         if shard >= platform.shards {
-            return Err(unknown("shard", format!("shard {shard} of {}", platform.shards)));
+            return Err(unknown(
+                "shard",
+                format!("shard {shard} of {}", platform.shards),
+            ));
         }
         Ok(Partition {
             issuer: platform.issuer,
@@ -133,15 +135,20 @@ impl Admin {
             return Err(Refusal::new(Reason::TrimBeyondStored, "before_offset")
                 .detail(format!("everything below {stored} may be dropped")));
         }
-        self.log.trim(partition, before).map_err(|error| match error {
-            LogError::Poisoned(why) => Refusal::from(Reason::LogPoisoned).detail(why),
-            error => {
-                tracing::error!(%error, "trim failed");
-                Reason::Internal.into()
-            }
-        })?;
+        self.log
+            .trim(partition, before)
+            .map_err(|error| match error {
+                LogError::Poisoned(why) => Refusal::from(Reason::LogPoisoned).detail(why),
+                error => {
+                    tracing::error!(%error, "trim failed");
+                    Reason::Internal.into()
+                }
+            })?;
         tracing::info!(%partition, %before, "partition trimmed on request");
-        Ok(self.log.partition(partition).map_or(before, |info| info.trimmed_below))
+        Ok(self
+            .log
+            .partition(partition)
+            .map_or(before, |info| info.trimmed_below))
     }
 }
 
@@ -181,7 +188,8 @@ impl AdminService for Admin {
         &self,
         request: Request<api::ListSubscriptionsRequest>,
     ) -> Result<Response<api::ListSubscriptionsResponse>, Status> {
-        self.access.check(request.metadata(), Call::ListSubscriptions)?;
+        self.access
+            .check(request.metadata(), Call::ListSubscriptions)?;
         let platform = request.get_ref().platform;
         let lags = self.read_lags().await?;
         let subscriptions = lags
@@ -189,7 +197,9 @@ impl AdminService for Admin {
             .filter(|l| platform == 0 || l.subscription.key.0.code() == platform)
             .map(|l| self.subscription(l))
             .collect();
-        Ok(Response::new(api::ListSubscriptionsResponse { subscriptions }))
+        Ok(Response::new(api::ListSubscriptionsResponse {
+            subscriptions,
+        }))
     }
 
     async fn get_lag_matrix(
@@ -217,7 +227,8 @@ impl AdminService for Admin {
         &self,
         request: Request<api::ListPartitionsRequest>,
     ) -> Result<Response<api::ListPartitionsResponse>, Status> {
-        self.access.check(request.metadata(), Call::ListPartitions)?;
+        self.access
+            .check(request.metadata(), Call::ListPartitions)?;
         let log = Arc::clone(&self.log);
         let infos = tokio::task::spawn_blocking(move || log.partitions())
             .await
@@ -244,7 +255,8 @@ impl AdminService for Admin {
         &self,
         request: Request<api::DeleteSubscriptionRequest>,
     ) -> Result<Response<api::DeleteSubscriptionResponse>, Status> {
-        self.access.check(request.metadata(), Call::DeleteSubscription)?;
+        self.access
+            .check(request.metadata(), Call::DeleteSubscription)?;
         let request = request.into_inner();
         let key = Issuer::new(request.platform)
             .map(|platform| (platform, request.subscription))

@@ -39,10 +39,12 @@ pub struct Rules {
 pub fn admit<'a>(bytes: &'a [u8], rules: &Rules) -> Result<Admitted<'a>, Refusal> {
     let batch = BatchView::parse(bytes)?;
     if batch.issuer != rules.issuer.code() {
-        return Err(Refusal::new(Reason::IssuerNotYours, "issuer").detail(format!(
-            "issuer {} in a batch of platform {}",
-            batch.issuer, rules.issuer
-        )));
+        return Err(
+            Refusal::new(Reason::IssuerNotYours, "issuer").detail(format!(
+                "issuer {} in a batch of platform {}",
+                batch.issuer, rules.issuer
+            )),
+        );
     }
     let table: Vec<Option<Refusal>> = (0..batch.provenance.len())
         .map(|i| {
@@ -83,11 +85,15 @@ fn admit_delta<'a>(
         .and_then(|delta| check(&delta, rules).map(|()| delta))
         .map_err(|refusal| refusal.within(&format!("deltas[{index}]")))?;
     match table.get(delta.provenance as usize) {
-        None => Err(
-            Refusal::new(Reason::ProvenanceMissing, format!("deltas[{index}].provenance")).detail(
-                format!("entry {} of a table of {}", delta.provenance, table.len()),
-            ),
-        ),
+        None => Err(Refusal::new(
+            Reason::ProvenanceMissing,
+            format!("deltas[{index}].provenance"),
+        )
+        .detail(format!(
+            "entry {} of a table of {}",
+            delta.provenance,
+            table.len()
+        ))),
         // The entry itself is at fault; its own field is the place to mend.
         Some(Some(refusal)) => Err(refusal.clone()),
         Some(None) => Ok(delta),

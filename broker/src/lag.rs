@@ -88,7 +88,10 @@ impl Lags {
                 continue;
             }
             let mut lags = [Lag::default(); 2];
-            for lane in Lane::DELIVERED.into_iter().filter(|l| filter.wants_lane(*l)) {
+            for lane in Lane::DELIVERED
+                .into_iter()
+                .filter(|l| filter.wants_lane(*l))
+            {
                 let from = subscription.effective(lane);
                 for shard in (0..*shards).map(Shard) {
                     let partition = Partition {
@@ -105,7 +108,11 @@ impl Lags {
     }
 
     fn partition(&self, partition: Partition, from: Offset, now: Micros) -> Lag {
-        let Some(info) = self.log.partition(partition).filter(|info| info.last >= from) else {
+        let Some(info) = self
+            .log
+            .partition(partition)
+            .filter(|info| info.last >= from)
+        else {
             return Lag::default();
         };
         match self.log.head_at(partition, from) {

@@ -4,8 +4,8 @@
 //! them and owns every task.
 
 pub mod access;
-pub mod admission;
 mod admin;
+pub mod admission;
 pub mod apply;
 pub mod clock;
 pub mod config;

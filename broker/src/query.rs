@@ -84,7 +84,8 @@ impl Query {
         let rows = self.registers(entity)?;
         let mut claims = Vec::new();
         for (key, row) in rows.iter().filter(|(key, _)| key.kind == Kind::HealthCode) {
-            let ValueView::HealthCode(colour) = ValueView::parse(value_field(key.kind), &row.value)?
+            let ValueView::HealthCode(colour) =
+                ValueView::parse(value_field(key.kind), &row.value)?
             else {
                 continue;
             };
@@ -173,7 +174,9 @@ impl Query {
             tracing::error!(error = %e, "a trace cannot be read");
             Refusal::from(Reason::Internal)
         })?;
-        let durable_at = head.filter(|h| h.offset == row.offset).map(|h| h.durable_at);
+        let durable_at = head
+            .filter(|h| h.offset == row.offset)
+            .map(|h| h.durable_at);
         Ok(Found {
             delta: delta_of(key, row)?,
             provenance: self.provenance(row.provenance)?,
@@ -362,4 +365,3 @@ impl QueryService for Query {
         blocking(move || this.trace(request.get_ref())).await
     }
 }
-

@@ -2,10 +2,7 @@
 //! reader that falls behind the ring reads the log and comes back at exactly the offset it reached,
 //! because positions in the ring are the offsets of the log.
 
-use crate::{
-    fanout::filter::FilterSpec,
-    log::EntryHead,
-};
+use crate::{fanout::filter::FilterSpec, log::EntryHead};
 use bytes::Bytes;
 use hutong_proto::{Lane, Offset};
 use parking_lot::RwLock;
@@ -28,7 +25,10 @@ pub enum TailRead {
     /// The ring does not reach back that far.
     Behind,
     /// Entries that pass the filter; everything below `next` is covered.
-    Entries { entries: Vec<TailEntry>, next: Offset },
+    Entries {
+        entries: Vec<TailEntry>,
+        next: Offset,
+    },
 }
 
 #[derive(Debug)]
@@ -71,8 +71,9 @@ impl TailRings {
 
     /// Appends a group of applied records, in the order of their offsets, and wakes the readers.
     pub fn push(&self, group: Vec<TailEntry>, next: Offset) {
-        let (urgent, bulk): (Vec<_>, Vec<_>) =
-            group.into_iter().partition(|e| e.head.partition.lane == Lane::Urgent);
+        let (urgent, bulk): (Vec<_>, Vec<_>) = group
+            .into_iter()
+            .partition(|e| e.head.partition.lane == Lane::Urgent);
         for (lane, entries) in self.lanes.iter().zip([urgent, bulk]) {
             let mut ring = lane.write();
             for entry in entries {
@@ -92,7 +93,13 @@ impl TailRings {
     }
 
     /// What a lane holds from `from` on, as far as it passes the filter, up to about `bytes_max`.
-    pub fn read(&self, lane: Lane, from: Offset, filter: &FilterSpec, bytes_max: usize) -> TailRead {
+    pub fn read(
+        &self,
+        lane: Lane,
+        from: Offset,
+        filter: &FilterSpec,
+        bytes_max: usize,
+    ) -> TailRead {
         let ring = self.lanes[lane.index()].read();
         if from < ring.floor {
             return TailRead::Behind;

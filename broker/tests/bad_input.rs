@@ -5,7 +5,6 @@ mod support;
 use hutong_proto::{
     Cursor, LogId, Offset, Value, api,
     api::{publish_request, subscribe_open::Start},
-
     delta::{Colour, TestOutcome},
 };
 use prost::Message;
@@ -26,7 +25,12 @@ fn wrong_deltas() -> Vec<(&'static str, api::Delta, &'static str, &'static str)>
     };
     use api::delta::Value as V;
     vec![
-        ("no value", with(|d| d.value = None), "KIND_UNKNOWN", "value"),
+        (
+            "no value",
+            with(|d| d.value = None),
+            "KIND_UNKNOWN",
+            "value",
+        ),
         (
             "colour zero",
             with(|d| d.value = Some(V::HealthCode(api::HealthCode { colour: 0 }))),
@@ -39,9 +43,24 @@ fn wrong_deltas() -> Vec<(&'static str, api::Delta, &'static str, &'static str)>
             "ENUM_UNKNOWN",
             "health_code.colour",
         ),
-        ("no entity", with(|d| d.entity = Default::default()), "FIELD_MISSING", "entity"),
-        ("a short entity", with(|d| d.entity = vec![1; 15].into()), "ENTITY_INVALID", "entity"),
-        ("revision zero", with(|d| d.revision = 0), "REVISION_ZERO", "revision"),
+        (
+            "no entity",
+            with(|d| d.entity = Default::default()),
+            "FIELD_MISSING",
+            "entity",
+        ),
+        (
+            "a short entity",
+            with(|d| d.entity = vec![1; 15].into()),
+            "ENTITY_INVALID",
+            "entity",
+        ),
+        (
+            "revision zero",
+            with(|d| d.revision = 0),
+            "REVISION_ZERO",
+            "revision",
+        ),
         (
             "provenance outside the table",
             with(|d| d.provenance = 7),
@@ -120,7 +139,11 @@ async fn each_bad_delta_is_refused_by_name_and_the_others_of_its_batch_are_appli
         assert_eq!((ack.accepted, ack.refused.len()), (2, 1), "{what}: {ack:?}");
         let refusal = &ack.refused[0];
         let error = refusal.error.as_ref().expect("an error");
-        assert_eq!((refusal.index, error.reason.as_str()), (1, expected), "{what}");
+        assert_eq!(
+            (refusal.index, error.reason.as_str()),
+            (1, expected),
+            "{what}"
+        );
         let path = match field {
             "" => "deltas[1]".to_owned(),
             field => format!("deltas[1].{field}"),
@@ -140,23 +163,42 @@ async fn a_revision_that_is_not_newer_is_refused_and_changes_nothing() {
     let broker = start(dir.path()).await;
     let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
     let red = Value::HealthCode(Colour::Red);
-    let first = producer.publish(batch(ANHUI, 1, &[delta(1, 5, GREEN)])).await.expect("ack");
+    let first = producer
+        .publish(batch(ANHUI, 1, &[delta(1, 5, GREEN)]))
+        .await
+        .expect("ack");
     assert_eq!(first.accepted, 1);
-    let deltas = [delta(1, 4, red.clone()), delta(1, 5, red), delta(2, 5, GREEN)];
-    let ack = producer.publish(batch(ANHUI, 2, &deltas)).await.expect("ack");
+    let deltas = [
+        delta(1, 4, red.clone()),
+        delta(1, 5, red),
+        delta(2, 5, GREEN),
+    ];
+    let ack = producer
+        .publish(batch(ANHUI, 2, &deltas))
+        .await
+        .expect("ack");
     assert_eq!(ack.accepted, 1);
     let refused: Vec<_> = ack
         .refused
         .iter()
         .map(|r| (r.index, r.error.as_ref().expect("an error").reason.as_str()))
         .collect();
-    assert_eq!(refused, [(0, "REVISION_NOT_NEWER"), (1, "REVISION_NOT_NEWER")]);
-    let mut query = api::query_service_client::QueryServiceClient::new(support::channel(&broker).await);
+    assert_eq!(
+        refused,
+        [(0, "REVISION_NOT_NEWER"), (1, "REVISION_NOT_NEWER")]
+    );
+    let mut query =
+        api::query_service_client::QueryServiceClient::new(support::channel(&broker).await);
     let request = api::GetEntityRequest {
         entity: support::entity(1).0.to_vec().into(),
     };
     let request = support::with_identity(request, "auditor/a");
-    let registers = query.get_entity(request).await.expect("an answer").into_inner().registers;
+    let registers = query
+        .get_entity(request)
+        .await
+        .expect("an answer")
+        .into_inner()
+        .registers;
     let kept = registers[0].delta.as_ref().expect("a delta");
     assert_eq!((registers.len(), kept.revision), (1, 5));
     broker.shutdown().await;
@@ -197,7 +239,10 @@ async fn a_batch_that_is_wrong_as_a_whole_is_refused_and_the_stream_goes_on() {
     for (batch, expected, field) in cases {
         let ack = producer.publish(batch).await.expect("the stream goes on");
         let error = ack.error.as_ref().expect("refused as a whole");
-        assert_eq!((error.reason.as_str(), error.field.as_str()), (expected, field));
+        assert_eq!(
+            (error.reason.as_str(), error.field.as_str()),
+            (expected, field)
+        );
         assert_eq!(ack.accepted, 0);
     }
     let ack = producer.publish(batch(ANHUI, 6, &one)).await.expect("ack");
@@ -238,9 +283,15 @@ async fn a_stream_that_breaks_the_protocol_ends_with_the_reason() {
     .encode_to_vec();
     let truncated = encoded[..encoded.len() - 3].to_vec();
     // A fixed sequence that looks random: valid by no stretch.
-    let random: Vec<u8> = (0..200u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let random: Vec<u8> = (0..200u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     let gap = api::PublishRequest {
-        message: Some(publish_request::Message::Batch(batch(ANHUI, 5, &[delta(1, 1, GREEN)]))),
+        message: Some(publish_request::Message::Batch(batch(
+            ANHUI,
+            5,
+            &[delta(1, 1, GREEN)],
+        ))),
     }
     .encode_to_vec();
     let reopened = api::PublishRequest {
@@ -270,7 +321,10 @@ async fn a_stream_that_breaks_the_protocol_ends_with_the_reason() {
     }
     let mut producer = Producer::connect(&broker, ANHUI).await;
     producer.send_bytes(encoded).await;
-    assert_eq!(reason(&producer.ack().await.expect_err("no open")), "OPEN_EXPECTED");
+    assert_eq!(
+        reason(&producer.ack().await.expect_err("no open")),
+        "OPEN_EXPECTED"
+    );
     for (name, epoch, expected) in [
         ("", 1, "NAME_INVALID"),
         ("Ä", 1, "NAME_INVALID"),
@@ -302,15 +356,25 @@ async fn a_higher_epoch_fences_the_older_session_for_good() {
     let dir = tempfile::tempdir().expect("a folder");
     let broker = start(dir.path()).await;
     let (mut old, _) = Producer::open(&broker, ANHUI, "p", 1).await;
-    old.publish(batch(ANHUI, 1, &[delta(1, 1, GREEN)])).await.expect("ack");
+    old.publish(batch(ANHUI, 1, &[delta(1, 1, GREEN)]))
+        .await
+        .expect("ack");
     let (mut new, last) = Producer::open(&broker, ANHUI, "p", 2).await;
     assert_eq!(last, 1, "what the old one published is durable");
-    let status = old.publish(batch(ANHUI, 2, &[delta(2, 1, GREEN)])).await.expect_err("fenced");
+    let status = old
+        .publish(batch(ANHUI, 2, &[delta(2, 1, GREEN)]))
+        .await
+        .expect_err("fenced");
     assert_eq!(reason(&status), "PRODUCER_FENCED");
-    new.publish(batch(ANHUI, 2, &[delta(3, 1, GREEN)])).await.expect("ack");
+    new.publish(batch(ANHUI, 2, &[delta(3, 1, GREEN)]))
+        .await
+        .expect("ack");
     let mut again = Producer::connect(&broker, ANHUI).await;
     let status = again.say_open("p", 1).await.expect_err("fenced");
-    assert_eq!((reason(&status).as_str(), field(&status).as_str()), ("PRODUCER_FENCED", "open.epoch"));
+    assert_eq!(
+        (reason(&status).as_str(), field(&status).as_str()),
+        ("PRODUCER_FENCED", "open.epoch")
+    );
     broker.shutdown().await;
 }
 
@@ -319,7 +383,10 @@ async fn subscriptions_with_wrong_cursors_or_filters_are_refused_by_name() {
     let dir = tempfile::tempdir().expect("a folder");
     let broker = start(dir.path()).await;
     let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
-    let ack = producer.publish(batch(ANHUI, 1, &[delta(1, 1, GREEN)])).await.expect("ack");
+    let ack = producer
+        .publish(batch(ANHUI, 1, &[delta(1, 1, GREEN)]))
+        .await
+        .expect("ack");
     let at = Offset(ack.positions[0].offset);
     let mut first = Consumer::open(&broker, SICHUAN, open("a", Start::Now(api::StartNow {}))).await;
     let Ok(Seen::Opened { cursor, .. }) = first.next().await else {
@@ -339,19 +406,54 @@ async fn subscriptions_with_wrong_cursors_or_filters_are_refused_by_name() {
     let mut credit = open("b", Start::Now(api::StartNow {}));
     credit.credit_bytes = 1;
     for (what, open, expected, place) in [
-        ("another log", cursor_open(Cursor::both(other, at)), "CURSOR_OF_ANOTHER_LOG", "open.cursor.log_id"),
-        ("the future", cursor_open(Cursor::both(cursor.log_id, Offset(99_999))), "CURSOR_AHEAD", "open.cursor.urgent"),
-        ("an unknown issuer", filtered(|f| f.issuers = vec![999_999]), "FILTER_INVALID", "filter.issuers[0]"),
-        ("kind zero", filtered(|f| f.kinds = vec![0]), "FILTER_INVALID", "filter.kinds[0]"),
-        ("the control lane", filtered(|f| f.lanes = vec![3]), "FILTER_INVALID", "filter.lanes[0]"),
+        (
+            "another log",
+            cursor_open(Cursor::both(other, at)),
+            "CURSOR_OF_ANOTHER_LOG",
+            "open.cursor.log_id",
+        ),
+        (
+            "the future",
+            cursor_open(Cursor::both(cursor.log_id, Offset(99_999))),
+            "CURSOR_AHEAD",
+            "open.cursor.urgent",
+        ),
+        (
+            "an unknown issuer",
+            filtered(|f| f.issuers = vec![999_999]),
+            "FILTER_INVALID",
+            "filter.issuers[0]",
+        ),
+        (
+            "kind zero",
+            filtered(|f| f.kinds = vec![0]),
+            "FILTER_INVALID",
+            "filter.kinds[0]",
+        ),
+        (
+            "the control lane",
+            filtered(|f| f.lanes = vec![3]),
+            "FILTER_INVALID",
+            "filter.lanes[0]",
+        ),
         ("no start", no_start, "FIELD_MISSING", "open.start"),
-        ("little credit", credit, "CREDIT_INVALID", "open.credit_bytes"),
+        (
+            "little credit",
+            credit,
+            "CREDIT_INVALID",
+            "open.credit_bytes",
+        ),
     ] {
         let mut consumer = Consumer::open(&broker, SICHUAN, open).await;
         let status = consumer.next().await.expect_err(what);
-        assert_eq!((reason(&status).as_str(), field(&status).as_str()), (expected, place), "{what}");
+        assert_eq!(
+            (reason(&status).as_str(), field(&status).as_str()),
+            (expected, place),
+            "{what}"
+        );
     }
-    let mut admin = api::admin_service_client::AdminServiceClient::new(support::channel(&broker).await);
+    let mut admin =
+        api::admin_service_client::AdminServiceClient::new(support::channel(&broker).await);
     let trim = |issuer, lane, shard| api::TrimPartitionRequest {
         issuer,
         lane,
@@ -365,8 +467,10 @@ async fn subscriptions_with_wrong_cursors_or_filters_are_refused_by_name() {
     ] {
         let request = support::with_identity(request, "operator/o");
         let status = admin.trim_partition(request).await.expect_err("unknown");
-        assert_eq!((reason(&status).as_str(), field(&status).as_str()), ("PARTITION_UNKNOWN", place));
+        assert_eq!(
+            (reason(&status).as_str(), field(&status).as_str()),
+            ("PARTITION_UNKNOWN", place)
+        );
     }
     broker.shutdown().await;
 }
-

@@ -40,7 +40,11 @@ async fn registers(broker: &Broker, n: u64) -> Vec<(u32, u64)> {
         entity: entity(n).0.to_vec().into(),
     };
     let request = support::with_identity(request, "auditor/a");
-    let response = query.get_entity(request).await.expect("an answer").into_inner();
+    let response = query
+        .get_entity(request)
+        .await
+        .expect("an answer")
+        .into_inner();
     response
         .registers
         .iter()
@@ -57,10 +61,19 @@ async fn a_delta_reaches_every_other_platform_and_not_its_issuer() {
     let mut anhui = Consumer::open(&broker, ANHUI, open("s", from_now())).await;
     // Each has begun when it has said so.
     for consumer in [&mut sichuan, &mut shanghai, &mut anhui] {
-        assert!(matches!(consumer.next().await, Ok(Seen::Opened { snapshot: false, .. })));
+        assert!(matches!(
+            consumer.next().await,
+            Ok(Seen::Opened {
+                snapshot: false,
+                ..
+            })
+        ));
     }
     let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
-    let ack = producer.publish(batch(ANHUI, 1, &[delta(1, 1, RED)])).await.expect("ack");
+    let ack = producer
+        .publish(batch(ANHUI, 1, &[delta(1, 1, RED)]))
+        .await
+        .expect("ack");
     let offset = Offset(ack.positions[0].offset);
     for consumer in [&mut sichuan, &mut shanghai] {
         assert_eq!(consumer.deltas(1).await, [(offset, ANHUI, entity(1), 1)]);
@@ -77,8 +90,15 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_the_producer_goes_on
     assert_eq!(last, 0);
     for n in 1..=20 {
         let deltas = [delta(n, n, GREEN), delta(1000 + n, n, negative())];
-        let ack = producer.publish(batch(ANHUI, n, &deltas)).await.expect("ack");
-        assert_eq!((ack.accepted, ack.positions.len()), (2, 2), "one record a lane");
+        let ack = producer
+            .publish(batch(ANHUI, n, &deltas))
+            .await
+            .expect("ack");
+        assert_eq!(
+            (ack.accepted, ack.positions.len()),
+            (2, 2),
+            "one record a lane"
+        );
     }
     broker.shutdown().await;
 
@@ -87,9 +107,15 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_the_producer_goes_on
     assert_eq!(registers(&broker, 1020).await, [(ANHUI, 20)]);
     let (mut producer, last) = Producer::open(&broker, ANHUI, "p", 7).await;
     assert_eq!(last, 20);
-    let ack = producer.publish(batch(ANHUI, 20, &[delta(20, 20, GREEN)])).await.expect("ack");
+    let ack = producer
+        .publish(batch(ANHUI, 20, &[delta(20, 20, GREEN)]))
+        .await
+        .expect("ack");
     assert!(ack.duplicate && ack.accepted == 0, "sent again: {ack:?}");
-    let ack = producer.publish(batch(ANHUI, 21, &[delta(21, 21, GREEN)])).await.expect("ack");
+    let ack = producer
+        .publish(batch(ANHUI, 21, &[delta(21, 21, GREEN)]))
+        .await
+        .expect("ack");
     assert_eq!(ack.accepted, 1);
     broker.shutdown().await;
 }
@@ -104,7 +130,9 @@ async fn a_snapshot_and_its_tail_are_everything_once_while_writes_go_on() {
     let mut late = Vec::new();
     for n in 1..=total {
         let deltas: Vec<_> = (0..5).map(|i| delta(n * 10 + i, n, GREEN)).collect();
-        producer.send(publish_request::Message::Batch(batch(ANHUI, n, &deltas))).await;
+        producer
+            .send(publish_request::Message::Batch(batch(ANHUI, n, &deltas)))
+            .await;
         if n % 100 == 50 {
             // Subscribers come while batches are under way.
             let name = format!("late-{n}");
@@ -135,7 +163,11 @@ async fn status(broker: &Broker) -> api::GetStatusResponse {
     let mut admin =
         api::admin_service_client::AdminServiceClient::new(support::channel(broker).await);
     let request = support::with_identity(api::GetStatusRequest {}, "operator/o");
-    admin.get_status(request).await.expect("an answer").into_inner()
+    admin
+        .get_status(request)
+        .await
+        .expect("an answer")
+        .into_inner()
 }
 
 #[tokio::test]
@@ -149,7 +181,10 @@ async fn a_stream_resumes_exactly_at_its_cursor() {
     let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
     let mut offsets = Vec::new();
     for n in 1..=10 {
-        let ack = producer.publish(batch(ANHUI, n, &[delta(n, n, GREEN)])).await.expect("ack");
+        let ack = producer
+            .publish(batch(ANHUI, n, &[delta(n, n, GREEN)]))
+            .await
+            .expect("ack");
         offsets.push(ack.positions[0].offset);
     }
     assert_eq!(first.deltas(10).await.len(), 10);
@@ -172,13 +207,19 @@ async fn the_broker_remembers_what_a_platform_applied_also_across_a_restart() {
     let broker = start(dir.path()).await;
     let stored = || Start::Stored(api::StartStored {});
     let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
-    producer.publish(batch(ANHUI, 1, &[delta(1, 1, GREEN)])).await.expect("ack");
+    producer
+        .publish(batch(ANHUI, 1, &[delta(1, 1, GREEN)]))
+        .await
+        .expect("ack");
     // It was never here, so it begins with a snapshot.
     let mut consumer = Consumer::open(&broker, SICHUAN, open("s", stored())).await;
     let (rows, cursor) = consumer.snapshot().await;
     assert_eq!(rows, [(ANHUI, entity(1), 1)]);
     consumer.applied(cursor).await;
-    producer.publish(batch(ANHUI, 2, &[delta(2, 2, GREEN)])).await.expect("ack");
+    producer
+        .publish(batch(ANHUI, 2, &[delta(2, 2, GREEN)]))
+        .await
+        .expect("ack");
     assert_eq!(consumer.deltas(1).await[0].3, 2);
     // Delivered, but not acknowledged: it comes again.
     drop(consumer);
@@ -202,7 +243,10 @@ async fn a_cursor_older_than_retention_is_told_the_way_out() {
     let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
     let mut last = 0;
     for n in 1..=5 {
-        let ack = producer.publish(batch(ANHUI, n, &[delta(n, n, GREEN)])).await.expect("ack");
+        let ack = producer
+            .publish(batch(ANHUI, n, &[delta(n, n, GREEN)]))
+            .await
+            .expect("ack");
         last = ack.positions[0].offset;
     }
     let mut admin =
@@ -216,7 +260,10 @@ async fn a_cursor_older_than_retention_is_told_the_way_out() {
         };
         support::with_identity(request, "operator/o")
     };
-    let status = admin.trim_partition(trim(last)).await.expect_err("would be replayed");
+    let status = admin
+        .trim_partition(trim(last))
+        .await
+        .expect_err("would be replayed");
     assert_eq!(reason(&status), "TRIM_BEYOND_STORED");
     // A restart brings the state down, so the log may be trimmed.
     drop(consumer);
@@ -224,7 +271,11 @@ async fn a_cursor_older_than_retention_is_told_the_way_out() {
     let broker = start(dir.path()).await;
     let mut admin =
         api::admin_service_client::AdminServiceClient::new(support::channel(&broker).await);
-    let trimmed = admin.trim_partition(trim(last)).await.expect("trimmed").into_inner();
+    let trimmed = admin
+        .trim_partition(trim(last))
+        .await
+        .expect("trimmed")
+        .into_inner();
     assert_eq!(trimmed.trimmed_below, last);
     let at = open("s", Start::Cursor(cursor.to_api()));
     let mut again = Consumer::open(&broker, SICHUAN, at).await;
@@ -257,8 +308,15 @@ async fn a_reader_that_fell_behind_the_ring_reads_the_log_and_comes_back() {
         // Every tenth batch repeats an old revision, which must not be delivered.
         let stale = delta(1, 1, GREEN);
         let mut deltas: Vec<_> = (0..10).map(|i| delta(n * 100 + i, n, negative())).collect();
-        deltas.push(if n % 10 == 0 { stale } else { delta(1, n, GREEN) });
-        producer.publish(batch(ANHUI, n, &deltas)).await.expect("ack");
+        deltas.push(if n % 10 == 0 {
+            stale
+        } else {
+            delta(1, n, GREEN)
+        });
+        producer
+            .publish(batch(ANHUI, n, &deltas))
+            .await
+            .expect("ack");
         if n % 30 == 0 {
             // What it was sent, it gives back; then it lags again.
             slow.credit(64 << 10).await;
@@ -275,7 +333,10 @@ async fn a_reader_that_fell_behind_the_ring_reads_the_log_and_comes_back() {
                 let urgent = entity == support::entity(1);
                 let last = by_lane.insert(urgent, offset).unwrap_or_default();
                 assert!(offset >= last, "{name}: order within a lane");
-                assert!(seen.insert((entity, revision)), "{name}: {entity} {revision} twice");
+                assert!(
+                    seen.insert((entity, revision)),
+                    "{name}: {entity} {revision} twice"
+                );
             }
             credit += 1;
             if credit % 10 == 0 {
@@ -298,8 +359,13 @@ async fn a_stalled_subscriber_delays_nobody() {
     assert!(matches!(reader.next().await, Ok(Seen::Opened { .. })));
     let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
     for n in 1..=50 {
-        let deltas: Vec<_> = (0..500).map(|i| delta(n * 1000 + i, n, negative())).collect();
-        producer.publish(batch(ANHUI, n, &deltas)).await.expect("acks go on");
+        let deltas: Vec<_> = (0..500)
+            .map(|i| delta(n * 1000 + i, n, negative()))
+            .collect();
+        producer
+            .publish(batch(ANHUI, n, &deltas))
+            .await
+            .expect("acks go on");
         assert_eq!(reader.deltas(500).await.len(), 500);
     }
     let lag = subscription(&broker, "stalled").await.bulk.expect("a lag");
@@ -312,7 +378,11 @@ async fn subscription(broker: &Broker, name: &str) -> api::Subscription {
         api::admin_service_client::AdminServiceClient::new(support::channel(broker).await);
     let request = api::ListSubscriptionsRequest { platform: 0 };
     let request = support::with_identity(request, "operator/o");
-    let list = admin.list_subscriptions(request).await.expect("an answer").into_inner();
+    let list = admin
+        .list_subscriptions(request)
+        .await
+        .expect("an answer")
+        .into_inner();
     list.subscriptions
         .into_iter()
         .find(|s| s.subscription == name)
@@ -324,13 +394,24 @@ async fn urgent_overtakes_bulk_that_waits_for_the_same_subscriber() {
     let dir = tempfile::tempdir().expect("a folder");
     let broker = start(dir.path()).await;
     let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
-    let first = producer.publish(batch(ANHUI, 1, &[delta(1, 1, GREEN)])).await.expect("ack");
+    let first = producer
+        .publish(batch(ANHUI, 1, &[delta(1, 1, GREEN)]))
+        .await
+        .expect("ack");
     let log_id = status(&broker).await.log_id;
     for n in 2..=40 {
-        let deltas: Vec<_> = (0..1000).map(|i| delta(n * 10_000 + i, n, negative())).collect();
-        producer.publish(batch(ANHUI, n, &deltas)).await.expect("ack");
+        let deltas: Vec<_> = (0..1000)
+            .map(|i| delta(n * 10_000 + i, n, negative()))
+            .collect();
+        producer
+            .publish(batch(ANHUI, n, &deltas))
+            .await
+            .expect("ack");
     }
-    producer.publish(batch(ANHUI, 41, &[delta(2, 2, RED)])).await.expect("ack");
+    producer
+        .publish(batch(ANHUI, 41, &[delta(2, 2, RED)]))
+        .await
+        .expect("ack");
     let at = first.positions[0].offset;
     let cursor = api::Cursor {
         log_id,
@@ -339,7 +420,11 @@ async fn urgent_overtakes_bulk_that_waits_for_the_same_subscriber() {
     };
     let mut consumer = Consumer::open(&broker, SICHUAN, open("s", Start::Cursor(cursor))).await;
     let seen = consumer.deltas(2).await;
-    assert_eq!((seen[0].2, seen[1].2), (entity(1), entity(2)), "both urgent deltas come first");
+    assert_eq!(
+        (seen[0].2, seen[1].2),
+        (entity(1), entity(2)),
+        "both urgent deltas come first"
+    );
     broker.shutdown().await;
 }
 
@@ -375,10 +460,22 @@ async fn a_filter_by_kind_cuts_records_that_mix_kinds() {
         outcome: TestOutcome::Positive,
         sampled_at: support::now(),
     };
-    let deltas = [delta(1, 1, positive), delta(2, 1, RED), delta(3, 1, negative())];
-    let ack = producer.publish(batch(ANHUI, 1, &deltas)).await.expect("ack");
+    let deltas = [
+        delta(1, 1, positive),
+        delta(2, 1, RED),
+        delta(3, 1, negative()),
+    ];
+    let ack = producer
+        .publish(batch(ANHUI, 1, &deltas))
+        .await
+        .expect("ack");
     assert_eq!(ack.positions.len(), 2);
-    let end = ack.positions.iter().map(|p| Offset(p.offset)).max().expect("two");
+    let end = ack
+        .positions
+        .iter()
+        .map(|p| Offset(p.offset))
+        .max()
+        .expect("two");
     let seen: Vec<_> = consumer.until(end).await.iter().map(|d| d.2).collect();
     assert_eq!(seen, [entity(2)]);
     broker.shutdown().await;
@@ -391,10 +488,16 @@ async fn stopping_gives_every_ack_and_says_goodbye() {
     let mut consumer = Consumer::open(&broker, SICHUAN, open("s", from_now())).await;
     assert!(matches!(consumer.next().await, Ok(Seen::Opened { .. })));
     let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
-    producer.publish(batch(ANHUI, 1, &[delta(1, 1, RED)])).await.expect("ack");
+    producer
+        .publish(batch(ANHUI, 1, &[delta(1, 1, RED)]))
+        .await
+        .expect("ack");
     let stopped = tokio::spawn(broker.shutdown());
     let goodbye = producer.next().await.expect("a goodbye");
-    assert!(matches!(goodbye, api::publish_response::Message::Draining(_)));
+    assert!(matches!(
+        goodbye,
+        api::publish_response::Message::Draining(_)
+    ));
     assert_eq!(consumer.deltas(1).await[0].2, entity(1));
     loop {
         match consumer.next().await {
@@ -414,7 +517,11 @@ async fn a_second_broker_on_the_same_folder_is_refused() {
     assert!(error.to_string().contains("another broker uses"), "{error}");
     broker.shutdown().await;
     let version = dir.path().join("data").join("VERSION");
-    let version = if version.exists() { version } else { dir.path().join("VERSION") };
+    let version = if version.exists() {
+        version
+    } else {
+        dir.path().join("VERSION")
+    };
     std::fs::write(version, "2\n").expect("written");
     let error = Broker::start(config(dir.path())).await.expect_err("newer");
     assert!(error.to_string().contains("newer broker"), "{error}");
@@ -429,7 +536,10 @@ async fn a_trace_tells_the_way_of_one_delta() {
         panic!("not opened");
     };
     let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
-    producer.publish(batch(ANHUI, 1, &[delta(1, 1, RED)])).await.expect("ack");
+    producer
+        .publish(batch(ANHUI, 1, &[delta(1, 1, RED)]))
+        .await
+        .expect("ack");
     let offset = consumer.deltas(1).await[0].0;
     cursor.urgent = offset.next();
     consumer.applied(cursor).await;
@@ -447,7 +557,11 @@ async fn a_trace_tells_the_way_of_one_delta() {
         let trace = query.trace(request).await.expect("an answer").into_inner();
         assert_eq!(trace.offset, offset.0);
         assert!(trace.durable_at_us >= trace.committed_at_us);
-        let hop = trace.hops.into_iter().find(|h| h.platform == SICHUAN).expect("a hop");
+        let hop = trace
+            .hops
+            .into_iter()
+            .find(|h| h.platform == SICHUAN)
+            .expect("a hop");
         if hop.state() == api::TraceState::Applied {
             break hop;
         }

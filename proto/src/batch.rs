@@ -204,8 +204,9 @@ pub enum ValueView<'a> {
 impl<'a> DeltaView<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<DeltaView<'a>> {
         if bytes.len() > limits::DELTA_BYTES_MAX {
-            return Err(Refusal::new(Reason::DeltaTooLarge, "")
-                .detail(format!("{} bytes", bytes.len())));
+            return Err(
+                Refusal::new(Reason::DeltaTooLarge, "").detail(format!("{} bytes", bytes.len()))
+            );
         }
         let mut entity = None;
         let (mut revision, mut committed_at, mut expires_at, mut provenance) = (0, 0, 0, 0);
@@ -227,9 +228,8 @@ impl<'a> DeltaView<'a> {
                 (3, FieldValue::Varint(n)) => committed_at = n,
                 (4, FieldValue::Varint(n)) => expires_at = n,
                 (5, FieldValue::Varint(n)) => {
-                    provenance = u32::try_from(n).map_err(|_| {
-                        Refusal::new(Reason::ProvenanceMissing, "provenance")
-                    })?;
+                    provenance = u32::try_from(n)
+                        .map_err(|_| Refusal::new(Reason::ProvenanceMissing, "provenance"))?;
                 }
                 (6, FieldValue::Len(b)) => {
                     evidence = text(b, "evidence", limits::EVIDENCE_BYTES_MAX)?;
@@ -251,8 +251,8 @@ impl<'a> DeltaView<'a> {
         if revision == 0 {
             return Err(Refusal::new(Reason::RevisionZero, "revision"));
         }
-        let (value, value_bytes) = value
-            .ok_or_else(|| Refusal::new(Reason::KindUnknown, "value").detail("no value"))?;
+        let (value, value_bytes) =
+            value.ok_or_else(|| Refusal::new(Reason::KindUnknown, "value").detail("no value"))?;
         Ok(DeltaView {
             entity,
             revision: Revision(revision),
@@ -434,7 +434,11 @@ fn area_risk(bytes: &[u8]) -> Result<ValueView<'_>> {
         );
     }
     Ok(ValueView::AreaRisk {
-        level: word(level.unwrap_or(0), "area_risk.level", RiskLevel::from_number)?,
+        level: word(
+            level.unwrap_or(0),
+            "area_risk.level",
+            RiskLevel::from_number,
+        )?,
         path: PathView(bytes),
     })
 }

@@ -61,8 +61,11 @@ impl Cursor {
     /// A cursor that a client sent; it must be of this log.
     pub fn from_api(cursor: &api::Cursor, log: LogId, field: &str) -> Result<Cursor, Refusal> {
         if cursor.log_id != log.0 {
-            return Err(Refusal::new(Reason::CursorOfAnotherLog, format!("{field}.log_id"))
-                .detail(format!("cursor of log {:#018x}, this is log {log}", cursor.log_id)));
+            return Err(
+                Refusal::new(Reason::CursorOfAnotherLog, format!("{field}.log_id")).detail(
+                    format!("cursor of log {:#018x}, this is log {log}", cursor.log_id),
+                ),
+            );
         }
         Ok(Cursor {
             log_id: log,

@@ -279,9 +279,12 @@ impl FromStr for Kind {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        Kind::ALL.into_iter().find(|k| k.name() == s).ok_or_else(|| {
-            format!("{s:?} is none of health_code, test_result, vaccination, area_risk")
-        })
+        Kind::ALL
+            .into_iter()
+            .find(|k| k.name() == s)
+            .ok_or_else(|| {
+                format!("{s:?} is none of health_code, test_result, vaccination, area_risk")
+            })
     }
 }
 

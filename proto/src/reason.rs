@@ -386,6 +386,9 @@ mod tests {
         assert_eq!(Refusal::from_status(&status), Some(refusal));
         assert!(status.get_details_retry_info().is_some());
         let request = status.get_details_bad_request().expect("a violation");
-        assert_eq!(request.field_violations[0].field, "deltas[3].committed_at_us");
+        assert_eq!(
+            request.field_violations[0].field,
+            "deltas[3].committed_at_us"
+        );
     }
 }

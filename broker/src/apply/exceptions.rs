@@ -30,7 +30,9 @@ impl Dropped {
         if row.is_empty() {
             return Dropped::All;
         }
-        let indexes = row.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]));
+        let indexes = row
+            .chunks_exact(4)
+            .map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]));
         Dropped::Some(indexes.collect())
     }
 

@@ -296,9 +296,8 @@ fn control(record: &[u8], group: &mut Group<'_>) -> Result<(), EntryError> {
     let record = api::ControlRecord::decode(record).map_err(|error| {
         Refusal::new(Reason::MessageMalformed, "control record").detail(error.to_string())
     })?;
-    let issuer = |code| {
-        Issuer::new(code).ok_or_else(|| Refusal::new(Reason::ValueOutOfRange, "platform"))
-    };
+    let issuer =
+        |code| Issuer::new(code).ok_or_else(|| Refusal::new(Reason::ValueOutOfRange, "platform"));
     match record.act {
         Some(Act::CursorsStored(stored)) => {
             for subscription in stored.subscriptions {

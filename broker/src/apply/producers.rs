@@ -81,7 +81,9 @@ impl Producer {
     }
 
     pub fn decode(bytes: &[u8]) -> Option<Producer> {
-        let mut numbers = bytes.chunks(8).map(|c| c.try_into().ok().map(u64::from_le_bytes));
+        let mut numbers = bytes
+            .chunks(8)
+            .map(|c| c.try_into().ok().map(u64::from_le_bytes));
         let mut next = || numbers.next().flatten();
         let mut producer = Producer {
             epoch: Epoch(next()?),
@@ -106,7 +108,13 @@ mod tests {
     use hutong_proto::{Issuer, Lane, Partition, Shard};
     use proptest::prelude::*;
 
-    fn header(epoch: u64, base: u64, sequence: u64, lane: Lane, parts: u32) -> RecordHeader<'static> {
+    fn header(
+        epoch: u64,
+        base: u64,
+        sequence: u64,
+        lane: Lane,
+        parts: u32,
+    ) -> RecordHeader<'static> {
         RecordHeader {
             partition: Partition {
                 issuer: Issuer::new(340_000).expect("a code"),
@@ -126,7 +134,11 @@ mod tests {
         let mut p = Producer::default();
         assert_eq!(p.observe(&header(1, 0, 1, Lane::Urgent, 2)), Fate::Fresh);
         assert_eq!(p.observe(&header(1, 0, 2, Lane::Urgent, 1)), Fate::Fresh);
-        assert_eq!(p.complete, Sequence(0), "the bulk part of batch 1 is missing");
+        assert_eq!(
+            p.complete,
+            Sequence(0),
+            "the bulk part of batch 1 is missing"
+        );
         assert_eq!(p.observe(&header(1, 0, 1, Lane::Bulk, 2)), Fate::Fresh);
         assert_eq!(p.complete, Sequence(2));
     }
@@ -135,7 +147,10 @@ mod tests {
     fn repeats_are_dropped_part_by_part() {
         let mut p = Producer::default();
         assert_eq!(p.observe(&header(1, 0, 1, Lane::Urgent, 2)), Fate::Fresh);
-        assert_eq!(p.observe(&header(1, 0, 1, Lane::Urgent, 2)), Fate::Duplicate);
+        assert_eq!(
+            p.observe(&header(1, 0, 1, Lane::Urgent, 2)),
+            Fate::Duplicate
+        );
         assert_eq!(p.observe(&header(1, 0, 1, Lane::Bulk, 2)), Fate::Fresh);
         assert_eq!(p.observe(&header(1, 0, 1, Lane::Bulk, 2)), Fate::Duplicate);
     }

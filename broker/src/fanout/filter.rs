@@ -1,9 +1,7 @@
 //! What a subscription wants. Most records are decided by their partition alone.
 
 use crate::log::EntryHead;
-use hutong_proto::{
-    Issuer, Kind, KindSet, Lane, Partition, Reason, Refusal, Shard, api, limits,
-};
+use hutong_proto::{Issuer, Kind, KindSet, Lane, Partition, Reason, Refusal, Shard, api, limits};
 
 /// A checked filter of one platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,17 +30,22 @@ impl FilterSpec {
         wire.issuers.dedup();
         wire.lanes.sort_unstable();
         wire.lanes.dedup();
-        let invalid = |field: String, what: String| {
-            Refusal::new(Reason::FilterInvalid, field).detail(what)
-        };
+        let invalid =
+            |field: String, what: String| Refusal::new(Reason::FilterInvalid, field).detail(what);
         if wire.issuers.len() > limits::FILTER_VALUES_MAX {
-            return Err(invalid("filter.issuers".into(), format!("{} values", wire.issuers.len())));
+            return Err(invalid(
+                "filter.issuers".into(),
+                format!("{} values", wire.issuers.len()),
+            ));
         }
         let mut kinds = KindSet::default();
         for (i, &kind) in wire.kinds.iter().enumerate() {
             let kind = u64::try_from(kind).ok().and_then(Kind::from_number);
             kinds.insert(kind.ok_or_else(|| {
-                invalid(format!("filter.kinds[{i}]"), format!("kind {}", wire.kinds[i]))
+                invalid(
+                    format!("filter.kinds[{i}]"),
+                    format!("kind {}", wire.kinds[i]),
+                )
             })?);
         }
         if wire.kinds.is_empty() {
@@ -52,7 +55,12 @@ impl FilterSpec {
         for (i, &lane) in wire.lanes.iter().enumerate() {
             match u64::try_from(lane).ok().and_then(Lane::from_number) {
                 Some(lane @ (Lane::Urgent | Lane::Bulk)) => lanes[lane.index()] = true,
-                _ => return Err(invalid(format!("filter.lanes[{i}]"), format!("lane {lane}"))),
+                _ => {
+                    return Err(invalid(
+                        format!("filter.lanes[{i}]"),
+                        format!("lane {lane}"),
+                    ));
+                }
             }
         }
         for (i, code) in wire.issuers.iter().enumerate() {

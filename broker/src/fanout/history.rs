@@ -52,9 +52,19 @@ mod tests {
         for (below, at) in [(5, 50), (9, 90), (9, 95), (12, 120)] {
             history.reached(Lane::Urgent, Offset(below), Micros(at));
         }
-        for (offset, at) in [(4, Some(50)), (5, Some(90)), (8, Some(90)), (11, Some(120)), (12, None)] {
+        for (offset, at) in [
+            (4, Some(50)),
+            (5, Some(90)),
+            (8, Some(90)),
+            (11, Some(120)),
+            (12, None),
+        ] {
             let expected = at.map(Micros);
-            assert_eq!(history.when(Lane::Urgent, Offset(offset)), expected, "{offset}");
+            assert_eq!(
+                history.when(Lane::Urgent, Offset(offset)),
+                expected,
+                "{offset}"
+            );
         }
         assert_eq!(history.when(Lane::Bulk, Offset(4)), None);
     }

@@ -81,8 +81,9 @@ pub fn read(
 }
 
 pub fn compacted(lane: Lane, partition: Partition, trimmed: Offset, at: Offset) -> Refusal {
-    Refusal::new(Reason::CursorCompacted, format!("open.cursor.{lane}"))
-        .detail(format!("offset {at}, partition {partition} is kept from {trimmed} on"))
+    Refusal::new(Reason::CursorCompacted, format!("open.cursor.{lane}")).detail(format!(
+        "offset {at}, partition {partition} is kept from {trimmed} on"
+    ))
 }
 
 fn internal(error: &dyn std::error::Error) -> Refusal {

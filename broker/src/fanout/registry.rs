@@ -110,8 +110,10 @@ impl Subscription {
             let i = lane.index();
             let offset = cursor.lane(lane);
             if offset > self.position(lane) {
-                return Err(Refusal::new(Reason::CursorAhead, format!("applied.cursor.{lane}"))
-                    .detail(format!("{offset} applied, {} sent", self.position(lane))));
+                return Err(
+                    Refusal::new(Reason::CursorAhead, format!("applied.cursor.{lane}"))
+                        .detail(format!("{offset} applied, {} sent", self.position(lane))),
+                );
             }
             let before = self.applied[i].fetch_max(offset.0, Ordering::AcqRel);
             if before < offset.0 {
@@ -176,7 +178,9 @@ impl Drop for Attached {
         let mut session = self.subscription.session.lock();
         if session.as_ref().is_some_and(|(s, _)| *s == self.serial) {
             *session = None;
-            self.subscription.in_snapshot.store(false, Ordering::Release);
+            self.subscription
+                .in_snapshot
+                .store(false, Ordering::Release);
         }
     }
 }
@@ -244,7 +248,10 @@ impl Subscriptions {
             None => {
                 let own = all.keys().filter(|(p, _)| *p == platform).count();
                 if own >= limits::SUBSCRIPTIONS_PER_PLATFORM_MAX {
-                    return Err(Refusal::new(Reason::TooManySubscriptions, "open.subscription"));
+                    return Err(Refusal::new(
+                        Reason::TooManySubscriptions,
+                        "open.subscription",
+                    ));
                 }
                 let none = [Offset::NONE; 2];
                 let subscription = Arc::new(Subscription::new(key.clone(), filter, none, 0));

@@ -14,9 +14,7 @@ use crate::{
 };
 use bytes::Bytes;
 use hutong_proto::{
-    Cursor, Issuer, Lane, Offset, Reason, RecordView, Refusal, api,
-    frame::Frame,
-    limits, record,
+    Cursor, Issuer, Lane, Offset, Reason, RecordView, Refusal, api, frame::Frame, limits, record,
 };
 use prost::Message;
 use std::{sync::Arc, time::Duration};
@@ -76,11 +74,16 @@ impl Session {
                     .detail(format!("{n} bytes")));
             }
         };
-        let start = open.start.ok_or_else(|| Refusal::new(Reason::FieldMissing, "open.start"))?;
+        let start = open
+            .start
+            .ok_or_else(|| Refusal::new(Reason::FieldMissing, "open.start"))?;
         let filter = FilterSpec::from_api(open.filter, self.platform, &self.shared.platforms)?;
         let restart = !matches!(start, api::subscribe_open::Start::Stored(_));
         let key = (self.platform, open.subscription);
-        let attached = self.shared.subscriptions.attach(key.clone(), filter, restart)?;
+        let attached = self
+            .shared
+            .subscriptions
+            .attach(key.clone(), filter, restart)?;
         let credit = Arc::new(Credit::new(credit_bytes));
         let begun = tokio::select! {
             () = attached.end.cancelled() => Err(Reason::SessionTakenOver.into()),
@@ -133,19 +136,20 @@ impl Session {
             Start::Cursor(cursor) => Cursor::from_api(&cursor, log_id, "open.cursor")?,
             Start::Now(_) => Cursor::both(log_id, self.shared.rings.next()),
             Start::Stored(_) | Start::Snapshot(_) => {
-                let cursor =
-                    snapshot::send(&self.shared, &self.out, attached, credit).await?;
+                let cursor = snapshot::send(&self.shared, &self.out, attached, credit).await?;
                 subscription.begin(cursor, false, now);
                 return Ok(());
             }
         };
         self.check_cursor(&cursor, subscription)?;
         subscription.begin(cursor, true, now);
-        self.send(api::subscribe_response::Message::Opened(api::SubscribeOpened {
-            cursor: Some(cursor.to_api()),
-            snapshot: false,
-            broker_version: env!("CARGO_PKG_VERSION").to_owned(),
-        }))
+        self.send(api::subscribe_response::Message::Opened(
+            api::SubscribeOpened {
+                cursor: Some(cursor.to_api()),
+                snapshot: false,
+                broker_version: env!("CARGO_PKG_VERSION").to_owned(),
+            },
+        ))
         .await
     }
 
@@ -156,8 +160,10 @@ impl Session {
         for lane in Lane::DELIVERED {
             let at = cursor.lane(lane);
             if at > next {
-                return Err(Refusal::new(Reason::CursorAhead, format!("open.cursor.{lane}"))
-                    .detail(format!("offset {at}, the log ends at {next}")));
+                return Err(
+                    Refusal::new(Reason::CursorAhead, format!("open.cursor.{lane}"))
+                        .detail(format!("offset {at}, the log ends at {next}")),
+                );
             }
             for partition in filter.partitions(lane, &self.shared.platforms) {
                 let trimmed = self
@@ -189,9 +195,9 @@ impl Session {
             match input.message().await {
                 Ok(Some(frame)) => match parse(&frame)? {
                     Some(Message::Applied(applied)) => {
-                        let cursor = applied.cursor.ok_or_else(|| {
-                            Refusal::new(Reason::FieldMissing, "applied.cursor")
-                        })?;
+                        let cursor = applied
+                            .cursor
+                            .ok_or_else(|| Refusal::new(Reason::FieldMissing, "applied.cursor"))?;
                         let cursor =
                             Cursor::from_api(&cursor, self.shared.log_id, "applied.cursor")?;
                         subscription.acknowledge(cursor, (self.shared.clock)())?;
@@ -199,14 +205,17 @@ impl Session {
                     Some(Message::Credit(more)) => credit.give(more.bytes, credit_bytes),
                     Some(Message::Open(_)) => return Err(Reason::OpenRepeated.into()),
                     None => {
-                        return Err(Refusal::new(Reason::MessageMalformed, "message").detail("empty"));
+                        return Err(
+                            Refusal::new(Reason::MessageMalformed, "message").detail("empty")
+                        );
                     }
                 },
                 // It sends nothing more, but still receives, as far as its credit goes.
                 Ok(None) => std::future::pending::<()>().await,
                 Err(_) => {
-                    return Err(Refusal::from(Reason::SessionTakenOver)
-                        .detail("the connection broke"));
+                    return Err(
+                        Refusal::from(Reason::SessionTakenOver).detail("the connection broke")
+                    );
                 }
             }
         }
@@ -242,7 +251,9 @@ impl Session {
                 self.bookmark(subscription).await?;
                 let reason = "the broker is stopping".to_owned();
                 let bye = api::Draining { reason };
-                return self.send(api::subscribe_response::Message::Draining(bye)).await;
+                return self
+                    .send(api::subscribe_response::Message::Draining(bye))
+                    .await;
             }
             tokio::select! {
                 changed = applied.changed() => {
@@ -358,7 +369,11 @@ fn ring_chunk(
                 return Ok(entry.logged);
             }
             let record = cut_kinds(&entry.record, filter)?;
-            Ok(record::encode_logged(entry.head.offset, entry.head.durable_at, &record))
+            Ok(record::encode_logged(
+                entry.head.offset,
+                entry.head.durable_at,
+                &record,
+            ))
         })
         .collect::<Result<_, Refusal>>()?;
     Ok(Chunk {

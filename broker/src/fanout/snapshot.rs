@@ -16,10 +16,7 @@ use crate::{
 };
 use bytes::Bytes;
 use hutong_proto::{
-    Cursor, Issuer, KindSet, Reason, Refusal, api,
-    delta::DeltaParts,
-    frame::Frame,
-    wire,
+    Cursor, Issuer, KindSet, Reason, Refusal, api, delta::DeltaParts, frame::Frame, wire,
 };
 use std::{
     collections::HashMap,
@@ -113,7 +110,9 @@ impl Sender {
             },
         )))?;
         let begin = api::SnapshotBegin { rows_estimate };
-        self.send(response(api::subscribe_response::Message::SnapshotBegin(begin)))
+        self.send(response(api::subscribe_response::Message::SnapshotBegin(
+            begin,
+        )))
     }
 
     fn row(&mut self, key: &RegisterKey, row: &Row<'_>) -> Result<(), Refusal> {
@@ -147,7 +146,8 @@ impl Sender {
 
     fn wanted(&self, issuer: Issuer, key: &RegisterKey) -> bool {
         // A value does not say in which lane it came; the lanes of a filter are about records.
-        self.filter.wants_issuer(issuer) && KindSet::from_iter([key.kind]).intersects(self.filter.kinds)
+        self.filter.wants_issuer(issuer)
+            && KindSet::from_iter([key.kind]).intersects(self.filter.kinds)
     }
 
     /// Index of a provenance entry in the table of this message.
@@ -159,7 +159,10 @@ impl Sender {
             let key = keys::provenance(id);
             let stored = self.state.get(&key).map_err(|e| internal(&e))?;
             let bytes = stored.ok_or_else(|| {
-                internal(&StateError::damaged(&key, "a register refers to it, but it is missing"))
+                internal(&StateError::damaged(
+                    &key,
+                    "a register refers to it, but it is missing",
+                ))
             })?;
             if self.provenance.len() >= PROVENANCE_CACHE_MAX {
                 self.provenance.clear();

@@ -14,9 +14,7 @@ use crate::{
 };
 use futures_core::Stream;
 use hutong_proto::{
-    Issuer, LogId,
-    api::stream::publish_service_server::PublishService,
-    frame::Frame,
+    Issuer, LogId, api::stream::publish_service_server::PublishService, frame::Frame,
 };
 use queue::Queues;
 use registry::Producers;

@@ -23,8 +23,11 @@ pub struct Room {
 
 impl Queues {
     pub fn new(urgent_bytes_max: usize, bulk_bytes_max: usize) -> Queues {
-        let units = [urgent_bytes_max, bulk_bytes_max]
-            .map(|bytes| u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX >> 4).max(1));
+        let units = [urgent_bytes_max, bulk_bytes_max].map(|bytes| {
+            u32::try_from(bytes / UNIT_BYTES)
+                .unwrap_or(u32::MAX >> 4)
+                .max(1)
+        });
         Queues {
             lanes: units.map(|n| Arc::new(Semaphore::new(n as usize))),
             units,

@@ -95,7 +95,9 @@ impl Producers {
         };
         if let Some(mut previous) = previous {
             if previous.epoch < epoch {
-                previous.fenced.store(true, std::sync::atomic::Ordering::Release);
+                previous
+                    .fenced
+                    .store(true, std::sync::atomic::Ordering::Release);
             }
             previous.end.cancel();
             // An error means that the sender is gone, which it only is after settling.
@@ -129,7 +131,11 @@ impl Drop for Claim {
     fn drop(&mut self) {
         self.settled.send_replace(true);
         let mut inner = self.producers.inner.lock();
-        if inner.holders.get(&self.key).is_some_and(|h| h.serial == self.serial) {
+        if inner
+            .holders
+            .get(&self.key)
+            .is_some_and(|h| h.serial == self.serial)
+        {
             inner.holders.remove(&self.key);
         }
     }

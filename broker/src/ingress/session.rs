@@ -6,7 +6,11 @@ use crate::{
         producers::{Fate, Producer},
         waiters::{BatchKey, BatchOutcome},
     },
-    ingress::{Ingress, queue::Room, registry::{self, Claim}},
+    ingress::{
+        Ingress,
+        queue::Room,
+        registry::{self, Claim},
+    },
     log::{Append, AppendError},
     routing::{self, Origin, Routed},
     state::keys,
@@ -157,7 +161,8 @@ impl Session {
             log_id: self.shared.log_id.0,
             broker_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        self.send(api::publish_response::Message::Opened(opened)).await?;
+        self.send(api::publish_response::Message::Opened(opened))
+            .await?;
         tracing::info!(
             platform = %self.platform,
             producer = open.producer,
@@ -220,9 +225,8 @@ impl Session {
             let sequence = BatchView::sequence_of(&batch)
                 .ok_or_else(|| Refusal::new(Reason::MessageMalformed, "batch.sequence"))?;
             if sequence > last.next() || sequence == Sequence::NONE {
-                return Err(Refusal::new(Reason::SequenceOutOfOrder, "batch.sequence").detail(
-                    format!("sequence {sequence}, expected {}", last.next()),
-                ));
+                return Err(Refusal::new(Reason::SequenceOutOfOrder, "batch.sequence")
+                    .detail(format!("sequence {sequence}, expected {}", last.next())));
             }
             let ack = if sequence <= last {
                 Owed::settled(sequence, charge, Outcome::Duplicate)
@@ -262,7 +266,9 @@ impl Session {
         let routed = match admission::admit(&bytes, &rules) {
             Ok(admitted) => routing::route(admitted, &origin),
             Err(refusal) => {
-                self.shared.metrics.refused(self.platform, refusal.reason, 1);
+                self.shared
+                    .metrics
+                    .refused(self.platform, refusal.reason, 1);
                 // Its number must be durable all the same, or those after it could not be.
                 let empty = routing::empty(self.platform, sequence, &origin);
                 let mut owed = self.submit(empty, charge, opened).await?;
@@ -287,17 +293,27 @@ impl Session {
             sequence: routed.sequence,
         };
         for (_, refusal) in &routed.refused {
-            self.shared.metrics.refused(self.platform, refusal.reason, 1);
+            self.shared
+                .metrics
+                .refused(self.platform, refusal.reason, 1);
         }
-        let outcome = self.shared.waiters.register(key.clone(), routed.parts.len());
+        let outcome = self
+            .shared
+            .waiters
+            .register(key.clone(), routed.parts.len());
         let mut owed = Owed::settled(routed.sequence, charge, Outcome::Submitted(outcome));
         owed.refused = routed.refused;
         for part in routed.parts {
-            let room = self.shared.queues.room(part.partition.lane, part.record.len()).await;
+            let room = self
+                .shared
+                .queues
+                .room(part.partition.lane, part.record.len())
+                .await;
             owed._rooms.push(room);
             owed.deltas += part.indexes.len() as u32;
             let deltas = part.indexes.len() as u32;
-            owed.indexes.insert(part.partition.to_number(), part.indexes);
+            owed.indexes
+                .insert(part.partition.to_number(), part.indexes);
             let (waiters, key) = (Arc::clone(&self.shared.waiters), key.clone());
             self.shared.log.append(Append {
                 partition: part.partition,

@@ -125,7 +125,9 @@ fn bulk() -> Partition {
 
 /// Appends and waits; counts how often it was told.
 fn append(log: &dyn Log, partition: Partition, record: &str) -> Result<Offset, AppendError> {
-    start(log, partition, record).recv_timeout(PATIENCE).expect("told once")
+    start(log, partition, record)
+        .recv_timeout(PATIENCE)
+        .expect("told once")
 }
 
 fn start(
@@ -145,12 +147,17 @@ fn start(
 }
 
 fn all(log: &dyn Log, partition: Partition) -> Vec<Entry> {
-    let from = log.partition(partition).map_or(Offset::NONE, |p| p.trimmed_below);
+    let from = log
+        .partition(partition)
+        .map_or(Offset::NONE, |p| p.trimmed_below);
     log.read(partition, from, usize::MAX).expect("reads")
 }
 
 fn texts(entries: &[Entry]) -> Vec<String> {
-    entries.iter().map(|e| String::from_utf8_lossy(&e.record).into_owned()).collect()
+    entries
+        .iter()
+        .map(|e| String::from_utf8_lossy(&e.record).into_owned())
+        .collect()
 }
 
 fn records_keep_their_order_and_places(h: &mut dyn Harness) {
@@ -161,18 +168,32 @@ fn records_keep_their_order_and_places(h: &mut dyn Harness) {
     }
     for round in 0..2 {
         let log = h.log();
-        assert!(offsets.is_sorted_by(|a, b| a < b), "offsets rise over the whole log");
+        assert!(
+            offsets.is_sorted_by(|a, b| a < b),
+            "offsets rise over the whole log"
+        );
         assert_eq!(log.next_offset(), offsets[39].next());
         for to in [urgent(), bulk()] {
             let entries = all(log, to);
             let ordinals: Vec<_> = entries.iter().map(|e| e.head.ordinal).collect();
             assert_eq!(ordinals, (1..=entries.len() as u64).collect::<Vec<_>>());
-            assert!(entries.is_sorted_by_key(|e| e.head.durable_at), "times never fall");
+            assert!(
+                entries.is_sorted_by_key(|e| e.head.durable_at),
+                "times never fall"
+            );
             let info = log.partition(to).expect("known");
-            assert_eq!((info.first, info.records), (entries[0].head.offset, entries.len() as u64));
+            assert_eq!(
+                (info.first, info.records),
+                (entries[0].head.offset, entries.len() as u64)
+            );
         }
         let merged = log
-            .read_merged(&[bulk(), urgent()], Offset::FIRST, log.next_offset(), usize::MAX)
+            .read_merged(
+                &[bulk(), urgent()],
+                Offset::FIRST,
+                log.next_offset(),
+                usize::MAX,
+            )
             .expect("reads");
         assert_eq!(merged.next, log.next_offset());
         let expected: Vec<_> = (0..40).map(|n| format!("r{n}")).collect();
@@ -189,21 +210,31 @@ fn reading_goes_on_where_it_stopped(h: &mut dyn Harness) {
     let (log, mut from, mut seen) = (h.log(), Offset::FIRST, Vec::new());
     let below = Offset(25);
     while from < below {
-        let merged = log.read_merged(&[urgent(), bulk()], from, below, 7).expect("reads");
+        let merged = log
+            .read_merged(&[urgent(), bulk()], from, below, 7)
+            .expect("reads");
         assert!(merged.next > from);
         seen.extend(texts(&merged.entries));
         from = merged.next;
     }
     assert_eq!(seen, (0..24).map(|n| format!("r{n}")).collect::<Vec<_>>());
-    let head = log.head_at(bulk(), Offset(5)).expect("reads").expect("is there");
+    let head = log
+        .head_at(bulk(), Offset(5))
+        .expect("reads")
+        .expect("is there");
     assert_eq!((head.offset, head.ordinal), (Offset(6), 3));
     assert!(log.head_at(bulk(), Offset(31)).expect("reads").is_none());
-    assert!(log.read(partition(110_000, Lane::Bulk), Offset::FIRST, 10).expect("reads").is_empty());
+    assert!(
+        log.read(partition(110_000, Lane::Bulk), Offset::FIRST, 10)
+            .expect("reads")
+            .is_empty()
+    );
 }
 
 fn what_is_trimmed_is_told_and_stays_trimmed(h: &mut dyn Harness) {
-    let offsets: Vec<_> =
-        (0..10).map(|n| append(h.log(), urgent(), &format!("r{n}")).expect("durable")).collect();
+    let offsets: Vec<_> = (0..10)
+        .map(|n| append(h.log(), urgent(), &format!("r{n}")).expect("durable"))
+        .collect();
     append(h.log(), bulk(), "other").expect("durable");
     h.log().trim(urgent(), offsets[4]).expect("trims");
     for _ in 0..2 {
@@ -212,17 +243,27 @@ fn what_is_trimmed_is_told_and_stays_trimmed(h: &mut dyn Harness) {
             Err(ReadError::Trimmed { trimmed_below, .. }) => assert_eq!(trimmed_below, offsets[4]),
             other => panic!("{other:?}"),
         }
-        assert_eq!(texts(&all(log, urgent())).first().map(String::as_str), Some("r4"));
+        assert_eq!(
+            texts(&all(log, urgent())).first().map(String::as_str),
+            Some("r4")
+        );
         assert_eq!(all(log, bulk()).len(), 1, "the other partition is whole");
         let info = log.partition(urgent()).expect("known");
-        assert_eq!((info.first, info.records, info.last), (offsets[4], 6, offsets[9]));
+        assert_eq!(
+            (info.first, info.records, info.last),
+            (offsets[4], 6, offsets[9])
+        );
         h.reopen();
     }
     h.log().trim(urgent(), Offset(u64::MAX)).expect("trims all");
     h.reopen();
     let next = append(h.log(), urgent(), "after").expect("durable");
     assert!(next > offsets[9], "offsets are never used again");
-    assert_eq!(all(h.log(), urgent())[0].head.ordinal, 11, "nor are ordinals");
+    assert_eq!(
+        all(h.log(), urgent())[0].head.ordinal,
+        11,
+        "nor are ordinals"
+    );
 }
 
 fn the_tail_gives_everything_once_also_while_others_append(h: &mut dyn Harness) {
@@ -247,7 +288,10 @@ fn the_tail_gives_everything_once_also_while_others_append(h: &mut dyn Harness) 
                 entries.extend(tail.next().expect("goes on"));
             }
             assert_eq!(entries[0].head.offset, Offset(from));
-            assert!(entries.is_sorted_by(|a, b| a.head.offset < b.head.offset), "once, in order");
+            assert!(
+                entries.is_sorted_by(|a, b| a.head.offset < b.head.offset),
+                "once, in order"
+            );
             let offsets: Vec<_> = entries.iter().map(|e| e.head.offset.0).collect();
             let expected: Vec<_> = (from..from + offsets.len() as u64).collect();
             assert_eq!(offsets, expected, "no gap");
@@ -260,7 +304,10 @@ fn a_failed_write_is_not_acknowledged_and_poisons(h: &mut dyn Harness) {
     append(h.log(), urgent(), "before").expect("durable");
     h.faults().fail_write();
     assert_eq!(append(h.log(), urgent(), "lost"), Err(AppendError::Failed));
-    assert_eq!(append(h.log(), urgent(), "later"), Err(AppendError::Poisoned));
+    assert_eq!(
+        append(h.log(), urgent(), "later"),
+        Err(AppendError::Poisoned)
+    );
     assert!(h.log().poisoned().is_some());
     assert!(h.log().trim(urgent(), Offset(2)).is_err());
     h.reopen();
@@ -273,10 +320,19 @@ fn a_failed_sync_is_indefinite_and_poisons(h: &mut dyn Harness) {
     append(h.log(), urgent(), "before").expect("durable");
     let mut tail = h.log().tail(Offset::FIRST).expect("a tail");
     h.faults().fail_sync();
-    assert_eq!(append(h.log(), urgent(), "perhaps"), Err(AppendError::Indefinite));
-    assert_eq!(append(h.log(), urgent(), "later"), Err(AppendError::Poisoned));
+    assert_eq!(
+        append(h.log(), urgent(), "perhaps"),
+        Err(AppendError::Indefinite)
+    );
+    assert_eq!(
+        append(h.log(), urgent(), "later"),
+        Err(AppendError::Poisoned)
+    );
     assert_eq!(texts(&tail.next().expect("what was durable")), ["before"]);
-    assert!(tail.next().is_none(), "nothing that is not durable comes out");
+    assert!(
+        tail.next().is_none(),
+        "nothing that is not durable comes out"
+    );
     drop(tail);
     h.reopen();
     // An indefinite append may be there; a retry of it may then be there twice. Never a hole.
@@ -291,7 +347,9 @@ fn a_failed_sync_is_indefinite_and_poisons(h: &mut dyn Harness) {
 fn closing_finishes_what_is_queued_and_ends_the_tail(h: &mut dyn Harness) {
     let log = h.log();
     let mut tail = log.tail(Offset::FIRST).expect("a tail");
-    let waiting: Vec<_> = (0..3).map(|n| start(log, urgent(), &format!("r{n}"))).collect();
+    let waiting: Vec<_> = (0..3)
+        .map(|n| start(log, urgent(), &format!("r{n}")))
+        .collect();
     std::thread::scope(|scope| {
         let closing = scope.spawn(|| log.close());
         let mut seen = Vec::new();
@@ -300,7 +358,10 @@ fn closing_finishes_what_is_queued_and_ends_the_tail(h: &mut dyn Harness) {
         }
         closing.join().expect("closes");
         for outcome in waiting {
-            outcome.recv_timeout(PATIENCE).expect("told").expect("durable");
+            outcome
+                .recv_timeout(PATIENCE)
+                .expect("told")
+                .expect("durable");
         }
         assert_eq!(seen, ["r0", "r1", "r2"]);
     });

@@ -43,7 +43,9 @@ pub struct MemoryLog {
 
 impl std::fmt::Debug for MemoryLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MemoryLog").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("MemoryLog")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -131,7 +133,12 @@ impl Inner {
 fn info(partition: Partition, stored: &Stored) -> PartitionInfo {
     PartitionInfo {
         partition,
-        first: stored.entries.keys().next().copied().unwrap_or(Offset::NONE),
+        first: stored
+            .entries
+            .keys()
+            .next()
+            .copied()
+            .unwrap_or(Offset::NONE),
         last: stored.last,
         last_ordinal: stored.last_ordinal,
         last_durable_at: stored.last_durable_at,
@@ -158,7 +165,9 @@ impl Log for MemoryLog {
         bytes_max: usize,
     ) -> Result<Vec<Entry>, ReadError> {
         let below = self.next_offset();
-        Ok(self.read_merged(&[partition], from, below, bytes_max)?.entries)
+        Ok(self
+            .read_merged(&[partition], from, below, bytes_max)?
+            .entries)
     }
 
     fn read_merged(
@@ -211,8 +220,11 @@ impl Log for MemoryLog {
         // Unbounded is what "in memory" means here; tests take what they append.
         let (sender, live) = unbounded();
         let mut inner = self.inner.lock();
-        let stored: BTreeMap<_, _> =
-            inner.partitions.values().flat_map(|s| s.entries.range(from..)).collect();
+        let stored: BTreeMap<_, _> = inner
+            .partitions
+            .values()
+            .flat_map(|s| s.entries.range(from..))
+            .collect();
         let stored: Vec<Entry> = stored.into_values().cloned().collect();
         if !inner.closed && inner.poison.is_none() {
             inner.tail = Some(sender);
@@ -240,12 +252,19 @@ impl Log for MemoryLog {
 
     fn partitions(&self) -> Vec<PartitionInfo> {
         let inner = self.inner.lock();
-        inner.partitions.iter().map(|(p, stored)| info(*p, stored)).collect()
+        inner
+            .partitions
+            .iter()
+            .map(|(p, stored)| info(*p, stored))
+            .collect()
     }
 
     fn partition(&self, partition: Partition) -> Option<PartitionInfo> {
         let inner = self.inner.lock();
-        inner.partitions.get(&partition).map(|stored| info(partition, stored))
+        inner
+            .partitions
+            .get(&partition)
+            .map(|stored| info(partition, stored))
     }
 
     fn next_offset(&self) -> Offset {
@@ -276,4 +295,3 @@ impl Tail for MemoryTail {
         }
     }
 }
-

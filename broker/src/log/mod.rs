@@ -144,8 +144,12 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
     fn append(&self, append: Append);
 
     /// Records of `partition` from `from` on, up to about `bytes_max` but at least one if there is one.
-    fn read(&self, partition: Partition, from: Offset, bytes_max: usize)
-    -> Result<Vec<Entry>, ReadError>;
+    fn read(
+        &self,
+        partition: Partition,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<Entry>, ReadError>;
 
     /// The same over several partitions, in the order of offsets, for offsets below `below`.
     fn read_merged(

@@ -23,13 +23,19 @@ pub enum DataDirError {
          {VERSION}); install that version or a later one"
     )]
     Newer { dir: PathBuf, found: u32 },
-    #[error("the file {file} does not say a layout version; is {dir} really a data folder of the broker?")]
+    #[error(
+        "the file {file} does not say a layout version; is {dir} really a data folder of the broker?"
+    )]
     NotOurs { dir: PathBuf, file: PathBuf },
     #[error(
         "platform {platform} has {stored} shards in the data folder and {configured} in the \
          configuration; the number is fixed once the log exists: set it back to {stored}"
     )]
-    ShardsChanged { platform: String, stored: u32, configured: u32 },
+    ShardsChanged {
+        platform: String,
+        stored: u32,
+        configured: u32,
+    },
 }
 
 /// Held while the broker runs.
@@ -119,7 +125,10 @@ fn check_shards(
     if stored.len() == before {
         return Ok(());
     }
-    let text: String = stored.iter().map(|(code, n)| format!("{code} {n}\n")).collect();
+    let text: String = stored
+        .iter()
+        .map(|(code, n)| format!("{code} {n}\n"))
+        .collect();
     write_durably(&config.data_dir, SHARDS_FILE, &text).map_err(io)
 }
 

@@ -15,7 +15,10 @@ use crate::{
     fanout::{Fanout, registry::Subscriptions},
     ingress::{Ingress, queue::Queues, registry::Producers},
     lag::Lags,
-    log::{Log, LogError, embedded::{Commit, EmbeddedLog, EmbeddedOptions}},
+    log::{
+        Log, LogError,
+        embedded::{Commit, EmbeddedLog, EmbeddedOptions},
+    },
     metrics::{Metrics, Recorder},
     query::Query,
     state::{Flush, State, StateError, StateOptions},
@@ -25,13 +28,11 @@ use control::ControlWriter;
 use data_dir::DataDir;
 use hutong_proto::{Issuer, Offset};
 use hutong_telemetry::Health;
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
+use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
 };
-use tokio::{sync::{Semaphore, watch}, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use data_dir::DataDirError;
@@ -58,7 +59,11 @@ pub enum StartError {
          they do not belong together; restore both from one backup, or remove the state folder to \
          rebuild it from the log if the log is complete"
     )]
-    StateAheadOfLog { dir: String, applied: Offset, end: Offset },
+    StateAheadOfLog {
+        dir: String,
+        applied: Offset,
+        end: Offset,
+    },
     #[error("cannot listen on {address}: {why}")]
     Listen { address: SocketAddr, why: String },
     #[error("cannot start: {0}")]
@@ -152,8 +157,13 @@ impl Broker {
         let apply = start_apply(&log, &state, &rings, &waiters, &metrics, failed)?;
         replay(&log, &rings, failure.clone()).await?;
 
-        let platforms: Arc<Vec<(Issuer, u32)>> =
-            Arc::new(config.platforms.iter().map(|p| (p.issuer, p.shards)).collect());
+        let platforms: Arc<Vec<(Issuer, u32)>> = Arc::new(
+            config
+                .platforms
+                .iter()
+                .map(|p| (p.issuer, p.shards))
+                .collect(),
+        );
         let subscriptions = Arc::new(Subscriptions::load(&state, log.id(), &platforms)?);
         let lags = Lags {
             log: Arc::clone(&log),
@@ -182,7 +192,9 @@ impl Broker {
             config,
         };
         parts.start_background();
-        parts.metrics.observe(Arc::new(observe::Observer::new(&parts)));
+        parts
+            .metrics
+            .observe(Arc::new(observe::Observer::new(&parts)));
         let (grpc_addr, http_addr) = serve::start(listeners, &parts, &health)?;
         health.set_ready(Ok(()));
         tracing::info!(%grpc_addr, %http_addr, log_id = %parts.log.id(), "broker ready");
@@ -215,7 +227,10 @@ impl Broker {
         let mut check = tokio::time::interval(Duration::from_millis(200));
         loop {
             let reason = failure.borrow_and_update().clone();
-            if let Some(reason) = reason.or_else(|| self.log.poisoned()).or_else(|| self.state.failure()) {
+            if let Some(reason) = reason
+                .or_else(|| self.log.poisoned())
+                .or_else(|| self.state.failure())
+            {
                 self.health.set_ready(Err(reason.clone()));
                 return reason;
             }
@@ -231,22 +246,40 @@ impl Broker {
         let drain = &self.drain;
         drain.ingress.cancel();
         drain.ingress_tasks.close();
-        wait("producers to get their acks", &drain.ingress_tasks, deadline, || {
-            format!("{} batches not applied", self.waiters.len())
-        })
+        wait(
+            "producers to get their acks",
+            &drain.ingress_tasks,
+            deadline,
+            || format!("{} batches not applied", self.waiters.len()),
+        )
         .await;
         drain.background.cancel();
         drain.background_tasks.close();
-        wait("background tasks", &drain.background_tasks, deadline, String::new).await;
+        wait(
+            "background tasks",
+            &drain.background_tasks,
+            deadline,
+            String::new,
+        )
+        .await;
         drain.fanout.cancel();
         drain.fanout_tasks.close();
-        wait("subscribers to take what is applied", &drain.fanout_tasks, deadline, || {
-            format!("{} sessions", drain.fanout_tasks.len())
-        })
+        wait(
+            "subscribers to take what is applied",
+            &drain.fanout_tasks,
+            deadline,
+            || format!("{} sessions", drain.fanout_tasks.len()),
+        )
         .await;
         drain.servers.cancel();
         drain.server_tasks.close();
-        wait("connections to close", &drain.server_tasks, deadline, String::new).await;
+        wait(
+            "connections to close",
+            &drain.server_tasks,
+            deadline,
+            String::new,
+        )
+        .await;
         let (log, state, apply) = (self.log, self.state, self.apply);
         let closed = tokio::task::spawn_blocking(move || {
             log.close();
@@ -256,7 +289,9 @@ impl Broker {
         .await;
         match closed {
             Ok((true, Ok(()))) => {}
-            Ok((applied, closed)) => tracing::error!(applied, ?closed, "not everything closed well"),
+            Ok((applied, closed)) => {
+                tracing::error!(applied, ?closed, "not everything closed well")
+            }
             Err(error) => tracing::error!(%error, "closing failed"),
         }
         drop(self.data_dir);
@@ -266,10 +301,22 @@ impl Broker {
 
 async fn wait(what: &str, tasks: &TaskTracker, deadline: Instant, blocking: impl Fn() -> String) {
     let started = Instant::now();
-    if tokio::time::timeout_at(deadline, tasks.wait()).await.is_err() {
-        tracing::warn!(what, tasks = tasks.len(), blocking = blocking(), "not waiting any longer");
+    if tokio::time::timeout_at(deadline, tasks.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            what,
+            tasks = tasks.len(),
+            blocking = blocking(),
+            "not waiting any longer"
+        );
     } else {
-        tracing::info!(what, milliseconds = started.elapsed().as_millis() as u64, "waited for");
+        tracing::info!(
+            what,
+            milliseconds = started.elapsed().as_millis() as u64,
+            "waited for"
+        );
     }
 }
 
@@ -311,7 +358,9 @@ async fn open_stores(
         let log: Arc<dyn Log> = Arc::new(log);
         Ok((log, Arc::new(state)))
     });
-    opened.await.map_err(|error| StartError::Other(error.to_string()))?
+    opened
+        .await
+        .map_err(|error| StartError::Other(error.to_string()))?
 }
 
 fn start_apply(
@@ -350,7 +399,12 @@ async fn replay(
     let started = Instant::now();
     let mut applied = rings.applied();
     // A log that ends in trimmed records has nothing to wait for.
-    let last = log.partitions().iter().map(|p| p.last).max().unwrap_or(Offset::NONE);
+    let last = log
+        .partitions()
+        .iter()
+        .map(|p| p.last)
+        .max()
+        .unwrap_or(Offset::NONE);
     tokio::select! {
         reached = applied.wait_for(|next| *next > last) => {
             reached.map_err(|error| StartError::Other(error.to_string()))?;

@@ -90,10 +90,7 @@ impl Observe for Observer {
             producers_connected: self.producers.connected().into_iter().collect(),
             subscribers_connected: self.subscriptions.connected().into_iter().collect(),
             stores: vec![
-                StoreGauges {
-                    name: "log",
-                    ..log
-                },
+                StoreGauges { name: "log", ..log },
                 StoreGauges {
                     name: "state",
                     ..state

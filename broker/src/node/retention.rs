@@ -94,7 +94,10 @@ fn by_bytes(
     if total <= bytes_max {
         return Ok(Offset::NONE);
     }
-    let firsts = partitions.iter().filter(|p| p.records > 0).map(|p| p.first.0);
+    let firsts = partitions
+        .iter()
+        .filter(|p| p.records > 0)
+        .map(|p| p.first.0);
     let (mut low, mut high) = (firsts.min().unwrap_or(0), log.next_offset().0);
     while low < high {
         let middle = low + (high - low) / 2;
@@ -108,13 +111,12 @@ fn by_bytes(
 }
 
 /// About how many bytes are at or above an offset, by the share of records.
-fn bytes_from(
-    log: &dyn Log,
-    partitions: &[PartitionInfo],
-    from: Offset,
-) -> Result<u64, ReadError> {
+fn bytes_from(log: &dyn Log, partitions: &[PartitionInfo], from: Offset) -> Result<u64, ReadError> {
     let mut bytes = 0;
-    for info in partitions.iter().filter(|p| p.records > 0 && p.last >= from) {
+    for info in partitions
+        .iter()
+        .filter(|p| p.records > 0 && p.last >= from)
+    {
         if let Some(head) = log.head_at(info.partition, from)? {
             let kept = u128::from((info.last_ordinal + 1).saturating_sub(head.ordinal));
             let share = u128::from(info.bytes_estimate) * kept / u128::from(info.records);

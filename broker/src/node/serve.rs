@@ -25,7 +25,10 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::{Connected, TcpConnectInfo}};
+use tonic::transport::{
+    Server,
+    server::{Connected, TcpConnectInfo},
+};
 
 /// What a client may send before it waits for us to take it.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -156,7 +159,10 @@ fn accept(
             let connection = connection.and_then(|(stream, _)| {
                 // Acks and urgent records are small: they must not wait for more.
                 stream.set_nodelay(true)?;
-                Ok(Connection { stream, _permit: permit })
+                Ok(Connection {
+                    stream,
+                    _permit: permit,
+                })
             });
             match connection {
                 Ok(connection) => {

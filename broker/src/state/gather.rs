@@ -70,7 +70,10 @@ impl Gather {
         below: &[u8],
     ) -> impl Iterator<Item = (&Vec<u8>, Option<&[u8]>)> {
         self.others
-            .range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Excluded(below)))
+            .range::<[u8], _>((
+                std::ops::Bound::Included(from),
+                std::ops::Bound::Excluded(below),
+            ))
             .map(|(key, row)| (key, row.as_deref()))
     }
 
@@ -82,7 +85,11 @@ impl Gather {
     }
 
     pub fn sorted_registers(&self) -> Vec<(&Key, &[u8])> {
-        let mut rows: Vec<_> = self.registers.iter().map(|(k, v)| (k, v.as_ref())).collect();
+        let mut rows: Vec<_> = self
+            .registers
+            .iter()
+            .map(|(k, v)| (k, v.as_ref()))
+            .collect();
         rows.sort_unstable_by_key(|(key, _)| *key);
         rows
     }

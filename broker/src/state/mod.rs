@@ -72,7 +72,9 @@ pub enum StateError {
     Open { dir: String, why: String },
     #[error("the state failed and takes nothing until it is opened again: {0}")]
     Failed(String),
-    #[error("the state is damaged at key {key}: {what}; remove the state folder to rebuild it from the log, or restore a backup")]
+    #[error(
+        "the state is damaged at key {key}: {what}; remove the state folder to rebuild it from the log, or restore a backup"
+    )]
     Damaged { key: String, what: String },
 }
 
@@ -294,7 +296,11 @@ impl State {
             let (key, value) = item.map_err(|e| StateError::Failed(e.to_string()))?;
             rows.insert(key.into_vec(), value.into_vec());
         }
-        let gathers = memory.frozen.iter().map(|f| &f.gather).chain([&memory.active]);
+        let gathers = memory
+            .frozen
+            .iter()
+            .map(|f| &f.gather)
+            .chain([&memory.active]);
         for gather in gathers {
             for (key, row) in gather.others_in(from, below) {
                 match row {
@@ -324,7 +330,13 @@ impl State {
             rows.insert(key[1..].to_vec(), value.into_vec());
         }
         // The gathered map has no order, but the possible keys of an entity are few.
-        let gathers = || memory.frozen.iter().map(|f| &f.gather).chain([&memory.active]);
+        let gathers = || {
+            memory
+                .frozen
+                .iter()
+                .map(|f| &f.gather)
+                .chain([&memory.active])
+        };
         for gather in gathers() {
             for kind in Kind::ALL {
                 for issuer in gather.issuers() {
@@ -377,8 +389,14 @@ impl State {
             }
             // The flush thread signals under the lock, so nothing is missed; the time-out only
             // covers a thread that died.
-            self.shared.changed.wait_for(&mut signal, Duration::from_secs(1));
-            if self.flusher.lock().as_ref().is_none_or(JoinHandle::is_finished)
+            self.shared
+                .changed
+                .wait_for(&mut signal, Duration::from_secs(1));
+            if self
+                .flusher
+                .lock()
+                .as_ref()
+                .is_none_or(JoinHandle::is_finished)
                 && self.shared.memory.read().stored.next < target
             {
                 return Err(StateError::Failed("the flush thread ended".to_owned()));
@@ -428,7 +446,12 @@ impl State {
     /// Bytes gathered and on their way down.
     pub fn memory_bytes(&self) -> usize {
         let memory = self.shared.memory.read();
-        memory.frozen.iter().map(|f| f.gather.bytes()).sum::<usize>() + memory.active.bytes()
+        memory
+            .frozen
+            .iter()
+            .map(|f| f.gather.bytes())
+            .sum::<usize>()
+            + memory.active.bytes()
     }
 
     pub fn disk_bytes(&self) -> u64 {
@@ -467,13 +490,17 @@ impl Shared {
     }
 
     fn get_other(&self, memory: &Memory, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        let gathers = [&memory.active].into_iter().chain(memory.frozen.iter().rev().map(|f| &f.gather));
+        let gathers = [&memory.active]
+            .into_iter()
+            .chain(memory.frozen.iter().rev().map(|f| &f.gather));
         for gather in gathers {
             if let Some(row) = gather.other(key) {
                 return Ok(row.map(<[u8]>::to_vec));
             }
         }
-        self.db.get(key).map_err(|e| StateError::Failed(e.to_string()))
+        self.db
+            .get(key)
+            .map_err(|e| StateError::Failed(e.to_string()))
     }
 
     fn freeze(&self, memory: &mut Memory) {
@@ -564,7 +591,10 @@ impl Group<'_> {
 
     /// Makes the group visible. Too much gathered goes down in the background.
     pub fn commit(mut self, applied: Applied) {
-        assert!(applied.next > self.memory.applied.next, "the log is applied forward only");
+        assert!(
+            applied.next > self.memory.applied.next,
+            "the log is applied forward only"
+        );
         self.memory.applied = applied;
         self.state
             .shared

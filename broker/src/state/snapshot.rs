@@ -23,7 +23,12 @@ struct Sorted {
 
 impl Sorted {
     fn new(run: Arc<Frozen>) -> Sorted {
-        let keys = run.gather.sorted_registers().into_iter().map(|(key, _)| *key).collect();
+        let keys = run
+            .gather
+            .sorted_registers()
+            .into_iter()
+            .map(|(key, _)| *key)
+            .collect();
         Sorted { run, keys, at: 0 }
     }
 
@@ -43,7 +48,9 @@ pub struct SnapshotRows<'a> {
 
 impl std::fmt::Debug for SnapshotRows<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SnapshotRows").field("applied", &self.applied).finish_non_exhaustive()
+        f.debug_struct("SnapshotRows")
+            .field("applied", &self.applied)
+            .finish_non_exhaustive()
     }
 }
 
@@ -90,9 +97,16 @@ impl<'a> SnapshotRows<'a> {
     fn step(&mut self) -> Result<bool, StateError> {
         let stored = self.stored.key().map(|key| &key[1..]);
         if stored.is_none() {
-            self.stored.status().map_err(|e| StateError::Failed(e.to_string()))?;
+            self.stored
+                .status()
+                .map_err(|e| StateError::Failed(e.to_string()))?;
         }
-        let gathered = self.runs.iter().filter_map(Sorted::peek).map(|k| &k[..]).min();
+        let gathered = self
+            .runs
+            .iter()
+            .filter_map(Sorted::peek)
+            .map(|k| &k[..])
+            .min();
         let Some(lowest) = gathered.into_iter().chain(stored).min() else {
             return Ok(false);
         };
@@ -110,10 +124,16 @@ impl<'a> SnapshotRows<'a> {
             }
             run.at += 1;
         }
-        if self.stored.key().is_some_and(|key| key[1..] == self.row.0[..]) {
+        if self
+            .stored
+            .key()
+            .is_some_and(|key| key[1..] == self.row.0[..])
+        {
             if !found {
                 self.row.1.clear();
-                self.row.1.extend_from_slice(self.stored.value().unwrap_or_default());
+                self.row
+                    .1
+                    .extend_from_slice(self.stored.value().unwrap_or_default());
             }
             self.stored.next();
         }

@@ -41,7 +41,10 @@ fn snapshot(state: &State) -> (BTreeMap<RegisterKey, u64>, Applied) {
         .with_snapshot(|rows, applied| {
             let mut all = BTreeMap::new();
             while let Some((key, row)) = rows.next_row().expect("reads") {
-                assert!(all.insert(key, row.revision.0).is_none(), "a register came twice");
+                assert!(
+                    all.insert(key, row.revision.0).is_none(),
+                    "a register came twice"
+                );
             }
             (all, applied)
         })
@@ -184,7 +187,10 @@ fn a_snapshot_is_one_moment_while_writes_go_on() {
             if applied == Applied::NOTHING {
                 continue;
             }
-            assert!(rows.values().all(|r| *r == applied.next.0), "{applied:?} {rows:?}");
+            assert!(
+                rows.values().all(|r| *r == applied.next.0),
+                "{applied:?} {rows:?}"
+            );
             seen += 1;
         }
     });
@@ -213,13 +219,33 @@ fn long_expired_values_are_forgotten_by_the_logs_time_and_removed_at_compaction(
         let group = state.begin().expect("begins");
         group.get_register(&register(1)).expect("reads").is_some()
     };
-    assert!(later(expires + row::EXPIRED_KEPT_US - 1, 3), "still needed to compare revisions");
-    assert!(!later(expires + row::EXPIRED_KEPT_US, 4), "absent before compaction too");
+    assert!(
+        later(expires + row::EXPIRED_KEPT_US - 1, 3),
+        "still needed to compare revisions"
+    );
+    assert!(
+        !later(expires + row::EXPIRED_KEPT_US, 4),
+        "absent before compaction too"
+    );
     assert_eq!(snapshot(&state).0.len(), 1);
     state.flush().expect("flushes");
     state.shared.db.compact_range(None::<&[u8]>, None::<&[u8]>);
-    assert!(state.shared.db.get(register(1).stored()).expect("reads").is_none());
-    assert!(state.shared.db.get(register(2).stored()).expect("reads").is_some());
+    assert!(
+        state
+            .shared
+            .db
+            .get(register(1).stored())
+            .expect("reads")
+            .is_none()
+    );
+    assert!(
+        state
+            .shared
+            .db
+            .get(register(2).stored())
+            .expect("reads")
+            .is_some()
+    );
 }
 
 #[test]

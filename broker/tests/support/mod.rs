@@ -11,12 +11,12 @@ use hutong_proto::{
             publish_service_client::PublishServiceClient,
             subscribe_service_client::SubscribeServiceClient,
         },
-        subscribe_open::Start, subscribe_request, subscribe_response,
+        subscribe_open::Start,
+        subscribe_request, subscribe_response,
     },
     delta::Delta,
     frame::Frame,
-    metadata,
-    record,
+    metadata, record,
 };
 use prost::Message;
 use std::{
@@ -35,8 +35,11 @@ pub const SHANGHAI: u32 = 310_000;
 /// Nothing here takes this long; it ends a test that would hang.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-pub const PLATFORMS: [(u32, &str); 3] =
-    [(ANHUI, "Anhui"), (SICHUAN, "Sichuan"), (SHANGHAI, "Shanghai")];
+pub const PLATFORMS: [(u32, &str); 3] = [
+    (ANHUI, "Anhui"),
+    (SICHUAN, "Sichuan"),
+    (SHANGHAI, "Shanghai"),
+];
 
 pub fn config(dir: &Path) -> Config {
     Config::for_tests(dir, &PLATFORMS)
@@ -51,7 +54,9 @@ pub fn issuer(code: u32) -> Issuer {
 }
 
 pub fn now() -> Micros {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970");
     Micros(since.as_micros() as u64)
 }
 
@@ -131,7 +136,11 @@ impl Producer {
         let (out, frames) = mpsc::channel(1024);
         let mut client = PublishServiceClient::new(channel(broker).await);
         let request = with_identity(ReceiverStream::new(frames), &platform(code));
-        let input = client.publish(request).await.expect("accepted").into_inner();
+        let input = client
+            .publish(request)
+            .await
+            .expect("accepted")
+            .into_inner();
         Producer { out, input }
     }
 
@@ -192,10 +201,16 @@ impl Producer {
 /// What a subscriber saw, with records as plain values.
 #[derive(Debug)]
 pub enum Seen {
-    Opened { cursor: Cursor, snapshot: bool },
+    Opened {
+        cursor: Cursor,
+        snapshot: bool,
+    },
     SnapshotBegin,
     Rows(Vec<(u32, EntityId, u64)>),
-    SnapshotEnd { cursor: Cursor, rows: u64 },
+    SnapshotEnd {
+        cursor: Cursor,
+        rows: u64,
+    },
     /// (offset, issuer, entity and revision of each delta)
     Records(Vec<(Offset, u32, Vec<(EntityId, u64)>)>),
     Bookmark(Cursor),
@@ -221,8 +236,8 @@ impl Consumer {
     pub async fn open(broker: &Broker, code: u32, open: api::SubscribeOpen) -> Consumer {
         let (out, frames) = mpsc::channel(1024);
         let request = subscribe_request::Message::Open(open);
-        let mut client = SubscribeServiceClient::new(channel(broker).await)
-            .max_decoding_message_size(16 << 20);
+        let mut client =
+            SubscribeServiceClient::new(channel(broker).await).max_decoding_message_size(16 << 20);
         let requests = ReceiverStream::new(frames);
         let request_frame = api::SubscribeRequest {
             message: Some(request),
@@ -337,7 +352,9 @@ fn row(row: api::SnapshotRow) -> (u32, EntityId, u64) {
 }
 
 fn records(frame: &[u8]) -> Vec<(Offset, u32, Vec<(EntityId, u64)>)> {
-    let logged = record::read_delivery(frame).expect("valid").expect("records");
+    let logged = record::read_delivery(frame)
+        .expect("valid")
+        .expect("records");
     logged
         .iter()
         .map(|logged| {

@@ -39,7 +39,10 @@ mod tests {
     fn waits_grow_up_to_the_limit() {
         let backoff = Backoff::default();
         for tries in 0..40 {
-            let full = backoff.first.saturating_mul(1 << tries.min(16)).min(backoff.max);
+            let full = backoff
+                .first
+                .saturating_mul(1 << tries.min(16))
+                .min(backoff.max);
             let wait = backoff.wait(tries);
             assert!(wait >= full / 2 && wait <= full, "{tries}: {wait:?}");
         }

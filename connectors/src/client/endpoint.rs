@@ -73,12 +73,11 @@ impl Endpoint {
 
     /// A connection of its own, made when it is first used.
     pub fn channel(&self) -> Result<Channel, ClientError> {
-        let endpoint = Channel::from_shared(self.address.clone()).map_err(|e| {
-            ClientError::Address {
+        let endpoint =
+            Channel::from_shared(self.address.clone()).map_err(|e| ClientError::Address {
                 address: self.address.clone(),
                 why: e.to_string(),
-            }
-        })?;
+            })?;
         Ok(endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
@@ -94,7 +93,9 @@ impl Endpoint {
     /// Adds our identity to a request.
     pub(crate) fn request<T>(&self, message: T) -> Result<Request<T>, ClientError> {
         let mut request = Request::new(message);
-        request.metadata_mut().insert(metadata::IDENTITY, self.metadata()?);
+        request
+            .metadata_mut()
+            .insert(metadata::IDENTITY, self.metadata()?);
         Ok(request)
     }
 
@@ -113,7 +114,9 @@ pub struct Identify(MetadataValue<Ascii>);
 
 impl Interceptor for Identify {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert(metadata::IDENTITY, self.0.clone());
+        request
+            .metadata_mut()
+            .insert(metadata::IDENTITY, self.0.clone());
         Ok(request)
     }
 }
@@ -124,11 +127,17 @@ pub type AdminClient = AdminServiceClient<InterceptedService<Channel, Identify>>
 /// For questions about one entity or one delta.
 pub fn query(endpoint: &Endpoint) -> Result<QueryClient, ClientError> {
     let identify = Identify(endpoint.metadata()?);
-    Ok(QueryServiceClient::with_interceptor(endpoint.channel()?, identify))
+    Ok(QueryServiceClient::with_interceptor(
+        endpoint.channel()?,
+        identify,
+    ))
 }
 
 /// For operators.
 pub fn admin(endpoint: &Endpoint) -> Result<AdminClient, ClientError> {
     let identify = Identify(endpoint.metadata()?);
-    Ok(AdminServiceClient::with_interceptor(endpoint.channel()?, identify))
+    Ok(AdminServiceClient::with_interceptor(
+        endpoint.channel()?,
+        identify,
+    ))
 }

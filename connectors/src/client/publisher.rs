@@ -137,7 +137,9 @@ impl Publisher {
         let (status_out, status) = watch::channel(PublisherStatus::default());
         let (ended_out, ended) = watch::channel(None);
         let epoch = options.epoch.unwrap_or_else(|| {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let since = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
             Epoch(since.as_micros() as u64)
         });
         let task = task::Task::new(options, issuer, epoch, queue, status_out, ended_out);
@@ -162,7 +164,8 @@ impl Publisher {
     /// Hands over a batch; waits while too many are under way. An error means that the publisher has
     /// ended for good, or that the batch is too large.
     pub async fn publish(&self, deltas: Vec<Delta>) -> Result<Pending, ClientError> {
-        self.publish_encoded(EncodedBatch::from_deltas(&deltas)?).await
+        self.publish_encoded(EncodedBatch::from_deltas(&deltas)?)
+            .await
     }
 
     /// The same for a batch that is encoded already.

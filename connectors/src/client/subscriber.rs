@@ -7,8 +7,7 @@ use bytes::Bytes;
 use hutong_proto::{
     Cursor, Issuer, Kind, Lane, LogId, Micros, Offset, api,
     api::{
-        stream::subscribe_service_client::SubscribeServiceClient, subscribe_open,
-        subscribe_request,
+        stream::subscribe_service_client::SubscribeServiceClient, subscribe_open, subscribe_request,
     },
     frame::Frame,
     limits,
@@ -100,14 +99,25 @@ impl SubscriberOptions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Rows of a snapshot follow. After a broken line it comes again: start over.
-    SnapshotBegin { rows_estimate: u64 },
+    SnapshotBegin {
+        rows_estimate: u64,
+    },
     Rows(Vec<Delivered>),
     /// The rows are all values as of this cursor.
-    SnapshotEnd { cursor: Cursor, rows: u64 },
+    SnapshotEnd {
+        cursor: Cursor,
+        rows: u64,
+    },
     /// `cursor`: after these.
-    Records { deltas: Vec<Delivered>, cursor: Cursor },
+    Records {
+        deltas: Vec<Delivered>,
+        cursor: Cursor,
+    },
     /// Everything below the cursor has come.
-    Bookmark { cursor: Cursor, sent_at: Micros },
+    Bookmark {
+        cursor: Cursor,
+        sent_at: Micros,
+    },
 }
 
 /// How far behind the newest thing seen is.
@@ -204,7 +214,9 @@ impl Subscriber {
 
     /// Time since the broker wrote or sent the newest thing seen.
     pub fn lag(&self) -> Lag {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let now = Micros(since.as_micros() as u64);
         let seconds = match self.seen_at {
             Micros::ZERO => 0.0,
@@ -240,7 +252,10 @@ impl Subscriber {
         };
         let (out, frames) = mpsc::channel(OUT_MESSAGES_MAX);
         // Never full: it is the first message.
-        drop(out.send(request(subscribe_request::Message::Open(open))).await);
+        drop(
+            out.send(request(subscribe_request::Message::Open(open)))
+                .await,
+        );
         let mut client = SubscribeServiceClient::new(self.options.endpoint.channel()?)
             .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
         let requests = self.options.endpoint.request(ReceiverStream::new(frames))?;

@@ -152,10 +152,10 @@ where
         );
         let ended = match self.pump(link, &mut outgoing).await {
             Ended::Told => Ok(()),
-            Ended::Source(trouble) => Err(trouble),
+            Ended::Source(trouble) | Ended::State(trouble) => Err(trouble),
             // After trouble with the state nothing may be settled: a later checkpoint would go over
             // what could not be written.
-            Ended::Outlet(trouble) | Ended::State(trouble) => {
+            Ended::Outlet(trouble) => {
                 *outlet = None;
                 return Err(trouble);
             }

@@ -31,7 +31,10 @@ pub fn entry(partition: Partition, offset: Offset) -> [u8; 12] {
 pub fn decode_entry(key: &[u8]) -> Option<(Partition, Offset)> {
     let (partition, offset) = key.split_at_checked(4)?;
     let partition = Partition::from_number(u32::from_be_bytes(partition.try_into().ok()?))?;
-    Some((partition, Offset(u64::from_be_bytes(offset.try_into().ok()?))))
+    Some((
+        partition,
+        Offset(u64::from_be_bytes(offset.try_into().ok()?)),
+    ))
 }
 
 pub fn log_id() -> [u8; 1] {
@@ -73,11 +76,7 @@ pub struct PartitionRow {
 impl PartitionRow {
     pub fn encode(&self) -> [u8; 24] {
         let mut out = [0; 24];
-        let numbers = [
-            self.last.0,
-            self.last_ordinal,
-            self.last_durable_at.0,
-        ];
+        let numbers = [self.last.0, self.last_ordinal, self.last_durable_at.0];
         for (chunk, n) in out.chunks_exact_mut(8).zip(numbers) {
             chunk.copy_from_slice(&n.to_be_bytes());
         }

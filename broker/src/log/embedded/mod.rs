@@ -10,12 +10,12 @@ mod writer;
 
 use crate::{
     clock::Clock,
-    metrics::StoreGauges,
-    rocks,
     log::{
         Append, AppendError, Entry, EntryHead, Log, LogError, Merged, PartitionInfo, ReadError,
         Tail, faults::Faults,
     },
+    metrics::StoreGauges,
+    rocks,
 };
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use hutong_proto::{Lane, LogId, Micros, Offset, Partition};
@@ -230,7 +230,9 @@ fn positions(db: &DB) -> Result<Positions, String> {
                 last.offset, row.last
             ));
         }
-        let trimmed = db.get_cf(meta, keys::trimmed(partition)).map_err(|e| e.to_string())?;
+        let trimmed = db
+            .get_cf(meta, keys::trimmed(partition))
+            .map_err(|e| e.to_string())?;
         let trimmed_below = match trimmed {
             Some(value) => keys::decode_trimmed(&value).ok_or("a trim mark is damaged")?,
             None => Offset::NONE,
@@ -264,7 +266,10 @@ impl Shared {
     fn poison(&self, why: &str) {
         self.poison.lock().get_or_insert_with(|| why.to_owned());
         self.positions.lock().tail = None;
-        tracing::error!(why, "the log is poisoned: it takes nothing until it is opened again");
+        tracing::error!(
+            why,
+            "the log is poisoned: it takes nothing until it is opened again"
+        );
     }
 }
 
@@ -314,7 +319,9 @@ impl Log for EmbeddedLog {
         bytes_max: usize,
     ) -> Result<Vec<Entry>, ReadError> {
         let below = self.next_offset();
-        Ok(self.read_merged(&[partition], from, below, bytes_max)?.entries)
+        Ok(self
+            .read_merged(&[partition], from, below, bytes_max)?
+            .entries)
     }
 
     fn read_merged(
@@ -401,12 +408,19 @@ impl Log for EmbeddedLog {
 
     fn partitions(&self) -> Vec<PartitionInfo> {
         let positions = self.shared.positions.lock();
-        positions.partitions.iter().map(|(p, known)| info(*p, known)).collect()
+        positions
+            .partitions
+            .iter()
+            .map(|(p, known)| info(*p, known))
+            .collect()
     }
 
     fn partition(&self, partition: Partition) -> Option<PartitionInfo> {
         let positions = self.shared.positions.lock();
-        positions.partitions.get(&partition).map(|known| info(partition, known))
+        positions
+            .partitions
+            .get(&partition)
+            .map(|known| info(partition, known))
     }
 
     fn next_offset(&self) -> Offset {
@@ -452,8 +466,14 @@ const REPLAY_BYTES: usize = 4 << 20;
 impl Tail for EmbeddedTail {
     fn next(&mut self) -> Option<Vec<Entry>> {
         while self.next < self.live_from {
-            let partitions: Vec<Partition> =
-                self.shared.positions.lock().partitions.keys().copied().collect();
+            let partitions: Vec<Partition> = self
+                .shared
+                .positions
+                .lock()
+                .partitions
+                .keys()
+                .copied()
+                .collect();
             let read = read::merged(
                 &self.shared.db,
                 &partitions,

@@ -1,6 +1,9 @@
 //! Reading entries back.
 
-use crate::log::{Entry, EntryHead, Merged, ReadError, embedded::{ENTRIES, META, keys}};
+use crate::log::{
+    Entry, EntryHead, Merged, ReadError,
+    embedded::{ENTRIES, META, keys},
+};
 use bytes::Bytes;
 use hutong_proto::{Offset, Partition};
 use rocksdb::{ColumnFamily, DB, DBRawIterator, Range, ReadOptions};
@@ -17,7 +20,11 @@ fn end(partition: Partition) -> [u8; 12] {
     keys::entry(partition, Offset(u64::MAX))
 }
 
-fn iterator<'a>(db: &'a DB, partition: Partition, below: Offset) -> Result<DBRawIterator<'a>, ReadError> {
+fn iterator<'a>(
+    db: &'a DB,
+    partition: Partition,
+    below: Offset,
+) -> Result<DBRawIterator<'a>, ReadError> {
     let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(keys::entry(partition, Offset::NONE));
     options.set_iterate_upper_bound(match below {
@@ -28,7 +35,10 @@ fn iterator<'a>(db: &'a DB, partition: Partition, below: Offset) -> Result<DBRaw
 }
 
 /// The head of the entry an iterator stands on, `None` at its end.
-fn head(iterator: &DBRawIterator<'_>, partition: Partition) -> Result<Option<EntryHead>, ReadError> {
+fn head(
+    iterator: &DBRawIterator<'_>,
+    partition: Partition,
+) -> Result<Option<EntryHead>, ReadError> {
     let Some((key, value)) = iterator.item() else {
         return match iterator.status() {
             Ok(()) => Ok(None),
@@ -47,7 +57,11 @@ fn head(iterator: &DBRawIterator<'_>, partition: Partition) -> Result<Option<Ent
 }
 
 /// The first entry of a partition at or after `from`.
-pub fn head_at(db: &DB, partition: Partition, from: Offset) -> Result<Option<EntryHead>, ReadError> {
+pub fn head_at(
+    db: &DB,
+    partition: Partition,
+    from: Offset,
+) -> Result<Option<EntryHead>, ReadError> {
     let mut iterator = iterator(db, partition, Offset(u64::MAX))?;
     iterator.seek(keys::entry(partition, from));
     head(&iterator, partition)

@@ -181,7 +181,10 @@ impl Writer {
             positions.next = placed.next;
             positions.durable_at = placed.durable_at;
             for entry in &placed.entries {
-                let known = positions.partitions.entry(entry.head.partition).or_default();
+                let known = positions
+                    .partitions
+                    .entry(entry.head.partition)
+                    .or_default();
                 if known.first == Offset::NONE {
                     known.first = entry.head.offset;
                     known.first_ordinal = entry.head.ordinal;
@@ -224,4 +227,3 @@ impl std::fmt::Display for WriteError {
         }
     }
 }
-

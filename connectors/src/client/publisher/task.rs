@@ -315,6 +315,10 @@ fn receipt(ack: api::PublishAck) -> Result<Receipt, ClientError> {
             .collect(),
         error: ack.error.map(RefusedInfo::from_api),
         duplicate: ack.duplicate,
-        positions: ack.positions.iter().map(position).collect::<Result<_, _>>()?,
+        positions: ack
+            .positions
+            .iter()
+            .map(position)
+            .collect::<Result<_, _>>()?,
     })
 }

@@ -158,7 +158,9 @@ fn snapshot_row(row: &[u8], table: &[Arc<Provenance>]) -> Result<Delivered, Clie
         }
     }
     let (Some(issuer), Some(delta)) = (issuer, delta) else {
-        return Err(ClientError::Malformed("a row without issuer or delta".to_owned()));
+        return Err(ClientError::Malformed(
+            "a row without issuer or delta".to_owned(),
+        ));
     };
     debug_assert_ne!(delta.entity, EntityId([0; 16]));
     Ok(Delivered {

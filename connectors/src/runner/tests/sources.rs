@@ -1,6 +1,6 @@
 //! Rows on their way to the broker: none is lost, whatever fails and whenever it dies.
 
-use super::fakes::{FakeBroker, ListSource, NOW, Seen, row};
+use super::fakes::{FakeBroker, ListSource, Seen, row};
 use crate::{
     checkpoint::{CheckpointFile, StateFolder},
     config::{Config, Work},
@@ -144,10 +144,6 @@ async fn rows_arrive_in_order_and_the_checkpoint_follows() {
     running.until_checkpoint(5000).await;
     assert_eq!(broker.kept().revisions(), (1..=5000).collect::<Vec<u64>>());
     assert!(broker.kept().batch_sizes.iter().all(|size| *size <= 2000));
-    let status = running.board.status();
-    assert_eq!(status.counts.rows_read, 5000);
-    assert_eq!(status.counts.deltas_accepted, 5000);
-    assert_eq!(status.barrier.as_deref(), Some("up to 5000"));
     running
         .until("it runs", |r| r.board.state() == State::Running)
         .await;
@@ -156,6 +152,10 @@ async fn rows_arrive_in_order_and_the_checkpoint_follows() {
             r.seen.lock().expect("sound").acknowledged.last() == Some(&json!(5000))
         })
         .await;
+    let status = running.board.status();
+    assert_eq!(status.counts.rows_read, 5000);
+    assert_eq!(status.counts.deltas_accepted, 5000);
+    assert_eq!(status.barrier.as_deref(), Some("up to 5000"));
     running.stop().await;
 }
 
@@ -341,10 +341,6 @@ async fn a_stored_checkpoint_is_where_it_goes_on() {
     let running = Running::start_in(&dir, ListSource::new(rows(10), 5), &broker, 1 << 20);
     running.until_checkpoint(10).await;
     assert_eq!(broker.kept().revisions(), [8, 9, 10]);
-    assert_eq!(
-        running.board.status().since_us / NOW.0,
-        running.board.status().since_us / NOW.0
-    );
     running.stop().await;
 }
 
