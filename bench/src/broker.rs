@@ -2,7 +2,6 @@
 
 use hutong_proto::Issuer;
 use std::{
-    fmt::Write as _,
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
@@ -60,11 +59,9 @@ impl BrokerProcess {
             dir.path().join("data").display()
         );
         for platform in platforms {
-            // Writing to a string does not fail.
-            drop(write!(
-                text,
+            text += &format!(
                 "[[platforms]]\ncode = {platform}\nname = \"P{platform}\"\nname_zh = \"P{platform}\"\n"
-            ));
+            );
         }
         let config = dir.path().join("broker.toml");
         fs::write(&config, text)?;

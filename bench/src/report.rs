@@ -3,7 +3,6 @@
 use crate::broker::Usage;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
-use std::fmt::Write as _;
 
 /// Latencies in microseconds, up to ten minutes, three significant digits.
 pub fn histogram() -> Histogram<u64> {
@@ -79,8 +78,7 @@ impl Report {
     pub fn to_text(&self) -> String {
         let mut out = String::new();
         let mut line = |text: std::fmt::Arguments<'_>| {
-            // Writing to a string does not fail.
-            drop(writeln!(out, "{text}"));
+            out += &format!("{text}\n");
         };
         line(format_args!("{}, {:.1} s", self.scenario, self.seconds));
         line(format_args!(

@@ -128,9 +128,8 @@ impl Query {
         let issuer = Issuer::new(request.issuer)
             .filter(|issuer| self.platforms.iter().any(|(p, _)| p == issuer))
             .ok_or_else(|| Refusal::new(Reason::PartitionUnknown, "issuer"))?;
-        let kind = match u64::try_from(request.kind).ok().and_then(Kind::from_number) {
-            Some(kind) => kind,
-            None => return Err(Refusal::new(Reason::EnumUnknown, "kind")),
+        let Some(kind) = u64::try_from(request.kind).ok().and_then(Kind::from_number) else {
+            return Err(Refusal::new(Reason::EnumUnknown, "kind"));
         };
         let rows = self.registers(&request.entity)?;
         let current = rows

@@ -339,7 +339,7 @@ async fn a_reader_that_fell_behind_the_ring_reads_the_log_and_comes_back() {
                 );
             }
             credit += 1;
-            if credit % 10 == 0 {
+            if credit.is_multiple_of(10) {
                 consumer.credit(64 << 10).await;
             }
         }

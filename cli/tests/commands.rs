@@ -179,7 +179,13 @@ async fn what_the_broker_refuses_is_4_with_its_reason() {
     let broker = broker().await;
     for (identity, args, reason) in [
         ("platform/999999", vec!["get", PERSON], "IDENTITY_UNKNOWN"),
-        ("platform/340000", vec!["platforms"], "ROLE_NOT_ALLOWED"),
+        (
+            "platform/340000",
+            vec![
+                "trim", "--issuer", "340000", "--lane", "bulk", "--before", "7", "--yes",
+            ],
+            "ROLE_NOT_ALLOWED",
+        ),
         (
             "operator/test",
             vec![

@@ -284,7 +284,7 @@ level = { field = "level", texts = { "高风险" = "high" }, canonical = true }
 #[test]
 fn provenance_that_nobody_says_is_refused() {
     let head = HEAD.replace("reason = \"默认\"", "").replace(", }", " }");
-    let text = format!("{head}{}", CODES);
+    let text = format!("{head}{CODES}");
     let config = Config::parse("c.toml", &text).unwrap_or_else(|e| panic!("{e}"));
     let Work::Source(work) = config.work else {
         panic!("a source was configured");

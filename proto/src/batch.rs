@@ -124,7 +124,7 @@ impl<'a> ProvenanceView<'a> {
         let mut seen = Seen::default();
         let mut reader = Reader::new(bytes);
         while let Some(field) = reader.field()? {
-            seen.once(&field, |n| provenance_field(n))?;
+            seen.once(&field, provenance_field)?;
             match (field.number, field.value) {
                 (1, FieldValue::Len(b)) => {
                     view.authority = text(b, "authority", limits::AUTHORITY_BYTES_MAX)?;

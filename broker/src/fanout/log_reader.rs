@@ -65,7 +65,7 @@ pub fn read(
             continue;
         }
         let dropped = exceptions
-            .get(&keys::exception(head.offset).to_vec())
+            .get(keys::exception(head.offset).as_slice())
             .map_or(Dropped::Nothing, |row| Dropped::decode(row));
         let Some(mut delivered) = dropped.cut_unread(&head, &entry.record)? else {
             continue;

@@ -57,7 +57,7 @@ mod planted {
 /// No faults in a release.
 #[cfg(not(any(test, feature = "faults")))]
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Faults;
+pub struct Faults(());
 
 #[cfg(not(any(test, feature = "faults")))]
 #[allow(clippy::unused_self, reason = "the same calls as with planted faults")]

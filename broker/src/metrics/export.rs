@@ -44,7 +44,7 @@ pub(super) fn register(counters: &Arc<Counters>, meter: &Meter) {
                     .with_description(definition.help)
                     .with_callback(move |o| {
                         read(&counters, name, &mut |value, labels| {
-                            o.observe(value, labels)
+                            o.observe(value, labels);
                         });
                     })
                     .build(),
@@ -56,7 +56,7 @@ pub(super) fn register(counters: &Arc<Counters>, meter: &Meter) {
                     .with_description(definition.help)
                     .with_callback(move |o| {
                         read(&counters, name, &mut |value, labels| {
-                            o.observe(value, labels)
+                            o.observe(value, labels);
                         });
                     })
                     .build(),

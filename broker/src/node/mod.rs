@@ -290,7 +290,7 @@ impl Broker {
         match closed {
             Ok((true, Ok(()))) => {}
             Ok((applied, closed)) => {
-                tracing::error!(applied, ?closed, "not everything closed well")
+                tracing::error!(applied, ?closed, "not everything closed well");
             }
             Err(error) => tracing::error!(%error, "closing failed"),
         }

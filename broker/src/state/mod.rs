@@ -66,6 +66,9 @@ impl Default for StateOptions {
     }
 }
 
+/// Keys and values, in order.
+pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StateError {
     #[error("cannot open the state in {dir}: {why}")]
@@ -273,17 +276,13 @@ impl State {
         self.shared.get_other(&self.shared.memory.read(), key)
     }
 
-    pub fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StateError> {
+    pub fn scan(&self, prefix: &[u8]) -> Result<Rows, StateError> {
         let below = keys::after_prefix(prefix).unwrap_or_else(|| vec![u8::MAX; 32]);
         self.scan_range(prefix, &below)
     }
 
     /// Rows with keys in this range, of any kind but registers, in order.
-    pub fn scan_range(
-        &self,
-        from: &[u8],
-        below: &[u8],
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StateError> {
+    pub fn scan_range(&self, from: &[u8], below: &[u8]) -> Result<Rows, StateError> {
         let memory = self.shared.memory.read();
         let mut rows = BTreeMap::new();
         let mut options = ReadOptions::default();

@@ -198,21 +198,17 @@ impl Producer {
     }
 }
 
+/// A record as delivered: offset, issuer, entity and revision of each delta.
+pub type Delivered = (Offset, u32, Vec<(EntityId, u64)>);
+
 /// What a subscriber saw, with records as plain values.
 #[derive(Debug)]
 pub enum Seen {
-    Opened {
-        cursor: Cursor,
-        snapshot: bool,
-    },
+    Opened { cursor: Cursor, snapshot: bool },
     SnapshotBegin,
     Rows(Vec<(u32, EntityId, u64)>),
-    SnapshotEnd {
-        cursor: Cursor,
-        rows: u64,
-    },
-    /// (offset, issuer, entity and revision of each delta)
-    Records(Vec<(Offset, u32, Vec<(EntityId, u64)>)>),
+    SnapshotEnd { cursor: Cursor, rows: u64 },
+    Records(Vec<Delivered>),
     Bookmark(Cursor),
     Draining,
 }
@@ -351,7 +347,7 @@ fn row(row: api::SnapshotRow) -> (u32, EntityId, u64) {
     (row.issuer, entity, delta.revision)
 }
 
-fn records(frame: &[u8]) -> Vec<(Offset, u32, Vec<(EntityId, u64)>)> {
+fn records(frame: &[u8]) -> Vec<Delivered> {
     let logged = record::read_delivery(frame)
         .expect("valid")
         .expect("records");
