@@ -35,7 +35,7 @@ fn clock() -> Clock {
     let ticks = AtomicU64::new(1_000_000);
     Arc::new(move || {
         let n = ticks.fetch_add(10, Ordering::Relaxed);
-        Micros(if n % 70 == 0 { n - 500 } else { n })
+        Micros(if n.is_multiple_of(70) { n - 500 } else { n })
     })
 }
 
@@ -141,7 +141,10 @@ fn start(
         kinds: KindSet::ALL,
         deltas: 1,
         record: Bytes::copy_from_slice(record.as_bytes()),
-        done: Box::new(move |result| drop(told.send(result).ok())),
+        done: Box::new(move |result| {
+            // Nobody listens when the test is about what happens without an answer.
+            told.send(result).ok();
+        }),
     });
     outcome
 }

@@ -73,6 +73,8 @@ impl<'a> Row<'a> {
             evidence: "",
             value: &[],
         };
+        // Always written, and last: a row without it was cut.
+        let mut whole = false;
         let mut reader = Reader::new(fields);
         while let Some(field) = reader.field().ok()? {
             match (field.number, field.value) {
@@ -82,11 +84,14 @@ impl<'a> Row<'a> {
                 (4, FieldValue::Varint(n)) => row.offset = Offset(n),
                 (5, FieldValue::Len(b)) => row.provenance = ProvenanceId(b.try_into().ok()?),
                 (6, FieldValue::Len(b)) => row.evidence = std::str::from_utf8(b).ok()?,
-                (7, FieldValue::Len(b)) => row.value = b,
+                (7, FieldValue::Len(b)) => {
+                    row.value = b;
+                    whole = true;
+                }
                 _ => return None,
             }
         }
-        Some(row)
+        whole.then_some(row)
     }
 
     /// So long expired that it counts as never written.
@@ -133,7 +138,7 @@ mod tests {
             };
             let bytes = row.encode();
             prop_assert_eq!(Row::decode(&bytes), Some(row));
-            drop(Row::decode(&bytes[..cut.index(bytes.len())]));
+            prop_assert_eq!(Row::decode(&bytes[..cut.index(bytes.len())]), None);
         }
     }
 }

@@ -10,7 +10,12 @@ fn register(n: u8) -> RegisterKey {
     RegisterKey {
         entity: EntityId([n / 8 + 1; 16]),
         kind: Kind::ALL[usize::from(n % 2)],
-        issuer: Issuer::new(if n % 3 == 0 { 340_000 } else { 510_000 }).expect("a code"),
+        issuer: Issuer::new(if n.is_multiple_of(3) {
+            340_000
+        } else {
+            510_000
+        })
+        .expect("a code"),
     }
 }
 
