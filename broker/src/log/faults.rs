@@ -1,17 +1,17 @@
 //! Faults that tests plant in a log. Outside tests this is an empty type and every question a
 //! constant "no".
 
-#[cfg(any(test, feature = "faults"))]
+#[cfg(test)]
 pub use planted::Faults;
 
-#[cfg(any(test, feature = "faults"))]
+#[cfg(test)]
 mod planted {
     use std::sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     };
 
-    /// Shared with the log; each fault but `without_sync` happens once.
+    /// Shared with the log; each fault happens once.
     #[derive(Clone, Debug, Default)]
     pub struct Faults {
         inner: Arc<Inner>,
@@ -21,7 +21,6 @@ mod planted {
     struct Inner {
         fail_write: AtomicBool,
         fail_sync: AtomicBool,
-        without_sync: AtomicBool,
     }
 
     impl Faults {
@@ -35,11 +34,6 @@ mod planted {
             self.inner.fail_sync.store(true, Ordering::Release);
         }
 
-        /// Leaves out every sync from now on: a lie that only a power cut reveals.
-        pub fn without_sync(&self) {
-            self.inner.without_sync.store(true, Ordering::Release);
-        }
-
         pub(crate) fn take_write(&self) -> bool {
             self.inner.fail_write.swap(false, Ordering::AcqRel)
         }
@@ -47,19 +41,15 @@ mod planted {
         pub(crate) fn take_sync(&self) -> bool {
             self.inner.fail_sync.swap(false, Ordering::AcqRel)
         }
-
-        pub(crate) fn skip_sync(&self) -> bool {
-            self.inner.without_sync.load(Ordering::Acquire)
-        }
     }
 }
 
 /// No faults in a release.
-#[cfg(not(any(test, feature = "faults")))]
+#[cfg(not(test))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults(());
 
-#[cfg(not(any(test, feature = "faults")))]
+#[cfg(not(test))]
 #[allow(clippy::unused_self, reason = "the same calls as with planted faults")]
 impl Faults {
     pub(crate) fn take_write(&self) -> bool {
@@ -67,10 +57,6 @@ impl Faults {
     }
 
     pub(crate) fn take_sync(&self) -> bool {
-        false
-    }
-
-    pub(crate) fn skip_sync(&self) -> bool {
         false
     }
 }

@@ -2,6 +2,8 @@
 //! hide one here.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod process;
+
 use hutong_broker::{Broker, config::Config};
 use hutong_proto::{
     Cursor, EntityId, Issuer, LogId, Micros, Offset, Provenance, RecordView, Revision, Value, api,
@@ -20,6 +22,7 @@ use hutong_proto::{
 };
 use prost::Message;
 use std::{
+    net::SocketAddr,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -106,8 +109,19 @@ pub fn batch(issuer: u32, sequence: u64, deltas: &[Delta]) -> api::PublishBatch 
     }
 }
 
-pub async fn channel(broker: &Broker) -> Channel {
-    Channel::from_shared(format!("http://{}", broker.grpc_addr()))
+/// A broker in this process or another.
+pub trait Listening {
+    fn grpc(&self) -> SocketAddr;
+}
+
+impl Listening for Broker {
+    fn grpc(&self) -> SocketAddr {
+        self.grpc_addr()
+    }
+}
+
+pub async fn channel(broker: &impl Listening) -> Channel {
+    Channel::from_shared(format!("http://{}", broker.grpc()))
         .expect("an address")
         .connect()
         .await
@@ -132,7 +146,7 @@ pub struct Producer {
 }
 
 impl Producer {
-    pub async fn connect(broker: &Broker, code: u32) -> Producer {
+    pub async fn connect(broker: &impl Listening, code: u32) -> Producer {
         let (out, frames) = mpsc::channel(1024);
         let mut client = PublishServiceClient::new(channel(broker).await);
         let request = with_identity(ReceiverStream::new(frames), &platform(code));
@@ -145,7 +159,12 @@ impl Producer {
     }
 
     /// Connects and opens; returns the last durable sequence number too.
-    pub async fn open(broker: &Broker, code: u32, name: &str, epoch: u64) -> (Producer, u64) {
+    pub async fn open(
+        broker: &impl Listening,
+        code: u32,
+        name: &str,
+        epoch: u64,
+    ) -> (Producer, u64) {
         let mut producer = Producer::connect(broker, code).await;
         let opened = producer.say_open(name, epoch).await.expect("opened");
         (producer, opened.last_durable_sequence)
@@ -217,6 +236,8 @@ pub enum Seen {
 pub struct Consumer {
     pub out: mpsc::Sender<Frame>,
     input: Streaming<Frame>,
+    /// Length of the last message: what it cost of the credit.
+    last_bytes: u64,
 }
 
 pub fn open(name: &str, start: Start) -> api::SubscribeOpen {
@@ -229,7 +250,7 @@ pub fn open(name: &str, start: Start) -> api::SubscribeOpen {
 }
 
 impl Consumer {
-    pub async fn open(broker: &Broker, code: u32, open: api::SubscribeOpen) -> Consumer {
+    pub async fn open(broker: &impl Listening, code: u32, open: api::SubscribeOpen) -> Consumer {
         let (out, frames) = mpsc::channel(1024);
         let request = subscribe_request::Message::Open(open);
         let mut client =
@@ -246,7 +267,11 @@ impl Consumer {
             .await
             .expect("accepted")
             .into_inner();
-        Consumer { out, input }
+        Consumer {
+            out,
+            input,
+            last_bytes: 0,
+        }
     }
 
     pub async fn say(&mut self, message: subscribe_request::Message) {
@@ -274,6 +299,7 @@ impl Consumer {
             .expect("something in time")?
             .ok_or_else(|| Status::aborted("end of stream"))?;
         let response = api::SubscribeResponse::decode(frame.0.as_ref()).expect("valid protobuf");
+        self.last_bytes = frame.0.len() as u64;
         use subscribe_response::Message;
         Ok(match response.message.expect("a message") {
             Message::Opened(o) => Seen::Opened {
@@ -305,12 +331,13 @@ impl Consumer {
         all
     }
 
-    /// Reads until a bookmark at or after this offset in both lanes; returns the deltas before it.
+    /// Reads, granting credit, until a bookmark at or after this offset in both lanes; returns the deltas before it.
     pub async fn until(&mut self, offset: Offset) -> Vec<(Offset, u32, EntityId, u64)> {
         let mut all = Vec::new();
         loop {
             match self.next().await.expect("the stream goes on") {
                 Seen::Records(records) => {
+                    self.credit(self.last_bytes).await;
                     for (offset, issuer, deltas) in records {
                         all.extend(deltas.into_iter().map(|(e, r)| (offset, issuer, e, r)));
                     }

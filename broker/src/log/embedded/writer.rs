@@ -168,9 +168,6 @@ impl Writer {
         if self.options.faults.take_sync() {
             return Err("planted".to_owned());
         }
-        if self.options.faults.skip_sync() {
-            return Ok(());
-        }
         self.shared.db.flush_wal(true).map_err(|e| e.to_string())
     }
 
