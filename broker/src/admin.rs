@@ -3,12 +3,12 @@
 use crate::{
     access::{Access, Call},
     config::PlatformConfig,
+    control::ControlWriter,
     fanout::registry::Subscriptions,
     ingress::registry::Producers,
     lag::{Lags, SubscriptionLag},
     log::{Log, LogError, PartitionInfo},
     metrics::Metrics,
-    node::control::ControlWriter,
     state::State,
 };
 use hutong_proto::{

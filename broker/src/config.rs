@@ -13,9 +13,6 @@ use std::{
     time::Duration,
 };
 
-/// 31 provinces and XPCC are 32; the rest is room for trials.
-pub const PLATFORMS_MAX: usize = 64;
-
 /// Everything between two stages must be able to hold one batch.
 const ONE_BATCH: ByteSize = ByteSize(limits::BATCH_BYTES_MAX as u64);
 
@@ -305,12 +302,12 @@ fn platforms(root: &mut Table<'_>) -> Option<Vec<PlatformConfig>> {
         let help = "add [[platforms]] with code = 340000 and name = \"Anhui\", once a platform";
         root.fail("platforms", "there are no platforms", help);
     }
-    if tables.len() > PLATFORMS_MAX {
+    if tables.len() > limits::PLATFORMS_MAX {
         let message = format!("there are {} platforms", tables.len());
         root.fail(
             "platforms",
             message,
-            format!("at most {PLATFORMS_MAX} are possible"),
+            format!("at most {} are possible", limits::PLATFORMS_MAX),
         );
     }
     let mut lines: BTreeMap<Issuer, String> = BTreeMap::new();

@@ -2,7 +2,7 @@
 //! reader that falls behind the ring reads the log and comes back at exactly the offset it reached,
 //! because positions in the ring are the offsets of the log.
 
-use crate::{fanout::filter::FilterSpec, log::EntryHead};
+use crate::{filter::FilterSpec, log::EntryHead};
 use bytes::Bytes;
 use hutong_proto::{Lane, Offset};
 use parking_lot::RwLock;

@@ -343,3 +343,22 @@ async fn without_sync_a_cut_loses_what_was_acknowledged_and_the_check_says_so() 
     println!("found: {lost}");
     assert!(lost.contains("acknowledged"), "{lost}");
 }
+
+/// Its disk goes, the process lives: it must not go on as if nothing had happened.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_whose_disk_fails_stops_by_itself_with_exit_code_3() {
+    let mut disk = Disk::new();
+    disk.mount();
+    let broker = start_broker(&disk, None).expect("it starts");
+    let (acks, mut seen) = watch::channel(0);
+    let dark = Arc::new(AtomicBool::new(false));
+    let load = load(&broker, ANHUI, 1, Arc::default(), acks, dark).await;
+    let load = tokio::spawn(load.expect("nothing is promised yet"));
+    let some = tokio::time::timeout(support::PATIENCE, seen.wait_for(|n| *n > 0));
+    some.await.expect("acks in time").expect("the load runs");
+    disk.cut(|| {});
+    load.await.expect("it ends when the broker does");
+    let (code, log) = broker.wait();
+    assert_eq!(code, Some(3), "{log}");
+    assert!(log.contains("can no longer keep its promises"), "{log}");
+}

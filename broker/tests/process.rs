@@ -77,3 +77,48 @@ fn a_connection_that_says_nothing_does_not_keep_it_from_ending() {
     assert_eq!(code, Some(0), "{log}");
     drop(silent);
 }
+
+/// The error that a broker ends with when it is started on this folder.
+fn refused(dir: &TempDir) -> String {
+    let config = configuration(dir.path(), &dir.path().join("data"), "127.0.0.1:0");
+    let output = command(&config).output().expect("run");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty(), "no address was told");
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
+#[test]
+fn a_folder_of_a_newer_broker_or_of_something_else_is_refused_and_left_alone() {
+    let dir = TempDir::new().expect("temp dir");
+    Broker::start(dir.path()).kill();
+    let version = dir.path().join("data/VERSION");
+    std::fs::write(&version, "7\n").expect("write");
+    let log = refused(&dir);
+    assert!(
+        log.contains("newer broker") && log.contains("layout 7"),
+        "{log}"
+    );
+    std::fs::write(&version, "PostgreSQL 15").expect("write");
+    let log = refused(&dir);
+    assert!(log.contains("really a data folder"), "{log}");
+    let kept = std::fs::read_to_string(&version).expect("read");
+    assert_eq!(kept, "PostgreSQL 15");
+    // And nothing else was touched: with its version back it starts.
+    std::fs::write(&version, "1\n").expect("write");
+    Broker::start(dir.path());
+}
+
+#[test]
+fn shards_that_differ_from_the_logs_are_refused_with_both_numbers() {
+    let dir = TempDir::new().expect("temp dir");
+    Broker::start(dir.path()).kill();
+    let shards = dir.path().join("data/SHARDS");
+    let text = std::fs::read_to_string(&shards).expect("read");
+    assert!(text.contains("340000 1"), "{text}");
+    std::fs::write(&shards, text.replace("340000 1", "340000 4")).expect("write");
+    let log = refused(&dir);
+    assert!(
+        log.contains("340000 has 4 shards") && log.contains("set it back to 4"),
+        "{log}"
+    );
+}

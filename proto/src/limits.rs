@@ -40,6 +40,8 @@ pub const TIME_US_MAX: u64 = 4_102_444_800_000_000;
 pub const PRODUCERS_PER_PLATFORM_MAX: usize = 64;
 /// Subscriptions that one platform may have.
 pub const SUBSCRIPTIONS_PER_PLATFORM_MAX: usize = 16;
+/// 31 provinces and XPCC are 32; the rest is room for trials.
+pub const PLATFORMS_MAX: usize = 64;
 /// Shards of one issuer.
 pub const SHARDS_MAX: u32 = 64;
 

@@ -3,7 +3,8 @@
 
 use crate::{
     apply::exceptions::Dropped,
-    fanout::{Fanout, filter::FilterSpec, session::cut_kinds},
+    fanout::{Fanout, session::cut_kinds},
+    filter::FilterSpec,
     log::ReadError,
     state::keys,
 };

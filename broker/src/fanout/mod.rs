@@ -2,7 +2,6 @@
 //! behind; urgent goes first; a slow receiver costs memory to nobody and delay to nobody else.
 
 pub mod credit;
-pub mod filter;
 pub mod history;
 mod log_reader;
 pub mod registry;

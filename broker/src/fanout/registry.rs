@@ -2,10 +2,8 @@
 //! cursors are written to the control partition once a second, so any node knows them.
 
 use crate::{
-    fanout::{
-        filter::{FilterSpec, Platforms},
-        history::History,
-    },
+    fanout::history::History,
+    filter::{FilterSpec, Platforms},
     state::{State, StateError, keys},
 };
 use hutong_proto::{Cursor, Issuer, Lane, LogId, Micros, Offset, Reason, Refusal, api, limits};

@@ -4,11 +4,11 @@ use crate::{
     fanout::{
         Fanout,
         credit::Credit,
-        filter::FilterSpec,
         log_reader,
         registry::{Attached, Subscription},
         snapshot,
     },
+    filter::FilterSpec,
     ingress::check_name,
     tail::{TailEntry, TailRead},
 };

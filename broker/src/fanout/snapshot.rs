@@ -4,10 +4,11 @@ use crate::{
     fanout::{
         Fanout,
         credit::Credit,
-        filter::FilterSpec,
         registry::Attached,
         session::{Out, response},
     },
+    filter::FilterSpec,
+    metrics::Recorder,
     state::{
         State, StateError, keys,
         keys::RegisterKey,
@@ -55,6 +56,8 @@ pub async fn send(
         out: out.clone(),
         credit: Arc::clone(credit),
         stop,
+        metrics: shared.metrics.recorder(),
+        platform: attached.subscription.key.0,
         provenance: HashMap::new(),
         message: Message::default(),
         sent_at: Instant::now(),
@@ -86,6 +89,7 @@ struct Message {
     provenance: HashMap<ProvenanceId, u32>,
     table: Vec<u8>,
     rows: Vec<u8>,
+    count: usize,
 }
 
 struct Sender {
@@ -94,6 +98,8 @@ struct Sender {
     out: Out,
     credit: Arc<Credit>,
     stop: CancellationToken,
+    metrics: Recorder,
+    platform: Issuer,
     provenance: HashMap<ProvenanceId, Bytes>,
     message: Message,
     sent_at: Instant,
@@ -136,6 +142,7 @@ impl Sender {
             wire::put_bytes(&mut fields, 3, &delta);
             wire::put_bytes(&mut self.message.rows, 2, &fields);
             self.rows += 1;
+            self.message.count += 1;
         }
         let full = self.message.rows.len() + self.message.table.len() >= MESSAGE_BYTES;
         if full || self.sent_at.elapsed() >= MESSAGE_EVERY {
@@ -178,6 +185,7 @@ impl Sender {
     fn flush(&mut self) -> Result<(), Refusal> {
         let message = std::mem::take(&mut self.message);
         let len = message.table.len() + message.rows.len();
+        self.metrics.snapshot_rows(self.platform, message.count);
         let mut frame = Vec::with_capacity(len + 8);
         wire::put_len(&mut frame, ROWS_FIELD, len);
         frame.extend_from_slice(&message.table);

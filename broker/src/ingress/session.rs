@@ -30,7 +30,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -53,7 +53,7 @@ enum Input {
 struct Owed {
     sequence: Sequence,
     charge: u64,
-    deltas: u32,
+    arrived: Instant,
     refused: Vec<(u32, Refusal)>,
     /// Index in the batch for each index in each record, by partition.
     indexes: HashMap<u32, Vec<u32>>,
@@ -216,6 +216,7 @@ impl Session {
             let Input::Batch(batch) = parse(&frame.0)? else {
                 return Err(Reason::OpenRepeated.into());
             };
+            self.shared.metrics.batch(self.platform, batch.len());
             let charge = (batch.len() as u64).max(BATCH_CHARGE_BYTES_MIN);
             let before = in_flight.fetch_add(charge, Ordering::AcqRel);
             if before > 0 && before + charge > limits::PUBLISH_CREDIT_BYTES {
@@ -310,7 +311,6 @@ impl Session {
                 .room(part.partition.lane, part.record.len())
                 .await;
             owed._rooms.push(room);
-            owed.deltas += part.indexes.len() as u32;
             let deltas = part.indexes.len() as u32;
             owed.indexes
                 .insert(part.partition.to_number(), part.indexes);
@@ -363,7 +363,7 @@ impl Session {
     }
 
     async fn ack(&self, owed: Owed) -> Result<(api::PublishAck, u64), Refusal> {
-        let charge = owed.charge;
+        let (charge, arrived) = (owed.charge, owed.arrived);
         let mut ack = api::PublishAck {
             sequence: owed.sequence.0,
             credit_bytes: charge,
@@ -416,6 +416,11 @@ impl Session {
                 ack.accepted = accepted as u32;
             }
         }
+        let metrics = &self.shared.metrics;
+        if ack.duplicate {
+            metrics.batch_duplicate(self.platform);
+        }
+        metrics.acknowledged(arrived.elapsed());
         refused.sort_by_key(|(index, _)| *index);
         ack.refused = refused
             .into_iter()
@@ -444,7 +449,7 @@ impl Owed {
         Owed {
             sequence,
             charge,
-            deltas: 0,
+            arrived: Instant::now(),
             refused: Vec::new(),
             indexes: HashMap::new(),
             outcome,

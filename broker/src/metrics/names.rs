@@ -7,8 +7,6 @@
 
 use hutong_proto::{Reason, limits};
 
-use crate::config::PLATFORMS_MAX;
-
 /// How a metric behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -33,7 +31,7 @@ pub struct Definition {
     pub help: &'static str,
 }
 
-const PLATFORMS: usize = PLATFORMS_MAX + 1;
+const PLATFORMS: usize = limits::PLATFORMS_MAX + 1;
 const LANES: usize = 2;
 const REASONS: usize = Reason::ALL.len();
 const SUBSCRIPTIONS: usize = PLATFORMS * limits::SUBSCRIPTIONS_PER_PLATFORM_MAX;

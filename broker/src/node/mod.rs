@@ -1,6 +1,4 @@
 //! Wires the stages together and owns every task and thread. `ARCHITECTURE.md` draws the picture.
-
-pub mod control;
 mod data_dir;
 mod observe;
 mod retention;
@@ -12,19 +10,20 @@ use crate::{
     apply::{Apply, ApplyError, waiters::Waiters},
     clock::{self, Clock},
     config::Config,
+    control::ControlWriter,
     fanout::{Fanout, registry::Subscriptions},
     ingress::{Ingress, queue::Queues, registry::Producers},
     lag::Lags,
     log::{
         Log, LogError,
-        embedded::{Commit, EmbeddedLog, EmbeddedOptions},
+        embedded::{Commit, CommitFailed, EmbeddedLog, EmbeddedOptions},
     },
     metrics::{Metrics, Recorder},
     query::Query,
     state::{Flush, State, StateError, StateOptions},
     tail::TailRings,
 };
-use control::ControlWriter;
+
 use data_dir::DataDir;
 use hutong_proto::{Issuer, Offset};
 use hutong_telemetry::Health;
@@ -231,7 +230,7 @@ impl Broker {
                 .or_else(|| self.log.poisoned())
                 .or_else(|| self.state.failure())
             {
-                self.health.set_ready(Err(reason.clone()));
+                self.health.set_dead(reason.clone());
                 return reason;
             }
             check.tick().await;
@@ -332,7 +331,10 @@ async fn open_stores(
         clock: Arc::clone(clock),
         observer: {
             let recorder = recorder.clone();
-            Arc::new(move |c: Commit| recorder.commit(c.records, c.bytes, c.write, c.sync))
+            Arc::new(move |commit: Result<Commit, CommitFailed>| match commit {
+                Ok(c) => recorder.commit(c.records, c.bytes, c.write, c.sync),
+                Err(CommitFailed) => recorder.commit_failed(),
+            })
         },
         ..EmbeddedOptions::default()
     };
@@ -424,7 +426,7 @@ async fn replay(
 impl Parts {
     fn start_background(&self) {
         let (tasks, stop) = (&self.drain.background_tasks, &self.drain.background);
-        tasks.spawn(control::keep_cursors(
+        tasks.spawn(crate::control::keep_cursors(
             Arc::clone(&self.subscriptions),
             self.control.clone(),
             CURSORS_EVERY,

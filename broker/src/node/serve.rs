@@ -45,6 +45,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 const ACCEPT_QUEUE_MAX: usize = 64;
 
+/// A connection that has not said a word by then is closed: it would hold a place, and a drain.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Bound, but not served yet: a wrong address is known before the data folder is touched.
 pub struct Listeners {
     grpc: TcpListener,
@@ -161,6 +164,7 @@ fn accept(
                 stream.set_nodelay(true)?;
                 Ok(Connection {
                     stream,
+                    silent_until: Some(Box::pin(tokio::time::sleep(FIRST_BYTE_TIMEOUT))),
                     _permit: permit,
                 })
             });
@@ -184,6 +188,8 @@ fn accept(
 #[derive(Debug)]
 struct Connection {
     stream: TcpStream,
+    /// Until its first byte.
+    silent_until: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -201,7 +207,15 @@ impl tokio::io::AsyncRead for Connection {
         cx: &mut std::task::Context<'_>,
         buf: &mut tokio::io::ReadBuf<'_>,
     ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.stream).poll_read(cx, buf)
+        let read = std::pin::Pin::new(&mut self.stream).poll_read(cx, buf);
+        if read.is_ready() {
+            self.silent_until = None;
+        } else if let Some(timer) = &mut self.silent_until
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            return std::task::Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
+        }
+        read
     }
 }
 

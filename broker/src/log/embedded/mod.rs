@@ -48,9 +48,13 @@ pub struct EmbeddedOptions {
     pub group_bytes_max: usize,
     pub clock: Clock,
     pub faults: Faults,
-    /// Told about each commit: records, bytes, time to write and time to sync.
-    pub observer: Arc<dyn Fn(Commit) + Send + Sync>,
+    /// Told about each commit, and about the one that failed.
+    pub observer: Arc<dyn Fn(Result<Commit, CommitFailed>) + Send + Sync>,
 }
+
+/// A write or a sync failed; the log is poisoned.
+#[derive(Clone, Copy, Debug)]
+pub struct CommitFailed;
 
 /// One group commit.
 #[derive(Clone, Copy, Debug)]

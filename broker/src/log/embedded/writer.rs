@@ -2,7 +2,7 @@
 
 use crate::log::{
     Append, AppendError, Entry, EntryHead,
-    embedded::{Commit, EmbeddedOptions, Shared, keys, keys::PartitionRow, read},
+    embedded::{Commit, CommitFailed, EmbeddedOptions, Shared, keys, keys::PartitionRow, read},
 };
 
 use crossbeam_channel::{Receiver, select};
@@ -90,6 +90,7 @@ impl Writer {
         if let Err(error) = self.write(&placed) {
             // Whether the batch reached the write-ahead log cannot be known.
             self.shared.poison(&format!("a write failed: {error}"));
+            (self.options.observer)(Err(CommitFailed));
             let outcome = match error {
                 WriteError::Nothing(_) => AppendError::Failed,
                 WriteError::Unknown(_) => AppendError::Indefinite,
@@ -100,14 +101,15 @@ impl Writer {
         if let Err(error) = self.sync() {
             // After a failed sync the kernel may have dropped the pages: never try again.
             self.shared.poison(&format!("a sync failed: {error}"));
+            (self.options.observer)(Err(CommitFailed));
             return finish(group, AppendError::Indefinite);
         }
-        (self.options.observer)(Commit {
+        (self.options.observer)(Ok(Commit {
             records: group.len(),
             bytes,
             write: written - started,
             sync: written.elapsed(),
-        });
+        }));
         self.publish(group, placed);
     }
 

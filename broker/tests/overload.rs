@@ -1,0 +1,146 @@
+//! More than the broker can take: producers are slowed, nothing is dropped, nothing grows without
+//! bound, and what is urgent does not wait behind what is not.
+
+mod support;
+
+use hutong_broker::Broker;
+use hutong_proto::{
+    Value, api,
+    api::publish_request,
+    delta::{Colour, TestOutcome},
+    limits,
+};
+use support::{ANHUI, PATIENCE, Producer, SHANGHAI, SICHUAN, batch, config, delta};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const BATCHES: u64 = 60;
+const DELTAS: u64 = 4000;
+
+async fn metrics(broker: &Broker) -> String {
+    let mut stream = tokio::net::TcpStream::connect(broker.http_addr())
+        .await
+        .expect("connect");
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await
+        .expect("send");
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.expect("receive");
+    page
+}
+
+fn metric(page: &str, series: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(series));
+    let value = line.unwrap_or_else(|| panic!("{series} is in {page}"));
+    value.trim().parse().expect("a number")
+}
+
+fn negatives(issuer: u32, sequence: u64) -> api::PublishBatch {
+    let first = sequence * DELTAS;
+    let value = Value::TestResult {
+        outcome: TestOutcome::Negative,
+        sampled_at: support::now(),
+    };
+    let deltas: Vec<_> = (first..first + DELTAS)
+        .map(|n| delta(n, 1, value.clone()))
+        .collect();
+    batch(issuer, sequence, &deltas)
+}
+
+/// Publishes everything as fast as credit allows; returns how many deltas were accepted.
+async fn flood(broker: &Broker, issuer: u32) -> u64 {
+    let (mut producer, _) = Producer::open(broker, issuer, "flood", 1).await;
+    let mut credit = i64::try_from(limits::PUBLISH_CREDIT_BYTES).expect("fits");
+    let (mut acknowledged, mut accepted) = (0, 0);
+    for sequence in 1..=BATCHES {
+        let batch = negatives(issuer, sequence);
+        let bytes = prost::Message::encoded_len(&batch) as i64;
+        while credit < bytes {
+            let ack = producer.ack().await.expect("an ack");
+            assert_eq!(ack.sequence, acknowledged + 1, "acks come in order");
+            acknowledged = ack.sequence;
+            accepted += u64::from(ack.accepted);
+            credit += ack.credit_bytes as i64;
+        }
+        credit -= bytes;
+        producer.send(publish_request::Message::Batch(batch)).await;
+    }
+    while acknowledged < BATCHES {
+        let ack = producer.ack().await.expect("an ack");
+        acknowledged = ack.sequence;
+        accepted += u64::from(ack.accepted);
+    }
+    accepted
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_waits_for_its_turn_and_queues_stay_within_their_bound() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut config = config(dir.path());
+    let bound = limits::BATCH_BYTES_MAX as u64;
+    config.memory.queue_bulk = bound;
+    config.memory.queue_urgent = bound;
+    let broker = Broker::start(config).await.expect("the broker starts");
+
+    let watch = async {
+        let mut highest: f64 = 0.0;
+        loop {
+            let page = metrics(&broker).await;
+            let queued = metric(&page, "hutong_queue_bytes{lane=\"bulk\"}");
+            assert!(queued <= bound as f64, "{queued} bytes of {bound}");
+            highest = highest.max(queued);
+            let taken = metric(
+                &page,
+                "hutong_deltas_accepted_total{lane=\"bulk\",platform=\"310000\"}",
+            );
+            if taken >= (BATCHES * DELTAS) as f64 {
+                return highest;
+            }
+        }
+    };
+    let all = async { tokio::join!(flood(&broker, ANHUI), flood(&broker, SHANGHAI), watch) };
+    let (anhui, shanghai, highest) = tokio::time::timeout(PATIENCE * 3, all)
+        .await
+        .expect("the flood drains");
+    assert_eq!((anhui, shanghai), (BATCHES * DELTAS, BATCHES * DELTAS));
+    assert!(highest > 0.0, "the queue was never seen in use");
+    let page = metrics(&broker).await;
+    assert!(metric(&page, "hutong_queue_bytes{lane=\"bulk\"}") <= 0.0);
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_urgent_overtakes_a_flood_that_waits() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut config = config(dir.path());
+    config.memory.queue_bulk = limits::BATCH_BYTES_MAX as u64;
+    let broker = Broker::start(config).await.expect("the broker starts");
+    let (mut flood, _) = Producer::open(&broker, ANHUI, "flood", 1).await;
+    let (mut urgent, _) = Producer::open(&broker, SICHUAN, "urgent", 1).await;
+    // As much as the credit allows, all of it sent before anything urgent.
+    let mut sent = 0;
+    let mut bytes = 0;
+    loop {
+        let batch = negatives(ANHUI, sent + 1);
+        bytes += prost::Message::encoded_len(&batch) as u64;
+        if bytes > limits::PUBLISH_CREDIT_BYTES {
+            break;
+        }
+        flood.send(publish_request::Message::Batch(batch)).await;
+        sent += 1;
+    }
+    let red = [delta(1, 1, Value::HealthCode(Colour::Red))];
+    let ack = urgent.publish(batch(SICHUAN, 1, &red)).await.expect("ack");
+    let position = ack.positions[0].offset;
+    let mut behind = 0;
+    for _ in 0..sent {
+        let ack = flood.ack().await.expect("an ack");
+        assert_eq!(u64::from(ack.accepted), DELTAS);
+        behind += u64::from(ack.positions.iter().all(|p| p.offset > position));
+    }
+    assert!(
+        behind > 0,
+        "the urgent delta came after all {sent} bulk batches"
+    );
+    broker.shutdown().await;
+}
