@@ -170,6 +170,41 @@ async fn status(broker: &Broker) -> api::GetStatusResponse {
         .into_inner()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_snapshot_may_be_acknowledged_at_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let broker = start(dir.path()).await;
+    let (mut anhui, _) = Producer::open(&broker, ANHUI, "p", 1).await;
+    // Often, because it is about which of two things comes first.
+    for n in 1..=200 {
+        let more = batch(ANHUI, n, &[delta(n, 1, GREEN)]);
+        anhui.publish(more).await.expect("ack");
+        let mut shanghai = Consumer::open(&broker, SHANGHAI, open("s", with_snapshot())).await;
+        let (_, cursor) = shanghai.snapshot().await;
+        shanghai.applied(cursor).await;
+        broker_knows(&broker, cursor.urgent).await;
+    }
+}
+
+/// Returns when the broker says that the subscription applied this.
+async fn broker_knows(broker: &Broker, offset: Offset) {
+    let mut admin =
+        api::admin_service_client::AdminServiceClient::new(support::channel(broker).await);
+    let known = async {
+        loop {
+            let request = api::ListSubscriptionsRequest::default();
+            let request = support::with_identity(request, "operator/o");
+            let all = admin.list_subscriptions(request).await.expect("an answer");
+            let all = all.into_inner().subscriptions;
+            let applied = all[0].applied.as_ref().map(|cursor| cursor.urgent);
+            if applied >= Some(offset.0) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, known).await.expect("known");
+}
+
 #[tokio::test]
 async fn a_stream_resumes_exactly_at_its_cursor() {
     let dir = tempfile::tempdir().expect("a folder");

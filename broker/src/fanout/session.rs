@@ -136,9 +136,7 @@ impl Session {
             Start::Cursor(cursor) => Cursor::from_api(&cursor, log_id, "open.cursor")?,
             Start::Now(_) => Cursor::both(log_id, self.shared.rings.next()),
             Start::Stored(_) | Start::Snapshot(_) => {
-                let cursor = snapshot::send(&self.shared, &self.out, attached, credit).await?;
-                subscription.begin(cursor, false, now);
-                return Ok(());
+                return snapshot::send(&self.shared, &self.out, attached, credit).await;
             }
         };
         self.check_cursor(&cursor, subscription)?;

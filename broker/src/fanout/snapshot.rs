@@ -1,10 +1,11 @@
 //! All current values of a moment, and the cursor of that moment: what a new platform starts with.
 
 use crate::{
+    clock::Clock,
     fanout::{
         Fanout,
         credit::Credit,
-        registry::Attached,
+        registry::{Attached, Subscription},
         session::{Out, response},
     },
     filter::FilterSpec,
@@ -34,14 +35,14 @@ const MESSAGE_EVERY: Duration = Duration::from_millis(500);
 const PROVENANCE_CACHE_MAX: usize = 65_536;
 const ROWS_FIELD: u32 = 3;
 
-/// Sends the snapshot and returns where the records go on. Runs on a thread of its own, because it
+/// Sends the snapshot; the subscription then stands where the records go on. Runs on a thread of its own, because it
 /// reads the whole state.
 pub async fn send(
     shared: &Fanout,
     out: &Out,
     attached: &Attached,
     credit: &Arc<Credit>,
-) -> Result<Cursor, Refusal> {
+) -> Result<(), Refusal> {
     let permit = Arc::clone(&shared.snapshots)
         .try_acquire_owned()
         .map_err(|_| Refusal::from(Reason::TooManySnapshots))?;
@@ -57,7 +58,8 @@ pub async fn send(
         credit: Arc::clone(credit),
         stop,
         metrics: shared.metrics.recorder(),
-        platform: attached.subscription.key.0,
+        subscription: Arc::clone(subscription),
+        clock: Arc::clone(&shared.clock),
         provenance: HashMap::new(),
         message: Message::default(),
         sent_at: Instant::now(),
@@ -65,7 +67,7 @@ pub async fn send(
     };
     let (state, log_id) = (Arc::clone(&shared.state), shared.log_id);
     let sent = tokio::task::spawn_blocking(move || {
-        let cursor = state
+        let ended = state
             .with_snapshot(|rows, applied| {
                 let cursor = Cursor::both(log_id, applied.next);
                 sender.begin(cursor, state.registers_estimate())?;
@@ -76,11 +78,11 @@ pub async fn send(
             })
             .map_err(|e| internal(&e))?;
         drop(permit);
-        cursor
+        ended
     });
-    let cursor = sent.await.map_err(|_| Refusal::from(Reason::Internal))?;
+    let ended = sent.await.map_err(|_| Refusal::from(Reason::Internal))?;
     drop(guard);
-    cursor
+    ended
 }
 
 /// A message in the making.
@@ -99,7 +101,8 @@ struct Sender {
     credit: Arc<Credit>,
     stop: CancellationToken,
     metrics: Recorder,
-    platform: Issuer,
+    subscription: Arc<Subscription>,
+    clock: Clock,
     provenance: HashMap<ProvenanceId, Bytes>,
     message: Message,
     sent_at: Instant,
@@ -185,7 +188,8 @@ impl Sender {
     fn flush(&mut self) -> Result<(), Refusal> {
         let message = std::mem::take(&mut self.message);
         let len = message.table.len() + message.rows.len();
-        self.metrics.snapshot_rows(self.platform, message.count);
+        let platform = self.subscription.key.0;
+        self.metrics.snapshot_rows(platform, message.count);
         let mut frame = Vec::with_capacity(len + 8);
         wire::put_len(&mut frame, ROWS_FIELD, len);
         frame.extend_from_slice(&message.table);
@@ -193,16 +197,17 @@ impl Sender {
         self.send(frame.into())
     }
 
-    fn end(&mut self, cursor: Cursor) -> Result<Cursor, Refusal> {
+    fn end(&mut self, cursor: Cursor) -> Result<(), Refusal> {
         if !self.message.rows.is_empty() {
             self.flush()?;
         }
+        // Before it is sent: whoever gets it may say at once that it is applied.
+        self.subscription.begin(cursor, false, (self.clock)());
         let end = api::SnapshotEnd {
             cursor: Some(cursor.to_api()),
             rows: self.rows,
         };
-        self.send(response(api::subscribe_response::Message::SnapshotEnd(end)))?;
-        Ok(cursor)
+        self.send(response(api::subscribe_response::Message::SnapshotEnd(end)))
     }
 
     fn send(&mut self, frame: Bytes) -> Result<(), Refusal> {
