@@ -22,6 +22,7 @@ mod folder;
 mod list;
 mod risk_levels;
 mod settings;
+mod watch;
 
 pub use risk_levels::{RiskLevelsError, parse_risk_levels};
 pub use settings::{CommittedAt, Format, Settings};
@@ -30,7 +31,6 @@ use crate::source::{Source, SourceBatch, SourceError, SourceRow};
 use folder::Examined;
 use hutong_proto::{Micros, Revision};
 use list::{List, Stamp};
-use notify::{RecursiveMode, Watcher};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
@@ -143,13 +143,7 @@ impl SnapshotFolder {
         if !self.settings.notify || self.settings.once || self.watcher.is_some() {
             return;
         }
-        let changed = Arc::clone(&self.changed);
-        let watcher = notify::recommended_watcher(move |_| changed.notify_one());
-        let watcher = watcher.and_then(|mut w| {
-            w.watch(&self.settings.dir, RecursiveMode::NonRecursive)?;
-            Ok(w)
-        });
-        match watcher {
+        match watch::watch(&self.settings.dir, Arc::clone(&self.changed)) {
             Ok(watcher) => self.watcher = Some(watcher),
             Err(error) => tracing::warn!(
                 dir = %self.settings.dir.display(), %error,
