@@ -151,6 +151,16 @@ struct Stored {
     /// Of the kind of source: the checkpoint of one means nothing to another.
     source: String,
     checkpoint: Value,
+    /// What was complete with it, by name; files of older versions do not say it.
+    #[serde(default)]
+    barrier: Option<String>,
+}
+
+/// Where a source stands, and the last thing that is complete there, if it has a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stand {
+    pub checkpoint: Value,
+    pub barrier: Option<String>,
 }
 
 /// Where the source goes on after a restart.
@@ -169,7 +179,7 @@ impl CheckpointFile {
     }
 
     /// `None` before the first one was stored.
-    pub fn load(&self) -> Result<Option<Value>, StateError> {
+    pub fn load(&self) -> Result<Option<Stand>, StateError> {
         let bytes = match fs::metadata(&self.path) {
             Ok(meta) if meta.len() > CHECKPOINT_BYTES_MAX => {
                 return Err(self.damaged(format!("it has {} bytes", meta.len())));
@@ -194,15 +204,19 @@ impl CheckpointFile {
             );
             return Err(self.damaged(why));
         }
-        Ok(Some(stored.checkpoint))
+        Ok(Some(Stand {
+            checkpoint: stored.checkpoint,
+            barrier: stored.barrier,
+        }))
     }
 
     /// Returns when it is on disk. Blocks.
-    pub fn store(&self, checkpoint: &Value) -> Result<(), StateError> {
+    pub fn store(&self, stand: &Stand) -> Result<(), StateError> {
         let stored = Stored {
             version: u64::from(VERSION),
             source: self.source.clone(),
-            checkpoint: checkpoint.clone(),
+            checkpoint: stand.checkpoint.clone(),
+            barrier: stand.barrier.clone(),
         };
         let bytes = serde_json::to_vec(&stored).map_err(|e| self.damaged(e.to_string()))?;
         replace_file(&self.path, &bytes, true)
@@ -229,38 +243,53 @@ mod tests {
         (dir, folder)
     }
 
+    fn stand(id: u64) -> Stand {
+        Stand {
+            checkpoint: json!({ "id": id }),
+            barrier: None,
+        }
+    }
+
     #[test]
     fn a_checkpoint_is_read_back() {
         let (_dir, folder) = folder();
         let file = CheckpointFile::new(&folder, "outbox");
         assert_eq!(file.load().expect("nothing yet"), None);
         for checkpoint in [json!({"id": 17}), json!(null), json!([1, "二"])] {
-            file.store(&checkpoint).expect("stored");
-            assert_eq!(file.load().expect("loaded"), Some(checkpoint));
+            for barrier in [None, Some("二.json".to_owned())] {
+                let stand = Stand {
+                    checkpoint: checkpoint.clone(),
+                    barrier,
+                };
+                file.store(&stand).expect("stored");
+                assert_eq!(file.load().expect("loaded"), Some(stand));
+            }
         }
+        let older = r#"{"version":1,"source":"outbox","checkpoint":{"id":3}}"#;
+        fs::write(folder.file("checkpoint.json"), older).expect("written");
+        assert_eq!(file.load().expect("loaded"), Some(stand(3)));
     }
 
     #[test]
     fn a_death_while_writing_leaves_the_checkpoint_before() {
         let (_dir, folder) = folder();
         let file = CheckpointFile::new(&folder, "outbox");
-        file.store(&json!({"id": 17})).expect("stored");
+        file.store(&stand(17)).expect("stored");
         let whole = fs::read(folder.file("checkpoint.json")).expect("read");
         // What a process that died leaves behind: any part of the next file, under the other name.
         for length in 0..=whole.len() {
             fs::write(folder.file("checkpoint.tmp"), &whole[..length]).expect("written");
-            assert_eq!(file.load().expect("loaded"), Some(json!({"id": 17})));
+            assert_eq!(file.load().expect("loaded"), Some(stand(17)));
         }
-        file.store(&json!({"id": 18}))
-            .expect("stored over the remains");
-        assert_eq!(file.load().expect("loaded"), Some(json!({"id": 18})));
+        file.store(&stand(18)).expect("stored over the remains");
+        assert_eq!(file.load().expect("loaded"), Some(stand(18)));
     }
 
     #[test]
     fn a_damaged_checkpoint_is_said_and_never_taken_for_a_beginning() {
         let (_dir, folder) = folder();
         let file = CheckpointFile::new(&folder, "outbox");
-        file.store(&json!({"id": 17})).expect("stored");
+        file.store(&stand(17)).expect("stored");
         let path = folder.file("checkpoint.json");
         let whole = fs::read(&path).expect("read");
         for length in 0..whole.len() {

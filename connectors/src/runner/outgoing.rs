@@ -2,7 +2,7 @@
 
 use super::{LinkError, Outcome, Outlet, Pending, Trouble, gather::Gathered, on_disk};
 use crate::{
-    checkpoint::CheckpointFile,
+    checkpoint::{CheckpointFile, Stand},
     dlq::{DeadLetters, NewLetter},
     source::SourceRow,
     state::{Board, now},
@@ -196,11 +196,17 @@ impl Outgoing {
         let dead_letters = Arc::clone(&self.dead_letters);
         let checkpoints = self.checkpoints.clone();
         let checkpoint = settled.checkpoint.clone();
+        // What was complete before stays complete.
+        let barrier = settled.barrier.or_else(|| self.board.status().barrier);
+        let stand = settled.checkpoint.map(|checkpoint| Stand {
+            checkpoint,
+            barrier: barrier.clone(),
+        });
         let (letters_kept, bytes) = on_disk(move || {
             let mut store = dead_letters.lock().unwrap_or_else(PoisonError::into_inner);
             store.add(settled.letters, now())?;
-            if let Some(checkpoint) = &settled.checkpoint {
-                checkpoints.store(checkpoint)?;
+            if let Some(stand) = &stand {
+                checkpoints.store(stand)?;
             }
             Ok(store.size())
         })
@@ -210,7 +216,7 @@ impl Outgoing {
             counts.dead_letters = letters_kept as u64;
             counts.dead_letters_bytes = bytes;
         });
-        if let Some(barrier) = settled.barrier {
+        if let Some(barrier) = barrier {
             self.board.barrier(barrier);
         }
         Ok(checkpoint)

@@ -133,10 +133,15 @@ where
         let Some(link) = outlet.as_mut() else {
             return Ok(());
         };
-        let checkpoint = self.checkpoints.load()?;
-        if checkpoint.is_some() {
+        let stand = self.checkpoints.load()?;
+        if let Some(stand) = &stand {
             self.normal = (State::Running, "");
+            // True before this process, and nothing may come that says it again.
+            if let Some(barrier) = &stand.barrier {
+                self.board.barrier(barrier.clone());
+            }
         }
+        let checkpoint = stand.map(|stand| stand.checkpoint);
         tokio::select! {
             started = self.source.start(checkpoint) => started?,
             () = stop.cancelled() => return Ok(()),

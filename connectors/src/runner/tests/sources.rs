@@ -2,7 +2,7 @@
 
 use super::fakes::{FakeBroker, ListSource, Seen, row};
 use crate::{
-    checkpoint::{CheckpointFile, StateFolder},
+    checkpoint::{CheckpointFile, Stand, StateFolder},
     config::{Config, Work},
     dlq::DeadLetters,
     mapping::Mapper,
@@ -94,6 +94,7 @@ impl Running {
         CheckpointFile::new(&self.folder, "list")
             .load()
             .expect("sound")
+            .map(|stand| stand.checkpoint)
     }
 
     fn dead_letters(&self) -> Vec<(String, String)> {
@@ -336,8 +337,19 @@ async fn a_stored_checkpoint_is_where_it_goes_on() {
     let folder = StateFolder::new(dir.path(), "anhui");
     folder.create().expect("created");
     CheckpointFile::new(&folder, "list")
-        .store(&json!(7))
+        .store(&Stand {
+            checkpoint: json!(7),
+            barrier: Some("up to 7".to_owned()),
+        })
         .expect("stored");
+    // Nothing new: what was complete is still said.
+    let running = Running::start_in(&dir, ListSource::new(rows(7), 5), &broker, 1 << 20);
+    running
+        .until("it says what is complete", |r| {
+            r.board.status().barrier.as_deref() == Some("up to 7")
+        })
+        .await;
+    running.stop().await;
     let running = Running::start_in(&dir, ListSource::new(rows(10), 5), &broker, 1 << 20);
     running.until_checkpoint(10).await;
     assert_eq!(broker.kept().revisions(), [8, 9, 10]);
