@@ -235,7 +235,8 @@ async fn produce(
         if deltas == 0 {
             continue;
         }
-        let at = |n: u64| Micros(started_us + (n as f64 / rate * 1e6) as u64);
+        // The moment at which `target` first counts it.
+        let at = |n: u64| Micros(started_us + ((n + 1) as f64 / rate * 1e6) as u64);
         let first = sent;
         let batch = generator.batch(deltas, lane, |i| at(first + u64::from(i)));
         sent += u64::from(deltas);

@@ -32,8 +32,9 @@ impl Report {
         self.lost == 0 && self.doubled == 0 && self.acknowledged == self.published
     }
 
-    fn per_million(&self, of: u64) -> f64 {
-        self.broker.cpu_s / (of.max(1) as f64 / 1e6)
+    /// Nothing when there was none.
+    fn per_million(&self, of: u64) -> Option<f64> {
+        (of > 0).then(|| self.broker.cpu_s / (of as f64 / 1e6))
     }
 
     pub fn to_json(&self) -> Value {
@@ -110,7 +111,7 @@ impl Report {
         line(format_args!(
             "  broker   {:.1} s of CPU ({:.2} s a million deltas), {:.0} MB at most, {:.0} MB on disk",
             self.broker.cpu_s,
-            self.per_million(self.acknowledged),
+            self.per_million(self.acknowledged).unwrap_or_default(),
             self.broker.memory_peak_mb,
             self.disk_mb
         ));

@@ -267,9 +267,9 @@ impl Query {
             let state = if !wanted {
                 TraceState::NotSubscribed
             } else if subscription.applied(lane) > found.offset {
-                match sent {
-                    Some(_) => TraceState::Applied,
-                    None => TraceState::BeforeStart,
+                match subscription.began_after(lane, found.offset) {
+                    true => TraceState::BeforeStart,
+                    false => TraceState::Applied,
                 }
             } else if subscription.position(lane) > found.offset && subscription.connected() {
                 TraceState::Sent

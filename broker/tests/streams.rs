@@ -8,6 +8,7 @@ use hutong_proto::{
     Offset, Value, api,
     api::{publish_request, subscribe_open::Start},
     delta::{Colour, TestOutcome},
+    limits,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use support::{
@@ -477,6 +478,82 @@ async fn an_idle_stream_carries_bookmarks() {
     }
     assert!(began.elapsed() < PATIENCE);
     broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn another_filter_needs_a_snapshot_and_half_a_snapshot_changes_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let broker = start(dir.path()).await;
+    let (mut anhui, _) = Producer::open(&broker, ANHUI, "p", 1).await;
+    let people: Vec<_> = (1..=2000).map(|n| delta(n, 1, RED)).collect();
+    anhui.publish(batch(ANHUI, 1, &people)).await.expect("ack");
+    let filtered = |kinds: &[api::Kind], start: Start| {
+        let kinds = kinds.iter().map(|k| i32::from(*k)).collect();
+        let filter = api::Filter {
+            kinds,
+            ..Default::default()
+        };
+        api::SubscribeOpen {
+            filter: Some(filter),
+            ..open("s", start)
+        }
+    };
+    let narrow = [api::Kind::AreaRisk];
+    let wide = [api::Kind::AreaRisk, api::Kind::HealthCode];
+    let mut first = Consumer::open(&broker, SHANGHAI, filtered(&narrow, with_snapshot())).await;
+    let (rows, cursor) = first.snapshot().await;
+    assert!(rows.is_empty(), "there are no areas");
+    first.applied(cursor).await;
+    broker_knows(&broker, cursor.urgent).await;
+    let at_cursor = || Start::Cursor(cursor.to_api());
+
+    let refused = |open| async {
+        let mut consumer = Consumer::open(&broker, SHANGHAI, open).await;
+        reason(&consumer.next().await.expect_err("refused"))
+    };
+    assert_eq!(
+        refused(filtered(&wide, at_cursor())).await,
+        "FILTER_CHANGED"
+    );
+    // A snapshot with the other filter begins, but there is credit for its first messages only.
+    let mut half = filtered(&wide, with_snapshot());
+    half.credit_bytes = limits::SUBSCRIBE_CREDIT_BYTES_MIN;
+    let mut consumer = Consumer::open(&broker, SHANGHAI, half).await;
+    let begun = consumer.next().await.expect("it begins");
+    assert!(matches!(begun, Seen::Opened { snapshot: true, .. }));
+    drop(consumer);
+    assert_eq!(
+        refused(filtered(&wide, at_cursor())).await,
+        "FILTER_CHANGED"
+    );
+    let mut same = Consumer::open(&broker, SHANGHAI, filtered(&narrow, at_cursor())).await;
+    assert!(matches!(same.next().await, Ok(Seen::Opened { .. })));
+
+    let mut whole = Consumer::open(&broker, SHANGHAI, filtered(&wide, with_snapshot())).await;
+    assert_eq!(whole.snapshot().await.0.len(), 2000);
+    let mut again = Consumer::open(&broker, SHANGHAI, filtered(&wide, at_cursor())).await;
+    assert!(matches!(again.next().await, Ok(Seen::Opened { .. })));
+}
+
+#[tokio::test]
+async fn an_idle_subscriber_that_acknowledges_everything_writes_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let broker = start(dir.path()).await;
+    let mut shanghai = Consumer::open(&broker, SHANGHAI, open("s", with_snapshot())).await;
+    let (_, cursor) = shanghai.snapshot().await;
+    shanghai.applied(cursor).await;
+    // Its cursor is stored once, as a record; that moves the bookmark, and so on, but not for ever.
+    let mut last = cursor;
+    let mut still = 0;
+    while still < 6 {
+        if let Seen::Bookmark(at) = shanghai.next().await.expect("the stream goes on") {
+            still = if at == last { still + 1 } else { 0 };
+            assert!(at.urgent.0 < cursor.urgent.0 + 4, "{at:?} after {cursor:?}");
+            last = at;
+            shanghai.applied(at).await;
+        }
+    }
+    assert!(last.urgent > cursor.urgent, "the cursor was stored");
 }
 
 #[tokio::test]

@@ -74,6 +74,9 @@ pub enum Command {
     /// Drops the records of a partition below an offset. Readers behind it must start again with a
     /// snapshot.
     Trim(platforms::TrimArgs),
+    /// Forgets a subscription that is not connected, and where it was; one that comes back under the
+    /// name starts anew.
+    Forget(platforms::ForgetArgs),
     /// Publishes deltas from a file of JSON lines; needs --identity platform/CODE.
     Publish(publish::PublishArgs),
     /// Prints a completion script.

@@ -171,6 +171,19 @@ async fn tail_prints_what_publish_reads() {
     let lag = json(&broker, &["lag"]).await;
     assert_eq!(lag[0]["platform"], 510_000, "{lag}");
     json(&broker, &["lag", "--matrix"]).await;
+
+    let forget = [
+        "forget",
+        "--platform",
+        "510000",
+        "--subscription",
+        "cli-tail",
+        "--yes",
+    ];
+    let forgotten = json(&broker, &forget).await;
+    assert_eq!(forgotten["forgotten"], "cli-tail", "{forgotten}");
+    let subscriptions = json(&broker, &["subscriptions"]).await;
+    assert_eq!(subscriptions, Value::Array(Vec::new()));
     broker.stop().await;
 }
 

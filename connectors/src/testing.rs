@@ -117,6 +117,8 @@ impl PostgresServer {
             .arg(&self.folder);
         server.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
         server.args(["-c", "max_connections=50", "-c", "shared_buffers=32MB"]);
+        // The log of the last start must not be taken for this one's.
+        fs::write(self.folder.join("server.log"), "").expect("the folder is ours");
         let mut keeper = Command::new("sh");
         keeper.args(["-c", KEEPER, "keeper"]).arg(&self.folder);
         keeper.arg(server.get_program()).args(server.get_args());
@@ -132,7 +134,15 @@ impl PostgresServer {
     /// The keeper stays until it is told; the server behind it may have ended, which the log says.
     fn keeper_runs(&mut self) -> bool {
         let log = fs::read_to_string(self.folder.join("server.log")).unwrap_or_default();
-        !log.contains("FATAL") || log.contains("the database system is starting up")
+        // A server that is well logs FATAL too: each session it refuses.
+        ![
+            "could not bind",
+            "could not create",
+            "lock file",
+            "is shut down",
+        ]
+        .iter()
+        .any(|end| log.contains(end))
     }
 
     /// An answer to a request for TLS: the server speaks, but need not take sessions yet.

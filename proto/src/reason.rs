@@ -170,8 +170,8 @@ catalogue! {
         "a delta refers to an entry of the batch's provenance table; without authority, rule and reason nothing is accepted"
         "变更须引用批次来源表中的条目；缺少机关、规则和理由一律不受理";
     PathInvalid "PATH_INVALID" InvalidArgument No true
-        "an area's path has 1 to 6 parts of 1 to 256 bytes without control characters"
-        "区域路径须为 1 至 6 段，每段 1 至 256 字节，不含控制字符";
+        "an area's path has 1 to 6 parts of 1 to 1024 bytes without control characters"
+        "区域路径须为 1 至 6 段，每段 1 至 1024 字节，不含控制字符";
     AreaEntityMismatch "AREA_ENTITY_MISMATCH" InvalidArgument No true
         "the entity of an area is the hash of its path"
         "区域的实体标识须为其路径的哈希";

@@ -18,6 +18,9 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// A cursor that moved only over what its filter leaves out is stored after so many offsets.
+const STORE_EVERY_OFFSETS: u64 = 1024;
+
 pub type SubscriptionKey = (Issuer, String);
 
 /// One subscription, connected or not.
@@ -31,6 +34,10 @@ pub struct Subscription {
     position: [AtomicU64; 2],
     /// By lane: end of the last record that was really sent.
     sent: [AtomicU64; 2],
+    /// By lane: what lies below was never sent as records, but came with a snapshot or not at all.
+    begun: [AtomicU64; 2],
+    /// By lane: the applied cursor that was last taken to be stored.
+    stored: [AtomicU64; 2],
     pub applied_at: AtomicU64,
     pub sent_history: History,
     pub applied_history: History,
@@ -42,15 +49,21 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    fn new(key: SubscriptionKey, filter: FilterSpec, at: [Offset; 2], applied_at: u64) -> Self {
-        let atomics = || at.map(|o| AtomicU64::new(o.0));
+    fn new(key: SubscriptionKey, filter: Arc<FilterSpec>, row: &api::StoredSubscription) -> Self {
+        let offsets = |cursor: Option<api::Cursor>| {
+            let cursor = cursor.unwrap_or_default();
+            [cursor.urgent, cursor.bulk].map(AtomicU64::new)
+        };
+        let atomics = || offsets(row.applied);
         Subscription {
             key,
-            filter: Mutex::new(Arc::new(filter)),
+            filter: Mutex::new(filter),
             applied: atomics(),
             position: atomics(),
             sent: atomics(),
-            applied_at: AtomicU64::new(applied_at),
+            begun: offsets(row.begun),
+            stored: atomics(),
+            applied_at: AtomicU64::new(row.applied_at_us),
             sent_history: History::default(),
             applied_history: History::default(),
             in_snapshot: AtomicBool::new(false),
@@ -68,9 +81,11 @@ impl Subscription {
         self.session.lock().is_some()
     }
 
-    /// A stream begins at this cursor. `applied` when the platform has everything below it, as it
-    /// has not yet at the end of a snapshot.
-    pub fn begin(&self, cursor: Cursor, applied: bool, at: Micros) {
+    /// A stream begins at this cursor, with the filter of its session.
+    pub fn begin(&self, cursor: Cursor, how: Begin, filter: &Arc<FilterSpec>, at: Micros) {
+        *self.filter.lock() = Arc::clone(filter);
+        // At the end of a snapshot the platform has not applied it yet.
+        let applied = how != Begin::AfterSnapshot;
         for lane in Lane::DELIVERED {
             let offset = cursor.lane(lane).0;
             let i = lane.index();
@@ -78,6 +93,9 @@ impl Subscription {
             self.sent[i].store(offset, Ordering::Release);
             if applied {
                 self.applied[i].store(offset, Ordering::Release);
+            }
+            if how != Begin::AtCursor {
+                self.begun[i].store(offset, Ordering::Release);
             }
         }
         if applied {
@@ -116,11 +134,22 @@ impl Subscription {
             let before = self.applied[i].fetch_max(offset.0, Ordering::AcqRel);
             if before < offset.0 {
                 self.applied_history.reached(lane, offset, at);
-                self.changed.store(true, Ordering::Release);
+                let sent = self.sent[i].load(Ordering::Acquire);
+                let stored = self.stored[i].load(Ordering::Acquire);
+                // A cursor that moved over nothing that was sent is stored only now and then: the
+                // record that stores one moves them all.
+                if before < sent || offset.0 - stored.min(offset.0) >= STORE_EVERY_OFFSETS {
+                    self.changed.store(true, Ordering::Release);
+                }
             }
         }
         self.applied_at.store(at.0, Ordering::Release);
         Ok(())
+    }
+
+    /// Whether what is at this offset was never sent as a record.
+    pub fn began_after(&self, lane: Lane, offset: Offset) -> bool {
+        offset.0 < self.begun[lane.index()].load(Ordering::Acquire)
     }
 
     pub fn position(&self, lane: Lane) -> Offset {
@@ -150,20 +179,38 @@ impl Subscription {
     }
 
     fn to_stored(&self, log_id: LogId) -> api::StoredSubscription {
+        let begun = |lane: Lane| Offset(self.begun[lane.index()].load(Ordering::Acquire));
+        for lane in Lane::DELIVERED {
+            self.stored[lane.index()].store(self.applied(lane).0, Ordering::Release);
+        }
         api::StoredSubscription {
             platform: self.key.0.code(),
             subscription: self.key.1.clone(),
             filter: Some(self.filter().wire.clone()),
             applied: Some(self.cursor(log_id, |l| self.applied(l)).to_api()),
             applied_at_us: self.applied_at.load(Ordering::Acquire),
+            begun: Some(self.cursor(log_id, begun).to_api()),
         }
     }
+}
+
+/// How a stream begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// Where the platform says that it has everything before.
+    AtCursor,
+    /// With what comes from now on.
+    Now,
+    /// After a snapshot of all that came before.
+    AfterSnapshot,
 }
 
 /// The right to stream to a subscription, held by one session at a time.
 #[derive(Debug)]
 pub struct Attached {
     pub subscription: Arc<Subscription>,
+    /// Of this session; the subscription's own from when the stream begins.
+    pub filter: Arc<FilterSpec>,
     serial: u64,
     /// Cancelled when another session takes over.
     pub end: CancellationToken,
@@ -203,14 +250,12 @@ impl Subscriptions {
             let row = api::StoredSubscription::decode(value.as_slice()).map_err(|_| damaged())?;
             let platform = Issuer::new(row.platform).ok_or_else(damaged)?;
             // A platform that left the configuration takes its subscriptions with it.
-            let Ok(filter) = FilterSpec::from_api(row.filter, platform, platforms) else {
+            let Ok(filter) = FilterSpec::from_api(row.filter.clone(), platform, platforms) else {
                 tracing::warn!(%platform, subscription = row.subscription, "stored filter no longer fits, dropped");
                 continue;
             };
-            let cursor = row.applied.unwrap_or_default();
-            let at = [Offset(cursor.urgent), Offset(cursor.bulk)];
-            let key = (platform, row.subscription);
-            let subscription = Subscription::new(key.clone(), filter, at, row.applied_at_us);
+            let key = (platform, row.subscription.clone());
+            let subscription = Subscription::new(key.clone(), Arc::new(filter), &row);
             all.insert(key, Arc::new(subscription));
         }
         Ok(Subscriptions {
@@ -220,27 +265,24 @@ impl Subscriptions {
         })
     }
 
-    /// Attaches a session, ending an older one. `filter` must be the stored one unless `restart`.
+    /// Attaches a session, ending an older one. `filter` must be the known one, unless the platform
+    /// gives up what it has: below a cursor, another filter would have left out other things.
     pub fn attach(
         &self,
         key: SubscriptionKey,
         filter: FilterSpec,
-        restart: bool,
+        anew: bool,
     ) -> Result<Attached, Refusal> {
         let mut all = self.all.lock();
         let platform = key.0;
+        let filter = Arc::new(filter);
         let found = all.get(&key).cloned();
         let known = found.is_some();
         let subscription = match found {
             Some(subscription) => {
-                let mut stored = subscription.filter.lock();
-                if **stored != filter {
-                    if !restart {
-                        return Err(Refusal::new(Reason::FilterChanged, "open.filter"));
-                    }
-                    *stored = Arc::new(filter);
+                if !anew && subscription.filter() != filter {
+                    return Err(Refusal::new(Reason::FilterChanged, "open.filter"));
                 }
-                drop(stored);
                 subscription
             }
             None => {
@@ -251,8 +293,9 @@ impl Subscriptions {
                         "open.subscription",
                     ));
                 }
-                let none = [Offset::NONE; 2];
-                let subscription = Arc::new(Subscription::new(key.clone(), filter, none, 0));
+                let nothing = api::StoredSubscription::default();
+                let new = Subscription::new(key.clone(), Arc::clone(&filter), &nothing);
+                let subscription = Arc::new(new);
                 all.insert(key, Arc::clone(&subscription));
                 subscription
             }
@@ -265,6 +308,7 @@ impl Subscriptions {
         }
         Ok(Attached {
             subscription,
+            filter,
             serial,
             end,
             known,

@@ -5,7 +5,7 @@ use crate::{
         Fanout,
         credit::Credit,
         log_reader,
-        registry::{Attached, Subscription},
+        registry::{Attached, Begin, Subscription},
         snapshot,
     },
     filter::FilterSpec,
@@ -78,12 +78,13 @@ impl Session {
             .start
             .ok_or_else(|| Refusal::new(Reason::FieldMissing, "open.start"))?;
         let filter = FilterSpec::from_api(open.filter, self.platform, &self.shared.platforms)?;
-        let restart = !matches!(start, api::subscribe_open::Start::Stored(_));
+        use api::subscribe_open::Start;
+        let anew = matches!(start, Start::Snapshot(_) | Start::Now(_));
         let key = (self.platform, open.subscription);
         let attached = self
             .shared
             .subscriptions
-            .attach(key.clone(), filter, restart)?;
+            .attach(key.clone(), filter, anew)?;
         let credit = Arc::new(Credit::new(credit_bytes));
         let begun = tokio::select! {
             () = attached.end.cancelled() => Err(Reason::SessionTakenOver.into()),
@@ -129,18 +130,22 @@ impl Session {
         let subscription = &attached.subscription;
         let log_id = self.shared.log_id;
         let now = (self.shared.clock)();
-        let cursor = match start {
+        let (cursor, how) = match start {
             Start::Stored(_) if subscription.has_cursor() => {
-                subscription.cursor(log_id, |lane| subscription.applied(lane))
+                let stored = subscription.cursor(log_id, |lane| subscription.applied(lane));
+                (stored, Begin::AtCursor)
             }
-            Start::Cursor(cursor) => Cursor::from_api(&cursor, log_id, "open.cursor")?,
-            Start::Now(_) => Cursor::both(log_id, self.shared.rings.next()),
+            Start::Cursor(cursor) => {
+                let cursor = Cursor::from_api(&cursor, log_id, "open.cursor")?;
+                (cursor, Begin::AtCursor)
+            }
+            Start::Now(_) => (Cursor::both(log_id, self.shared.rings.next()), Begin::Now),
             Start::Stored(_) | Start::Snapshot(_) => {
                 return snapshot::send(&self.shared, &self.out, attached, credit).await;
             }
         };
-        self.check_cursor(&cursor, subscription)?;
-        subscription.begin(cursor, true, now);
+        self.check_cursor(&cursor, attached)?;
+        subscription.begin(cursor, how, &attached.filter, now);
         self.send(api::subscribe_response::Message::Opened(
             api::SubscribeOpened {
                 cursor: Some(cursor.to_api()),
@@ -152,8 +157,7 @@ impl Session {
     }
 
     /// Everything after the cursor must still be kept, and the cursor must not be of the future.
-    fn check_cursor(&self, cursor: &Cursor, subscription: &Subscription) -> Result<(), Refusal> {
-        let filter = subscription.filter();
+    fn check_cursor(&self, cursor: &Cursor, attached: &Attached) -> Result<(), Refusal> {
         let next = self.shared.rings.next();
         for lane in Lane::DELIVERED {
             let at = cursor.lane(lane);
@@ -163,14 +167,15 @@ impl Session {
                         .detail(format!("offset {at}, the log ends at {next}")),
                 );
             }
-            for partition in filter.partitions(lane, &self.shared.platforms) {
+            for partition in attached.filter.partitions(lane, &self.shared.platforms) {
                 let trimmed = self
                     .shared
                     .log
                     .partition(partition)
                     .map_or(Offset::NONE, |info| info.trimmed_below);
                 if at < trimmed {
-                    subscription
+                    attached
+                        .subscription
                         .compacted
                         .store(true, std::sync::atomic::Ordering::Release);
                     return Err(log_reader::compacted(lane, partition, trimmed, at));

@@ -5,7 +5,7 @@ use crate::{
     fanout::{
         Fanout,
         credit::Credit,
-        registry::{Attached, Subscription},
+        registry::{Attached, Begin, Subscription},
         session::{Out, response},
     },
     filter::FilterSpec,
@@ -53,7 +53,7 @@ pub async fn send(
     let guard = stop.clone().drop_guard();
     let mut sender = Sender {
         state: Arc::clone(&shared.state),
-        filter: subscription.filter(),
+        filter: Arc::clone(&attached.filter),
         out: out.clone(),
         credit: Arc::clone(credit),
         stop,
@@ -202,7 +202,9 @@ impl Sender {
             self.flush()?;
         }
         // Before it is sent: whoever gets it may say at once that it is applied.
-        self.subscription.begin(cursor, false, (self.clock)());
+        let now = (self.clock)();
+        self.subscription
+            .begin(cursor, Begin::AfterSnapshot, &self.filter, now);
         let end = api::SnapshotEnd {
             cursor: Some(cursor.to_api()),
             rows: self.rows,

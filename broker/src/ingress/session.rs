@@ -4,7 +4,7 @@ use crate::{
     admission::{self, Rules},
     apply::{
         producers::{Fate, Producer},
-        waiters::{BatchKey, BatchOutcome},
+        waiters::{BatchKey, BatchOutcome, PartOutcome},
     },
     ingress::{
         Ingress,
@@ -273,10 +273,8 @@ impl Session {
                 // Its number must be durable all the same, or those after it could not be.
                 let empty = routing::empty(self.platform, sequence, &origin);
                 let mut owed = self.submit(empty, charge, opened).await?;
-                owed.refused.clear();
                 if let Outcome::Submitted(outcome) = owed.outcome {
-                    // Failures show on the next batch; a refusal holds either way.
-                    drop(outcome.await);
+                    settled(outcome).await?;
                 }
                 owed.outcome = Outcome::Refused(refusal);
                 return Ok(owed);
@@ -374,10 +372,7 @@ impl Session {
             Outcome::Duplicate => ack.duplicate = true,
             Outcome::Refused(refusal) => ack.error = Some(refusal.to_api()),
             Outcome::Submitted(outcome) => {
-                let parts = outcome
-                    .await
-                    .map_err(|_| Refusal::from(Reason::CommitIndefinite))?
-                    .map_err(append_refusal)?;
+                let parts = settled(outcome).await?;
                 let mut accepted = 0;
                 for part in parts {
                     let indexes = &owed.indexes[&part.partition.to_number()];
@@ -495,6 +490,14 @@ pub fn check_name(name: &str, field: &str) -> Result<(), Refusal> {
     } else {
         Err(Refusal::new(Reason::NameInvalid, field))
     }
+}
+
+/// What came of a batch, once all its records are durable and applied.
+async fn settled(outcome: oneshot::Receiver<BatchOutcome>) -> Result<Vec<PartOutcome>, Refusal> {
+    outcome
+        .await
+        .map_err(|_| Refusal::from(Reason::CommitIndefinite))?
+        .map_err(append_refusal)
 }
 
 fn append_refusal(error: AppendError) -> Refusal {

@@ -29,10 +29,14 @@ pub async fn run(
             () = stop.cancelled() => return,
             _ = every.tick() => {}
         }
-        let (log, floor, retention) = (Arc::clone(&log), state.stored().next, retention.clone());
+        let (log, state, retention) = (Arc::clone(&log), Arc::clone(&state), retention.clone());
         let now = clock();
-        let done =
-            tokio::task::spawn_blocking(move || enforce(&*log, &retention, floor, now)).await;
+        let done = tokio::task::spawn_blocking(move || {
+            let trims = enforce(&*log, &retention, state.stored().next, now)?;
+            state.log_starts_at(start_of(&*log));
+            Ok::<_, LogError>(trims)
+        })
+        .await;
         match done {
             Ok(Ok(trims)) => metrics.trimmed(trims),
             Ok(Err(error)) => tracing::error!(%error, "retention failed"),
@@ -65,6 +69,14 @@ pub fn enforce(
         }
     }
     Ok(trims)
+}
+
+/// Nothing below is kept.
+fn start_of(log: &dyn Log) -> Offset {
+    let next = log.next_offset();
+    let partitions = log.partitions();
+    let firsts = partitions.iter().filter(|p| p.records > 0).map(|p| p.first);
+    firsts.min().unwrap_or(next)
 }
 
 /// The first offset of a partition that is not older than `oldest`: times rise with offsets, so it is

@@ -134,6 +134,11 @@ pub fn exception(offset: Offset) -> [u8; 9] {
     out
 }
 
+pub fn decode_exception(key: &[u8]) -> Option<Offset> {
+    let offset = key.strip_prefix(&[KeyKind::Exception as u8])?;
+    Some(Offset(u64::from_be_bytes(offset.try_into().ok()?)))
+}
+
 pub fn highest_prefix() -> [u8; 1] {
     [KeyKind::Highest as u8]
 }

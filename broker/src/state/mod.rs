@@ -180,6 +180,8 @@ struct Shared {
     /// Wakes the flush thread; one token is enough.
     wake: crossbeam_channel::Sender<()>,
     log_time: Arc<AtomicU64>,
+    /// Nothing below is in the log any more.
+    log_start: Arc<AtomicU64>,
     stats: Mutex<StateStats>,
 }
 
@@ -204,7 +206,9 @@ impl State {
             why,
         };
         let log_time = Arc::new(AtomicU64::new(0));
-        let db = run::open(dir, options.block_cache_bytes, &log_time).map_err(failed)?;
+        let log_start = Arc::new(AtomicU64::new(0));
+        let cache = options.block_cache_bytes;
+        let db = run::open(dir, cache, &log_time, &log_start).map_err(failed)?;
         let stored = match db.get(keys::applied()).map_err(|e| failed(e.to_string()))? {
             Some(row) => Applied::decode(&row)
                 .ok_or_else(|| StateError::damaged(&keys::applied(), "does not decode"))?,
@@ -226,6 +230,7 @@ impl State {
             changed: Condvar::new(),
             wake,
             log_time,
+            log_start,
             stats: Mutex::new(StateStats::default()),
         });
         let flusher = Arc::clone(&shared);
@@ -455,6 +460,11 @@ impl State {
 
     pub fn disk_bytes(&self) -> u64 {
         self.shared.property("rocksdb.total-sst-files-size")
+    }
+
+    /// The log keeps nothing below: what the state knows of it alone goes at compaction.
+    pub fn log_starts_at(&self, offset: Offset) {
+        self.shared.log_start.fetch_max(offset.0, Ordering::AcqRel);
     }
 
     pub fn stats(&self) -> StateStats {

@@ -3,9 +3,13 @@
 //! RocksDB syncs a file that it takes in, and the manifest that names it, before it says so; a crash
 //! in between leaves a file that nobody knows, which is removed at the next opening.
 
-use crate::state::{Flush, Frozen, Shared, StateError, keys::KeyKind, row::Row};
+use crate::state::{
+    Flush, Frozen, Shared, StateError,
+    keys::{self, KeyKind},
+    row::Row,
+};
 use crossbeam_channel::Receiver;
-use hutong_proto::Micros;
+use hutong_proto::{Micros, Offset};
 use rocksdb::{
     BlockBasedOptions, Cache, CompactionDecision, DB, DBCompressionType, IngestExternalFileOptions,
     Options, SstFileWriter,
@@ -26,7 +30,12 @@ const BLOCK_BYTES: usize = 16 << 10;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 
 /// Opens the database in `dir`, with files of broken runs removed.
-pub fn open(dir: &Path, block_cache_bytes: usize, log_time: &Arc<AtomicU64>) -> Result<DB, String> {
+pub fn open(
+    dir: &Path,
+    block_cache_bytes: usize,
+    log_time: &Arc<AtomicU64>,
+    log_start: &Arc<AtomicU64>,
+) -> Result<DB, String> {
     fs::create_dir_all(dir).map_err(|e| e.to_string())?;
     for entry in fs::read_dir(dir).map_err(|e| e.to_string())? {
         let entry = entry.map_err(|e| e.to_string())?;
@@ -36,19 +45,32 @@ pub fn open(dir: &Path, block_cache_bytes: usize, log_time: &Arc<AtomicU64>) -> 
     }
     let mut options = options(block_cache_bytes);
     options.create_if_missing(true);
-    let log_time = Arc::clone(log_time);
-    options.set_compaction_filter("expiry", move |_level, key, value| {
-        expiry(key, value, Micros(log_time.load(Ordering::Acquire)))
+    let (log_time, log_start) = (Arc::clone(log_time), Arc::clone(log_start));
+    options.set_compaction_filter("expiry", move |_level, key, value| match key.first() {
+        Some(kind) if *kind == KeyKind::Register as u8 => {
+            expiry(value, Micros(log_time.load(Ordering::Acquire)))
+        }
+        Some(kind) if *kind == KeyKind::Exception as u8 => {
+            trimmed(key, Offset(log_start.load(Ordering::Acquire)))
+        }
+        _ => CompactionDecision::Keep,
     });
     DB::open(&options, dir).map_err(|e| e.to_string())
 }
 
 /// What is long expired goes at compaction, by the log's time. It counts as absent before that too,
 /// so when it goes makes no difference.
-fn expiry(key: &[u8], value: &[u8], log_time: Micros) -> CompactionDecision {
-    let register = key.first() == Some(&(KeyKind::Register as u8));
+fn expiry(value: &[u8], log_time: Micros) -> CompactionDecision {
     match Row::decode(value) {
-        Some(row) if register && row.forgotten(log_time) => CompactionDecision::Remove,
+        Some(row) if row.forgotten(log_time) => CompactionDecision::Remove,
+        _ => CompactionDecision::Keep,
+    }
+}
+
+/// An exception to a record that the log no longer keeps: nobody will read it again.
+fn trimmed(key: &[u8], log_start: Offset) -> CompactionDecision {
+    match keys::decode_exception(key) {
+        Some(offset) if offset < log_start => CompactionDecision::Remove,
         _ => CompactionDecision::Keep,
     }
 }

@@ -263,3 +263,24 @@ fn a_run_that_was_cut_off_is_swept_away() {
     assert!(!left.exists());
     assert_eq!(state.applied(), Applied::NOTHING);
 }
+
+#[test]
+fn exceptions_go_with_the_records_they_are_about() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let state = open(dir.path());
+    let mut group = state.begin().expect("begins");
+    for offset in 1..=3 {
+        group.put(&keys::exception(Offset(offset)), b"x");
+    }
+    group.commit(applied(4));
+    state.flush().expect("flushes");
+    state.log_starts_at(Offset(3));
+    state.shared.db.compact_range(None::<&[u8]>, None::<&[u8]>);
+    let kept: Vec<_> = (1..=3)
+        .filter(|n| {
+            let row = state.get(&keys::exception(Offset(*n)));
+            row.expect("reads").is_some()
+        })
+        .collect();
+    assert_eq!(kept, [3]);
+}

@@ -33,6 +33,7 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Subscriptions(args) => platforms::subscriptions(&context, &args).await,
         Command::Partitions => platforms::partitions(&context).await,
         Command::Trim(args) => platforms::trim(&context, &args).await,
+        Command::Forget(args) => platforms::forget(&context, &args).await,
         Command::Publish(args) => publish::run(&context, &args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,4 +1,4 @@
-//! `platforms`, `subscriptions`, `partitions` and `trim`: who takes part and what is stored.
+//! `platforms`, `subscriptions`, `partitions`, `trim` and `forget`: who takes part and what is stored.
 
 use super::{
     Context, confirmed,
@@ -36,6 +36,19 @@ pub struct TrimArgs {
     /// Records below this offset are dropped.
     #[arg(long, value_name = "OFFSET")]
     pub before: u64,
+    /// Does it without asking.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ForgetArgs {
+    /// The platform that the subscription belongs to.
+    #[arg(long, value_name = "CODE")]
+    pub platform: Issuer,
+    /// Its name, as `hutong subscriptions` shows it.
+    #[arg(long, value_name = "NAME")]
+    pub subscription: String,
     /// Does it without asking.
     #[arg(long)]
     pub yes: bool,
@@ -291,6 +304,40 @@ pub async fn trim(context: &Context, args: &TrimArgs) -> Result<(), CliError> {
     context.show(&shape, "", || {
         let mut grid = Grid::new(&["partition", ">trimmed below"]);
         grid.row([partition, shape.trimmed_below.to_string()]);
+        grid
+    })
+}
+
+#[derive(Debug, Serialize)]
+struct ForgetShape {
+    platform: u32,
+    forgotten: String,
+}
+
+pub async fn forget(context: &Context, args: &ForgetArgs) -> Result<(), CliError> {
+    let name = &args.subscription;
+    confirmed(
+        &format!(
+            "Forget the subscription {name} of platform {}?",
+            args.platform
+        ),
+        args.yes,
+    )?;
+    let mut client = client::admin(&context.endpoint).map_err(|e| context.failed(&e))?;
+    client
+        .delete_subscription(api::DeleteSubscriptionRequest {
+            platform: args.platform.code(),
+            subscription: name.clone(),
+        })
+        .await
+        .map_err(|s| context.refused(&s))?;
+    let shape = ForgetShape {
+        platform: args.platform.code(),
+        forgotten: name.clone(),
+    };
+    context.show(&shape, "", || {
+        let mut grid = Grid::new(&["platform", "forgotten"]);
+        grid.row([shape.platform.to_string(), shape.forgotten.clone()]);
         grid
     })
 }

@@ -54,9 +54,9 @@ impl Pace {
         ((seconds * self.per_second).floor() as u64).min(self.total)
     }
 
-    /// The moment at which number `i`, from 0, is due.
+    /// The moment at which number `i`, from 0, is due: the one at which [`Pace::due`] first counts it.
     pub fn at(&self, i: u64) -> Micros {
-        Micros(self.start_us + (i as f64 * 1e6 / self.per_second) as u64)
+        Micros(self.start_us + ((i + 1) as f64 * 1e6 / self.per_second) as u64)
     }
 }
 
@@ -234,7 +234,7 @@ mod tests {
         let pace = Pace::new(start, Micros(0), 7.3, Duration::from_secs(30));
         for i in 0..pace.total {
             let at = Duration::from_micros(pace.at(i).0);
-            assert!(pace.due(start + at + Duration::from_micros(2)) >= i);
+            assert!(pace.due(start + at + Duration::from_micros(2)) > i);
             assert!(pace.due(start + at.saturating_sub(Duration::from_micros(2))) <= i);
         }
     }
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn a_late_sender_does_not_move_the_moments() {
         let pace = Pace::new(Instant::now(), Micros(500), 1000.0, Duration::from_secs(1));
-        assert_eq!(pace.at(0), Micros(500));
-        assert_eq!(pace.at(999), Micros(999_500));
+        assert_eq!(pace.at(0), Micros(1_500));
+        assert_eq!(pace.at(999), Micros(1_000_500));
     }
 }

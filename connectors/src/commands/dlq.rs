@@ -220,11 +220,12 @@ async fn retry_batch(
     }
     let pending = outlet.publish(deltas).await.map_err(Trouble::from)?;
     let Outcome { refused, .. } = pending.await.map_err(Trouble::from)?;
+    let mut not_newer = 0;
     let mut done: Vec<Option<LetterId>> = sent.into_iter().map(Some).collect();
     for refused in refused {
         if refused.reason == Reason::RevisionNotNewer.code() {
             // What the broker has came later: this row says nothing any more.
-            tally.not_newer += 1;
+            not_newer += 1;
             continue;
         }
         if let Some(id) = done.get_mut(refused.index).and_then(Option::take) {
@@ -233,6 +234,7 @@ async fn retry_batch(
         }
     }
     let done: Vec<LetterId> = done.into_iter().flatten().collect();
-    tally.published += store.remove(&done)?;
+    tally.published += store.remove(&done)?.saturating_sub(not_newer);
+    tally.not_newer += not_newer;
     Ok(())
 }

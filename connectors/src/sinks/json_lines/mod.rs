@@ -5,7 +5,7 @@
 //! | `type` | other keys |
 //! |---|---|
 //! | `hutong` | `version`, `subscription`; the first line of a file |
-//! | `delta` | `issuer`, `kind`, `entity` (hexadecimal), `revision`, `value`, `committed_at_us`, `expires_at_us` (0: never), `authority`, `rule_id`, `rule_version`, `reason`, `evidence`, `offset` and `durable_at_us` (0 in a snapshot) |
+//! | `delta` | `issuer`, `kind`, `entity` (hexadecimal), `revision`, `value`, `committed_at_us`, `expires_at_us` (0: never), `authority`, `rule_id`, `rule_version`, `reason`, `evidence`, `offset`, and `durable_at_us` (0 in a snapshot) |
 //! | `cursor` | `log_id`, `urgent`, `bulk`: everything before it is complete; `bytes` and `sha256` of the lines since the last such line |
 //! | `snapshot_begin` | none |
 //! | `snapshot_end` | as `cursor`: registers that were not mentioned since `snapshot_begin` are gone |

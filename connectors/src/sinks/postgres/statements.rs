@@ -70,7 +70,8 @@ impl Statements {
                 "SELECT FROM {cursor} WHERE subscription = $1 AND session = $2 FOR UPDATE"
             ),
             begin_snapshot: format!(
-                "UPDATE {cursor} SET snapshot_id = snapshot_id + 1 \
+                "UPDATE {cursor} SET snapshot_id = 1 + greatest(snapshot_id, \
+                   (SELECT max(snapshot_id) FROM {registers} WHERE subscription = $1)) \
                  WHERE subscription = $1 AND session = $2 RETURNING snapshot_id"
             ),
             delete_unmentioned: format!(
