@@ -133,6 +133,20 @@ async fn refused_lines_are_named_and_the_rest_goes_on() {
     broker.stop().await;
 }
 
+/// Returns when the broker says that the subscription of `tail` is connected, or that it is not.
+async fn until_connected(broker: &Embedded, connected: bool) {
+    let told = async {
+        loop {
+            let all = json(broker, &["subscriptions", "--platform", "510000"]).await;
+            if (all[0]["subscription"] == "cli-tail") && (all[0]["state"] != "away") == connected {
+                return;
+            }
+        }
+    };
+    let patience = std::time::Duration::from_secs(20);
+    tokio::time::timeout(patience, told).await.expect("told");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tail_prints_what_publish_reads() {
     let broker = broker().await;
@@ -163,11 +177,16 @@ async fn tail_prints_what_publish_reads() {
         "{summary}"
     );
 
-    let subscriptions = json(&broker, &["subscriptions", "--platform", "510000"]).await;
-    assert_eq!(
-        subscriptions[0]["subscription"], "cli-tail",
-        "{subscriptions}"
-    );
+    let now = ["tail", "--from", "now", "--count", "1"];
+    let tail = hutong(&broker, "platform/510000", &now);
+    let meanwhile = async {
+        until_connected(&broker, true).await;
+        let more = line(&"3".repeat(32), r#""health_code":{"colour":"green"}"#);
+        publish(&broker, &[more], &[]).await
+    };
+    let (tailed, _) = tokio::join!(tail, meanwhile);
+    assert_eq!(tailed.status.code(), Some(0), "{tailed:?}");
+    until_connected(&broker, false).await;
     let lag = json(&broker, &["lag"]).await;
     assert_eq!(lag[0]["platform"], 510_000, "{lag}");
     json(&broker, &["lag", "--matrix"]).await;
