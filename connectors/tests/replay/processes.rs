@@ -1,5 +1,6 @@
 //! The broker and the connectors as processes of their own: the programs that operators run, on an
 //! address that nobody else uses, killed and started again when a test says so.
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use hutong_connectors::{
     client::{AdminClient, Endpoint, Identity, admin},
