@@ -41,8 +41,12 @@ impl<'a> BatchView<'a> {
             provenance: Vec::new(),
             deltas: Vec::with_capacity(bytes.len() / 96),
         };
+        let mut seen = Seen::default();
         let mut reader = Reader::new(bytes);
         while let Some(field) = reader.field()? {
+            if field.number < PROVENANCE_FIELD {
+                seen.once(&field, |n| if n == 1 { "sequence" } else { "issuer" })?;
+            }
             match (field.number, field.value) {
                 (1, FieldValue::Varint(n)) => batch.sequence = Sequence(n),
                 (2, FieldValue::Varint(n)) => batch.issuer = u32::try_from(n).unwrap_or(u32::MAX),
