@@ -142,6 +142,7 @@ impl CliError {
             | ClientError::Silent { .. }
             | ClientError::Malformed(_)
             | ClientError::Forgotten { .. }
+            | ClientError::Overtaken { .. }
             | ClientError::Closed => CliError::Unreachable {
                 address: address.to_owned(),
                 cause: error.to_string(),

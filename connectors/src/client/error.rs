@@ -64,6 +64,11 @@ pub enum ClientError {
          this address"
     )]
     Forgotten { acknowledged: u64, durable: u64 },
+    #[error(
+        "the broker has batch {durable} of this producer, but only {sent} were sent: another process \
+         publishes under the same name with the same epoch; give each its own name"
+    )]
+    Overtaken { sent: u64, durable: u64 },
     #[error("the publisher is closed")]
     Closed,
 }
@@ -89,6 +94,7 @@ impl ClientError {
             | ClientError::Malformed(_)
             | ClientError::TooLarge { .. }
             | ClientError::Forgotten { .. }
+            | ClientError::Overtaken { .. }
             | ClientError::Closed => false,
         }
     }

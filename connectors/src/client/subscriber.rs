@@ -10,12 +10,16 @@ use hutong_proto::{
         stream::subscribe_service_client::SubscribeServiceClient, subscribe_open, subscribe_request,
     },
     frame::Frame,
-    limits,
+    limits, wire,
 };
 use prost::Message;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::mpsc;
+use std::{
+    future::Future,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Streaming;
 
 /// Requests that wait for the connection.
@@ -23,6 +27,11 @@ const OUT_MESSAGES_MAX: usize = 64;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bookmarks come at least every second; ten missing ones are a line that is down.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Beyond this a clock cannot count.
+const SILENCE_FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// With what a bookmark begins: its field in a `SubscribeResponse`.
+const BOOKMARK_TAG: u8 = (6 << 3) | wire::LEN;
 
 /// What to receive. Empty lists mean: all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -131,16 +140,34 @@ pub struct Lag {
 struct Stream {
     out: mpsc::Sender<Frame>,
     input: Streaming<Frame>,
+    /// Taken but not given back as credit.
+    consumed: u64,
+    /// When it counts as broken; set when someone begins to wait for a message.
+    silent_at: Option<Instant>,
+}
+
+/// A stream and its first message.
+type Opening = Result<(Stream, Bytes), ClientError>;
+
+#[derive(Debug)]
+enum Line {
+    /// Connects again, not before this.
+    Down {
+        until: Instant,
+    },
+    /// In a task, so that whoever stops waiting does not begin it anew.
+    Connecting(AbortOnDropHandle<Opening>),
+    Up(Box<Stream>),
 }
 
 #[derive(Debug)]
 pub struct Subscriber {
     options: SubscriberOptions,
-    stream: Option<Stream>,
-    /// After the last event given out; unknown until the first one with a cursor.
+    line: Line,
+    /// After the last event given out; unknown until the first one with a cursor, and in a snapshot.
     cursor: Option<Cursor>,
-    /// Taken but not given back as credit.
-    consumed: u64,
+    /// Applied, but the broker was not told yet.
+    unsaid: Option<Cursor>,
     seen_at: Micros,
     reconnects: u64,
     tries: u32,
@@ -151,42 +178,30 @@ impl Subscriber {
     pub async fn open(options: SubscriberOptions) -> Result<Subscriber, ClientError> {
         let mut subscriber = Subscriber {
             options,
-            stream: None,
+            line: Line::Down {
+                until: Instant::now(),
+            },
             cursor: None,
-            consumed: 0,
+            unsaid: None,
             seen_at: Micros::ZERO,
             reconnects: 0,
             tries: 0,
         };
-        while subscriber.stream.is_none() {
-            if let Err(error) = subscriber.connect().await {
-                subscriber.wait_or_end(error).await?;
-            }
+        while let Err(error) = subscriber.connect().await {
+            subscriber.lost(error)?;
         }
         Ok(subscriber)
     }
 
     /// The next event. Hides broken lines: the stream goes on where it was. Cancel-safe: an event is
-    /// either returned or comes with the next call.
+    /// either returned or comes with the next call, and what was waited for is not begun anew.
     pub async fn next(&mut self) -> Result<Event, ClientError> {
         loop {
-            if self.stream.is_none()
-                && let Err(error) = self.connect().await
-            {
-                self.wait_or_end(error).await?;
-                continue;
+            match self.step().await {
+                Ok(Some(event)) => return Ok(event),
+                Ok(None) => {}
+                Err(error) => self.lost(error)?,
             }
-            let error = match self.receive().await {
-                Ok(frame) => match self.event(&frame) {
-                    Ok(Some(event)) => return Ok(event),
-                    Ok(None) => continue,
-                    Err(error) => error,
-                },
-                Err(error) => error,
-            };
-            self.stream = None;
-            self.wait_or_end(error).await?;
-            self.reconnects += 1;
         }
     }
 
@@ -196,13 +211,11 @@ impl Subscriber {
         self.receive().await
     }
 
-    /// Tells the broker that everything below the cursor is applied durably. Only the newest counts,
-    /// so one that does not fit is left out.
+    /// Tells the broker that everything below the cursor is applied durably: at once, or, when that
+    /// cannot be, with what comes next. Only the newest counts.
     pub async fn applied(&mut self, cursor: Cursor) -> Result<(), ClientError> {
-        let applied = api::SubscribeApplied {
-            cursor: Some(cursor.to_api()),
-        };
-        self.say(subscribe_request::Message::Applied(applied));
+        self.unsaid = Some(cursor);
+        self.say_applied();
         Ok(())
     }
 
@@ -229,17 +242,58 @@ impl Subscriber {
         self.reconnects
     }
 
-    async fn wait_or_end(&mut self, error: ClientError) -> Result<(), ClientError> {
+    /// One message.
+    async fn step(&mut self) -> Result<Option<Event>, ClientError> {
+        self.connect().await?;
+        let frame = self.receive().await?;
+        self.event(&frame)
+    }
+
+    /// The line is down; when it should come up again, if it can.
+    fn lost(&mut self, error: ClientError) -> Result<(), ClientError> {
+        if matches!(self.line, Line::Up(_)) {
+            self.reconnects += 1;
+        }
+        let mut until = Instant::now();
+        if error.is_passing() {
+            until += self.options.backoff.wait(self.tries);
+            self.tries = self.tries.saturating_add(1);
+        }
+        self.line = Line::Down { until };
         if !error.is_passing() {
             return Err(error);
         }
         tracing::debug!(subscription = self.options.subscription, %error, "connecting again");
-        tokio::time::sleep(self.options.backoff.wait(self.tries)).await;
-        self.tries += 1;
         Ok(())
     }
 
+    /// Brings the line up. Cancel-safe: goes on where it was.
     async fn connect(&mut self) -> Result<(), ClientError> {
+        loop {
+            match &mut self.line {
+                Line::Up(_) => return Ok(()),
+                Line::Down { until } => {
+                    tokio::time::sleep_until(*until).await;
+                    let opening = tokio::spawn(self.opening()?);
+                    self.line = Line::Connecting(AbortOnDropHandle::new(opening));
+                }
+                Line::Connecting(opening) => {
+                    let opened = opening.await;
+                    self.line = Line::Down {
+                        until: Instant::now(),
+                    };
+                    let (stream, first) =
+                        opened.map_err(|e| ClientError::Broken(e.to_string()))??;
+                    self.opened(&first)?;
+                    self.line = Line::Up(Box::new(stream));
+                }
+            }
+        }
+    }
+
+    /// Opens a stream and waits for its first message: the broker accepts every call, and whether it
+    /// opens shows there.
+    fn opening(&self) -> Result<impl Future<Output = Opening> + Send + use<>, ClientError> {
         let start = match self.cursor {
             Some(cursor) => Start::Cursor(cursor),
             None => self.options.start,
@@ -251,67 +305,92 @@ impl Subscriber {
             credit_bytes: self.options.credit_bytes,
         };
         let (out, frames) = mpsc::channel(OUT_MESSAGES_MAX);
-        // Never full: it is the first message.
-        drop(
-            out.send(request(subscribe_request::Message::Open(open)))
-                .await,
-        );
         let mut client = SubscribeServiceClient::new(self.options.endpoint.channel()?)
             .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
         let requests = self.options.endpoint.request(ReceiverStream::new(frames))?;
-        let opening = tokio::time::timeout(OPEN_TIMEOUT, client.subscribe(requests));
-        let input = opening
-            .await
-            .map_err(|_| ClientError::Unreachable {
-                address: self.options.endpoint.address.clone(),
+        let address = self.options.endpoint.address.clone();
+        let silence = self.options.silence_max;
+        Ok(async move {
+            // Never full: it is the first message.
+            drop(
+                out.send(request(subscribe_request::Message::Open(open)))
+                    .await,
+            );
+            let opening = tokio::time::timeout(OPEN_TIMEOUT, client.subscribe(requests));
+            let input = opening.await.map_err(|_| ClientError::Unreachable {
+                address,
                 why: format!("no answer for {} s", OPEN_TIMEOUT.as_secs()),
-            })??
-            .into_inner();
-        self.stream = Some(Stream { out, input });
-        self.consumed = 0;
-        // The broker accepts every call; whether it opens shows in its first message.
-        let first = self.receive().await.and_then(|frame| self.opened(&frame));
-        if first.is_err() {
-            self.stream = None;
-        }
-        first
+            })??;
+            let mut stream = Stream {
+                out,
+                input: input.into_inner(),
+                consumed: 0,
+                silent_at: None,
+            };
+            let first = stream.message(silence).await?;
+            Ok((stream, first))
+        })
     }
 
     async fn receive(&mut self) -> Result<Bytes, ClientError> {
-        let Some(stream) = &mut self.stream else {
+        let Line::Up(stream) = &mut self.line else {
             return Err(ClientError::Broken("not connected".to_owned()));
         };
-        let silence = self.options.silence_max;
-        let frame = tokio::time::timeout(silence, stream.input.message())
+        let frame = stream.message(self.options.silence_max).await?;
+        // Not when a stream opens: one that opens and fails each time must not be asked at once.
+        self.tries = 0;
+        // The broker does not count bookmarks either.
+        if frame.first() != Some(&BOOKMARK_TAG) {
+            stream.consumed += frame.len() as u64;
+        }
+        let window = match self.options.credit_bytes {
+            0 => limits::SUBSCRIBE_CREDIT_BYTES_DEFAULT,
+            bytes => bytes,
+        };
+        if stream.consumed >= window / 8 && stream.consumed > 0 {
+            let bytes = stream.consumed;
+            let credit = api::SubscribeCredit { bytes };
+            if stream.say(subscribe_request::Message::Credit(credit)) {
+                stream.consumed = 0;
+            }
+        }
+        self.say_applied();
+        Ok(frame)
+    }
+
+    fn say_applied(&mut self) {
+        if let (Line::Up(stream), Some(cursor)) = (&self.line, self.unsaid) {
+            let applied = api::SubscribeApplied {
+                cursor: Some(cursor.to_api()),
+            };
+            if stream.say(subscribe_request::Message::Applied(applied)) {
+                self.unsaid = None;
+            }
+        }
+    }
+}
+
+impl Stream {
+    /// The next message. Cancel-safe: silence counts on over calls that were given up, but not while
+    /// nobody waits.
+    async fn message(&mut self, silence: Duration) -> Result<Bytes, ClientError> {
+        let silent_at = *self
+            .silent_at
+            .get_or_insert_with(|| Instant::now() + silence.min(SILENCE_FOREVER));
+        let frame = tokio::time::timeout_at(silent_at, self.input.message())
             .await
             .map_err(|_| ClientError::Silent {
                 seconds: silence.as_secs(),
             })??
             .ok_or_else(|| ClientError::Broken("the broker ended the stream".to_owned()))?;
-        self.tries = 0;
-        self.consumed += frame.0.len() as u64;
-        let window = match self.options.credit_bytes {
-            0 => limits::SUBSCRIBE_CREDIT_BYTES_DEFAULT,
-            bytes => bytes,
-        };
-        if self.consumed >= window / 8 {
-            let credit = api::SubscribeCredit {
-                bytes: self.consumed,
-            };
-            if self.say(subscribe_request::Message::Credit(credit)) {
-                self.consumed = 0;
-            }
-        }
+        self.silent_at = None;
         Ok(frame.0)
     }
 
     /// Sends if there is room; says whether it did. Nothing here must wait: whoever waits to speak
     /// does not listen.
-    fn say(&mut self, message: subscribe_request::Message) -> bool {
-        match &self.stream {
-            Some(stream) => stream.out.try_send(request(message)).is_ok(),
-            None => false,
-        }
+    fn say(&self, message: subscribe_request::Message) -> bool {
+        self.out.try_send(request(message)).is_ok()
     }
 }
 

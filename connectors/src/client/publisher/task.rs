@@ -11,6 +11,7 @@ use hutong_proto::{
         publish_request, publish_response, stream::publish_service_client::PublishServiceClient,
     },
     frame::Frame,
+    limits,
 };
 use prost::Message;
 use std::{collections::VecDeque, time::Duration};
@@ -45,7 +46,13 @@ pub struct Task {
     sent: usize,
     /// Of the next new batch; known once the first stream is open.
     next: Option<Sequence>,
+    /// The highest one that was ever sent: nothing above it can be durable.
+    sent_last: Sequence,
     acknowledged: Sequence,
+    /// Streams that failed one after the other, without an ack between them.
+    tries: u32,
+    /// All handles are gone: no new batch will come.
+    closed: bool,
 }
 
 /// An open stream.
@@ -75,16 +82,17 @@ impl Task {
             owed: VecDeque::new(),
             sent: 0,
             next: None,
+            sent_last: Sequence::NONE,
             acknowledged: Sequence::NONE,
+            tries: 0,
+            closed: false,
         }
     }
 
     pub async fn run(mut self) {
-        let mut tries = 0;
         let end = loop {
             let error = match self.open().await {
                 Ok(mut stream) => {
-                    tries = 0;
                     self.status.send_modify(|s| s.connected = true);
                     match self.drive(&mut stream).await {
                         Ok(()) => break ClientError::Closed,
@@ -100,9 +108,13 @@ impl Task {
             if !error.is_passing() {
                 break error;
             }
+            let tries = self.tries;
             tracing::debug!(producer = self.options.producer, %error, tries, "connecting again");
-            tokio::time::sleep(self.options.backoff.wait(tries)).await;
-            tries += 1;
+            self.pause(self.options.backoff.wait(tries)).await;
+            if self.done() {
+                break ClientError::Closed;
+            }
+            self.tries = tries.saturating_add(1);
             self.status.send_modify(|s| s.reconnects += 1);
         };
         self.ended.send_replace(Some(end.clone()));
@@ -116,9 +128,38 @@ impl Task {
         }
     }
 
+    /// Every handle is gone, and nothing is owed to them.
+    fn done(&self) -> bool {
+        self.closed && self.owed.is_empty()
+    }
+
+    fn room(&self) -> bool {
+        // Fewer than one batch under way would be none for ever.
+        !self.closed && self.owed.len() < self.options.batches_in_flight_max.max(1)
+    }
+
+    /// Waits, but takes what is handed over meanwhile, and sees when nobody is left to wait for.
+    async fn pause(&mut self, wait: Duration) {
+        let until = tokio::time::Instant::now() + wait;
+        while !self.done() {
+            // Before the first stream there is no number to give, and nobody to hand over.
+            let room = self.room() && self.next.is_some();
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return,
+                // Cancel-safe, as mpsc says.
+                job = self.jobs.recv(), if room => match job {
+                    Some(job) => self.number(job),
+                    None => self.closed = true,
+                },
+            }
+        }
+    }
+
     async fn open(&mut self) -> Result<Stream, ClientError> {
         let (out, frames) = mpsc::channel(OUT_MESSAGES_MAX);
-        let mut client = PublishServiceClient::new(self.options.endpoint.channel()?);
+        let mut client = PublishServiceClient::new(self.options.endpoint.channel()?)
+            // An ack that refuses each delta of a large batch is larger than the batch.
+            .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
         let request = self.options.endpoint.request(ReceiverStream::new(frames))?;
         let open = api::PublishRequest {
             message: Some(publish_request::Message::Open(api::PublishOpen {
@@ -167,7 +208,26 @@ impl Task {
                 durable: durable.0,
             });
         }
-        self.next.get_or_insert(durable.next());
+        if durable.0 == u64::MAX {
+            return Err(ClientError::Malformed(format!(
+                "batch {durable} as the last durable one"
+            )));
+        }
+        match self.next {
+            // Batches that are not ours have our numbers: ours would be taken for them.
+            Some(_) if durable > self.sent_last => {
+                return Err(ClientError::Overtaken {
+                    sent: self.sent_last.0,
+                    durable: durable.0,
+                });
+            }
+            Some(_) => {}
+            None => {
+                self.next = Some(durable.next());
+                self.sent_last = durable;
+                self.acknowledged = durable;
+            }
+        }
         while let Some(owed) = self.owed.pop_front_if(|owed| owed.sequence <= durable) {
             self.acknowledged = owed.sequence;
             let receipt = Receipt {
@@ -186,17 +246,16 @@ impl Task {
 
     /// Works until the stream breaks (an error) or everything is done (`Ok`).
     async fn drive(&mut self, stream: &mut Stream) -> Result<(), ClientError> {
-        let mut closed = false;
         let out = stream.out.clone();
         loop {
             let sendable = self.owed.get(self.sent).is_some_and(|owed| {
                 // A batch larger than all credit goes alone.
-                stream.credit >= owed.charge as i64 || stream.credit == stream.credit_max
+                stream.credit >= owed.charge as i64 || (self.sent == 0 && stream.credit > 0)
             });
-            if closed && self.owed.is_empty() {
+            if self.done() {
                 return Ok(());
             }
-            let room = !closed && self.owed.len() < self.options.batches_in_flight_max;
+            let room = self.room();
             tokio::select! {
                 // Acks first: they make room. Cancel-safe: a partial frame stays in the stream.
                 biased;
@@ -207,12 +266,13 @@ impl Task {
                     let owed = &self.owed[self.sent];
                     stream.credit -= owed.charge as i64;
                     permit.send(Frame(owed.message.clone()));
+                    self.sent_last = self.sent_last.max(owed.sequence);
                     self.sent += 1;
                 }
                 // Cancel-safe, as mpsc says.
                 job = self.jobs.recv(), if room => match job {
                     Some(job) => self.number(job),
-                    None => closed = true,
+                    None => self.closed = true,
                 },
             }
         }
@@ -267,6 +327,8 @@ impl Task {
         };
         self.sent -= 1;
         self.acknowledged = owed.sequence;
+        // Not when a stream opens: one that opens and fails each time must not be asked at once.
+        self.tries = 0;
         // Whoever waited may have stopped to.
         drop(owed.answer.send(receipt(ack)));
         self.tell_in_flight();

@@ -3,7 +3,7 @@
 use crate::client::{ClientError, Delivered, Event, Subscriber};
 use bytes::Bytes;
 use hutong_proto::{
-    Cursor, EntityId, Issuer, LogId, Micros, Offset, Provenance, RecordView, api,
+    Cursor, Issuer, LogId, Micros, Offset, Provenance, RecordView, api,
     api::subscribe_response::Message as Response,
     batch::{DeltaView, ProvenanceView},
     record,
@@ -22,6 +22,8 @@ impl Subscriber {
                 } else {
                     // Until its end a snapshot can only be started over.
                     self.cursor = None;
+                    // Of what it is about to replace.
+                    self.unsaid = None;
                 }
                 Ok(())
             }
@@ -36,13 +38,18 @@ impl Subscriber {
             return self.records(&records).map(Some);
         }
         if let Some(rows) = snapshot_rows(frame)? {
+            self.within_snapshot("rows")?;
             return Ok((!rows.is_empty()).then_some(Event::Rows(rows)));
         }
         match decode(frame)? {
-            Response::SnapshotBegin(begin) => Ok(Some(Event::SnapshotBegin {
-                rows_estimate: begin.rows_estimate,
-            })),
+            Response::SnapshotBegin(begin) => {
+                self.within_snapshot("begin of rows")?;
+                Ok(Some(Event::SnapshotBegin {
+                    rows_estimate: begin.rows_estimate,
+                }))
+            }
             Response::SnapshotEnd(end) => {
+                self.within_snapshot("end of rows")?;
                 let cursor = cursor(end.cursor)?;
                 self.cursor = Some(cursor);
                 Ok(Some(Event::SnapshotEnd {
@@ -50,6 +57,10 @@ impl Subscriber {
                     rows: end.rows,
                 }))
             }
+            // Whoever went on at its cursor would never get the rest of the rows.
+            Response::Bookmark(_) if self.cursor.is_none() => Err(ClientError::Malformed(
+                "a bookmark within a snapshot".to_owned(),
+            )),
             Response::Bookmark(bookmark) => {
                 let cursor = cursor(bookmark.cursor)?;
                 self.cursor = Some(cursor);
@@ -64,6 +75,13 @@ impl Subscriber {
         }
     }
 
+    fn within_snapshot(&self, what: &str) -> Result<(), ClientError> {
+        match self.cursor {
+            None => Ok(()),
+            Some(_) => Err(ClientError::Malformed(format!("{what} outside a snapshot"))),
+        }
+    }
+
     fn records(&mut self, records: &[record::LoggedView<'_>]) -> Result<Event, ClientError> {
         let mut cursor = self
             .cursor
@@ -72,6 +90,10 @@ impl Subscriber {
         for logged in records {
             let record = RecordView::parse(logged.record)?;
             let partition = record.header.partition;
+            if logged.offset.0 == u64::MAX {
+                let offset = logged.offset;
+                return Err(ClientError::Malformed(format!("offset {offset}")));
+            }
             let mut table = Vec::with_capacity(record.provenance.len());
             for i in 0..record.provenance.len() {
                 table.push(Arc::new(record.provenance(i)?.to_owned()));
@@ -162,7 +184,6 @@ fn snapshot_row(row: &[u8], table: &[Arc<Provenance>]) -> Result<Delivered, Clie
             "a row without issuer or delta".to_owned(),
         ));
     };
-    debug_assert_ne!(delta.entity, EntityId([0; 16]));
     Ok(Delivered {
         issuer,
         offset,
