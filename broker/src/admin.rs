@@ -260,12 +260,8 @@ impl AdminService for Admin {
         let request = request.into_inner();
         let key = Issuer::new(request.platform)
             .map(|platform| (platform, request.subscription))
-            .filter(|key| self.subscriptions.get(key).is_some())
             .ok_or_else(|| Refusal::new(Reason::SubscriptionUnknown, "subscription"))?;
-        if self.subscriptions.get(&key).is_some_and(|s| s.connected()) {
-            return Err(Refusal::new(Reason::SubscriptionConnected, "subscription").into());
-        }
-        self.subscriptions.forget(&key);
+        self.subscriptions.forget(&key)?;
         self.control
             .write(api::control_record::Act::SubscriptionDeleted(
                 api::SubscriptionDeleted {

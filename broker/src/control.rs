@@ -1,17 +1,10 @@
 //! Writing the broker's own records.
 
-use crate::{
-    fanout::registry::Subscriptions,
-    log::{Append, AppendError, Log},
-};
-use hutong_proto::{KindSet, Partition, Reason, Refusal, api, api::control_record::Act};
+use crate::log::{Append, AppendError, Log};
+use hutong_proto::{KindSet, Offset, Partition, Reason, Refusal, api, api::control_record::Act};
 use prost::Message;
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
-
-/// Subscriptions in one control record.
-const SUBSCRIPTIONS_PER_RECORD: usize = 256;
 
 /// Appends to the control partition.
 #[derive(Clone)]
@@ -30,8 +23,8 @@ impl ControlWriter {
         ControlWriter { log }
     }
 
-    /// Returns when the record is durable.
-    pub async fn write(&self, act: Act) -> Result<(), Refusal> {
+    /// Returns when the record is durable: where it is.
+    pub async fn write(&self, act: Act) -> Result<Offset, Refusal> {
         let record = api::ControlRecord { act: Some(act) };
         let (answer, outcome) = oneshot::channel();
         self.log.append(Append {
@@ -46,39 +39,10 @@ impl ControlWriter {
             }),
         });
         match outcome.await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(offset)) => Ok(offset),
             Ok(Err(AppendError::Closed)) => Err(Reason::ShuttingDown.into()),
             Ok(Err(AppendError::Failed | AppendError::Poisoned)) => Err(Reason::LogPoisoned.into()),
             Ok(Err(AppendError::Indefinite)) | Err(_) => Err(Reason::CommitIndefinite.into()),
-        }
-    }
-}
-
-/// Writes the cursors that moved, at an easy pace: what is lost in between is acknowledged again.
-pub async fn keep_cursors(
-    subscriptions: Arc<Subscriptions>,
-    control: ControlWriter,
-    every: Duration,
-    stop: CancellationToken,
-) {
-    let mut every = tokio::time::interval(every);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let last = tokio::select! {
-            () = stop.cancelled() => true,
-            _ = every.tick() => false,
-        };
-        let changed = subscriptions.take_changed();
-        for chunk in changed.chunks(SUBSCRIPTIONS_PER_RECORD) {
-            let stored = api::CursorsStored {
-                subscriptions: chunk.to_vec(),
-            };
-            if let Err(refusal) = control.write(Act::CursorsStored(stored)).await {
-                tracing::warn!(%refusal, "cursors not stored");
-            }
-        }
-        if last {
-            return;
         }
     }
 }

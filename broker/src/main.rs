@@ -7,8 +7,8 @@ use hutong_telemetry::logs;
 use std::{
     future::Future,
     io::{self, Write},
+    mem,
     path::{Path, PathBuf},
-    process::ExitCode,
     time::Duration,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -64,12 +64,14 @@ enum Command {
     },
 }
 
-fn main() -> ExitCode {
+fn main() {
     let code = match Arguments::parse().command {
         Command::Run { config } => load(&config).map_or(USAGE, run),
         Command::Check { config } => load(&config).map_or(USAGE, |read| check(&config, &read)),
     };
-    ExitCode::from(code)
+    // At once, without what else happens at the end of a process: after a failure threads may still
+    // stand in the database, whose globals must not go away under them.
+    signal_hook::low_level::exit(i32::from(code));
 }
 
 /// All mistakes go to standard error.
@@ -156,6 +158,8 @@ async fn serve(config: Config) -> u8 {
     let signal = tokio::select! {
         reason = broker.failed() => {
             tracing::error!(reason, "stopping at once: the broker can no longer keep its promises");
+            // Closing would wait for a disk that may never answer.
+            mem::forget(broker);
             return FAIL_STOP;
         }
         signal = stop.next() => signal,
@@ -165,11 +169,14 @@ async fn serve(config: Config) -> u8 {
 }
 
 async fn drain(shutdown: impl Future<Output = ()>, mut stop: Stop) -> u8 {
+    let mut shutdown = Box::pin(shutdown);
     tokio::select! {
-        () = shutdown => DONE,
+        () = &mut shutdown => DONE,
         // Nothing acknowledged is lost by it: acks follow the sync.
         signal = stop.next() => {
             tracing::warn!(signal, "a second signal: stopping at once");
+            // Closing would wait.
+            mem::forget(shutdown);
             CUT_SHORT
         }
     }

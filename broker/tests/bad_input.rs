@@ -62,6 +62,12 @@ fn wrong_deltas() -> Vec<(&'static str, api::Delta, &'static str, &'static str)>
             "revision",
         ),
         (
+            "a revision that no database can hold",
+            with(|d| d.revision = 1 << 63),
+            "VALUE_OUT_OF_RANGE",
+            "revision",
+        ),
+        (
             "provenance outside the table",
             with(|d| d.provenance = 7),
             "PROVENANCE_MISSING",

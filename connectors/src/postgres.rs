@@ -5,7 +5,9 @@
 use hutong_config::{Table, read};
 use std::{fmt, future::poll_fn, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{sync::Notify, task::JoinSet};
-use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls, error::SqlState};
+use tokio_postgres::{
+    AsyncMessage, Client, Config, Error, NoTls, config::SslMode, error::SqlState,
+};
 
 /// The oldest that has `xid8` and `pg_snapshot`.
 const VERSION_MIN: i32 = 130_000;
@@ -65,12 +67,20 @@ impl Server {
         let server = table.required_as("url", |value| {
             let url = read::text(1..=4096)(value)?;
             // The parser's message could repeat a part of the password.
-            Server::new(&url).ok().or_else(|| {
+            let server = Server::new(&url).ok().or_else(|| {
                 value.fail_expected(
                     "a connection string of PostgreSQL",
                     "write \"postgres://user@host:5432/database\", and the password to `password_file`",
                 )
-            })
+            })?;
+            if server.config.get_ssl_mode() == SslMode::Require {
+                return value.fail_expected(
+                    "a connection string without sslmode=require",
+                    "TLS to PostgreSQL is not built in: run beside the database, or reach it through a \
+                     tunnel that encrypts",
+                );
+            }
+            Some(server)
         });
         let password_file = table.optional("password_file");
         Some(Server {
@@ -136,8 +146,19 @@ impl Server {
     /// Whether an error passes by itself, and what it says without any value of a row.
     pub(crate) fn failed(&self, error: &Error) -> Failure {
         let Some(db) = error.as_db_error() else {
-            let why = std::error::Error::source(error).map_or(String::new(), |s| format!(": {s}"));
-            return Failure::passing(format!("{self}: {error}{why}"));
+            let source = std::error::Error::source(error);
+            let why = source.map_or(String::new(), |s| format!(": {s}"));
+            // The line, or silence. The rest is a setting or a column's type, and stays as it is.
+            let passing = error.is_closed() || source.is_none_or(|s| s.is::<std::io::Error>());
+            let help = if passing {
+                ""
+            } else {
+                "; see to `url`, `password_file` and the types of the table's columns"
+            };
+            return Failure {
+                passing,
+                message: format!("{self}: {error}{why}{help}"),
+            };
         };
         let class = db.code().code().get(..2).unwrap_or_default();
         // Connection, server busy, shutting down or failing over, conflicts between transactions.

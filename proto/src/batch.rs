@@ -255,6 +255,10 @@ impl<'a> DeltaView<'a> {
         if revision == 0 {
             return Err(Refusal::new(Reason::RevisionZero, "revision"));
         }
+        if revision > limits::REVISION_MAX {
+            return Err(Refusal::new(Reason::ValueOutOfRange, "revision")
+                .detail(format!("{revision}, the greatest is 2^63 - 1")));
+        }
         let (value, value_bytes) =
             value.ok_or_else(|| Refusal::new(Reason::KindUnknown, "value").detail("no value"))?;
         Ok(DeltaView {

@@ -36,6 +36,9 @@ pub const TIME_US_MIN: u64 = 1_546_300_800_000_000;
 /// Times after 2100-01-01 likewise.
 pub const TIME_US_MAX: u64 = 4_102_444_800_000_000;
 
+/// The greatest that databases and most languages can hold, as none of them has unsigned integers.
+pub const REVISION_MAX: u64 = i64::MAX as u64;
+
 /// Producers that one platform may have.
 pub const PRODUCERS_PER_PLATFORM_MAX: usize = 64;
 /// Subscriptions that one platform may have.

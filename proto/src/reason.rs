@@ -94,6 +94,9 @@ catalogue! {
     SessionTakenOver "SESSION_TAKEN_OVER" Aborted Reconnect true
         "another connection of the same client took this stream over"
         "同一客户端的另一连接已接管此流";
+    SubscriptionTakenOver "SUBSCRIPTION_TAKEN_OVER" Aborted No true
+        "another client subscribed under this name and receives what follows; stop one of the two, or give each its own name"
+        "另一客户端以此名称订阅，后续数据由其接收；请停止其一，或各用其名";
     TooManyProducers "TOO_MANY_PRODUCERS" ResourceExhausted No true
         "the platform has as many producers as it may have; reuse the name of an old one"
         "该平台的生产者数量已达上限；请复用旧名称";

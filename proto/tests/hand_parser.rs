@@ -50,7 +50,7 @@ fn api_provenance() -> impl Strategy<Value = api::Provenance> {
 fn api_delta() -> impl Strategy<Value = api::Delta> {
     (
         prop_oneof![4 => vec(any::<u8>(), 16), 1 => vec(any::<u8>(), 0..20)],
-        prop_oneof![4 => 1..u64::MAX, 1 => Just(0)],
+        prop_oneof![8 => 1..=limits::REVISION_MAX, 1 => Just(0), 1 => any::<u64>()],
         any::<u64>(),
         any::<u64>(),
         any::<u32>(),
@@ -125,6 +125,9 @@ fn expected(delta: &api::Delta) -> Result<(), Reason> {
     if delta.revision == 0 {
         return Err(Reason::RevisionZero);
     }
+    if delta.revision > limits::REVISION_MAX {
+        return Err(Reason::ValueOutOfRange);
+    }
     if delta.value.is_none() {
         return Err(Reason::KindUnknown);
     }
@@ -168,7 +171,7 @@ fn delta() -> impl Strategy<Value = Delta> {
     ];
     (
         proptest::array::uniform16(1..255u8),
-        1..u64::MAX,
+        1..=limits::REVISION_MAX,
         any::<[u64; 2]>(),
         ".{0,20}",
         value,

@@ -2,6 +2,7 @@
 //! behind; urgent goes first; a slow receiver costs memory to nobody and delay to nobody else.
 
 pub mod credit;
+pub mod cursors;
 pub mod history;
 mod log_reader;
 pub mod registry;
@@ -11,6 +12,7 @@ mod snapshot;
 use crate::{
     access::{Access, Call},
     clock::Clock,
+    control::ControlWriter,
     ingress::FrameStream,
     log::Log,
     metrics::Metrics,
@@ -40,6 +42,7 @@ pub struct Fanout {
     pub state: Arc<State>,
     pub rings: Arc<TailRings>,
     pub subscriptions: Arc<Subscriptions>,
+    pub control: ControlWriter,
     pub platforms: Arc<Vec<(Issuer, u32)>>,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,

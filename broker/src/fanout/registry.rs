@@ -23,11 +23,19 @@ const STORE_EVERY_OFFSETS: u64 = 1024;
 
 pub type SubscriptionKey = (Issuer, String);
 
+/// A filter, and from where on what was sent went through it.
+#[derive(Debug)]
+struct Filtered {
+    spec: Arc<FilterSpec>,
+    /// By lane. A platform that goes on below has not what another filter left out.
+    from: [Offset; 2],
+}
+
 /// One subscription, connected or not.
 #[derive(Debug)]
 pub struct Subscription {
     pub key: SubscriptionKey,
-    filter: Mutex<Arc<FilterSpec>>,
+    filter: Mutex<Filtered>,
     /// By lane: everything below is applied at the platform, as it says.
     applied: [AtomicU64; 2],
     /// By lane: everything below was looked at and, as far as wanted, sent.
@@ -55,9 +63,13 @@ impl Subscription {
             [cursor.urgent, cursor.bulk].map(AtomicU64::new)
         };
         let atomics = || offsets(row.applied);
+        let from = row.filtered_from.unwrap_or_default();
         Subscription {
             key,
-            filter: Mutex::new(filter),
+            filter: Mutex::new(Filtered {
+                spec: filter,
+                from: [Offset(from.urgent), Offset(from.bulk)],
+            }),
             applied: atomics(),
             position: atomics(),
             sent: atomics(),
@@ -74,16 +86,21 @@ impl Subscription {
     }
 
     pub fn filter(&self) -> Arc<FilterSpec> {
-        Arc::clone(&self.filter.lock())
+        Arc::clone(&self.filter.lock().spec)
     }
 
     pub fn connected(&self) -> bool {
         self.session.lock().is_some()
     }
 
-    /// A stream begins at this cursor, with the filter of its session.
-    pub fn begin(&self, cursor: Cursor, how: Begin, filter: &Arc<FilterSpec>, at: Micros) {
-        *self.filter.lock() = Arc::clone(filter);
+    fn begin(&self, cursor: Cursor, how: Begin, filter: &Arc<FilterSpec>, at: Micros) {
+        let mut filtered = self.filter.lock();
+        if filtered.spec != *filter {
+            // The platform may die before it has stored this cursor, and come back with an older one.
+            filtered.from = [cursor.urgent, cursor.bulk];
+            filtered.spec = Arc::clone(filter);
+        }
+        drop(filtered);
         // At the end of a snapshot the platform has not applied it yet.
         let applied = how != Begin::AfterSnapshot;
         for lane in Lane::DELIVERED {
@@ -106,13 +123,31 @@ impl Subscription {
         self.in_snapshot.store(false, Ordering::Release);
     }
 
+    /// Whether a stream with the subscription's filter can go on at this cursor.
+    pub fn check_filtered(&self, cursor: &Cursor) -> Result<(), Refusal> {
+        let from = self.filter.lock().from;
+        for lane in Lane::DELIVERED {
+            let (at, from) = (cursor.lane(lane), from[lane.index()]);
+            if at < from {
+                return Err(Refusal::new(Reason::FilterChanged, "open.filter").detail(format!(
+                    "at offset {at} of {lane} it had another filter; it has this one from {from} on"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Neither a cursor nor the end of a snapshot: no stream of it ever began.
+    fn unbegun(&self) -> bool {
+        !self.has_cursor() && self.begun.iter().all(|b| b.load(Ordering::Acquire) == 0)
+    }
+
     /// Whether it ever said that it applied something; if not, it has no cursor to resume at.
     pub fn has_cursor(&self) -> bool {
         self.applied_at.load(Ordering::Acquire) != 0
     }
 
-    /// Everything of a lane below `position` was handled; `last` is the last record sent, if any.
-    pub fn handled(&self, lane: Lane, position: Offset, last: Option<Offset>, at: Micros) {
+    fn handled(&self, lane: Lane, position: Offset, last: Option<Offset>, at: Micros) {
         if let Some(last) = last {
             self.sent[lane.index()].store(last.next().0, Ordering::Release);
             self.sent_history.reached(lane, last.next(), at);
@@ -120,8 +155,7 @@ impl Subscription {
         self.position[lane.index()].store(position.0, Ordering::Release);
     }
 
-    /// The platform says it applied everything below this cursor; refused beyond what was sent.
-    pub fn acknowledge(&self, cursor: Cursor, at: Micros) -> Result<(), Refusal> {
+    fn acknowledge(&self, cursor: Cursor, at: Micros) -> Result<(), Refusal> {
         for lane in Lane::DELIVERED {
             let i = lane.index();
             let offset = cursor.lane(lane);
@@ -178,7 +212,16 @@ impl Subscription {
         }
     }
 
-    fn to_stored(&self, log_id: LogId) -> api::StoredSubscription {
+    pub fn to_stored(&self, log_id: LogId) -> api::StoredSubscription {
+        let (filter, [urgent, bulk]) = {
+            let filtered = self.filter.lock();
+            (filtered.spec.wire.clone(), filtered.from)
+        };
+        let from = Cursor {
+            log_id,
+            urgent,
+            bulk,
+        };
         let begun = |lane: Lane| Offset(self.begun[lane.index()].load(Ordering::Acquire));
         for lane in Lane::DELIVERED {
             self.stored[lane.index()].store(self.applied(lane).0, Ordering::Release);
@@ -186,10 +229,11 @@ impl Subscription {
         api::StoredSubscription {
             platform: self.key.0.code(),
             subscription: self.key.1.clone(),
-            filter: Some(self.filter().wire.clone()),
+            filter: Some(filter),
             applied: Some(self.cursor(log_id, |l| self.applied(l)).to_api()),
             applied_at_us: self.applied_at.load(Ordering::Acquire),
             begun: Some(self.cursor(log_id, begun).to_api()),
+            filtered_from: Some(from.to_api()),
         }
     }
 }
@@ -205,27 +249,76 @@ pub enum Begin {
     AfterSnapshot,
 }
 
-/// The right to stream to a subscription, held by one session at a time.
-#[derive(Debug)]
-pub struct Attached {
+/// The right to move a subscription, held by one session at a time. Whoever lost it moves nothing:
+/// a position set by the old session would make the new one skip records.
+#[derive(Clone, Debug)]
+pub struct Lease {
     pub subscription: Arc<Subscription>,
     /// Of this session; the subscription's own from when the stream begins.
     pub filter: Arc<FilterSpec>,
     serial: u64,
+}
+
+impl Lease {
+    /// A stream begins at this cursor, with the filter of its session.
+    pub fn begin(&self, cursor: Cursor, how: Begin, at: Micros) -> Result<(), Refusal> {
+        self.held(|s| s.begin(cursor, how, &self.filter, at))
+    }
+
+    /// Whether this session's filter is another one than what the platform has went through.
+    pub fn changes_filter(&self) -> bool {
+        *self.subscription.filter() != *self.filter
+    }
+
+    pub fn begin_snapshot(&self) -> Result<(), Refusal> {
+        self.held(|s| s.in_snapshot.store(true, Ordering::Release))
+    }
+
+    /// Everything of a lane below `position` was handled; `last` is the last record sent, if any.
+    pub fn handled(
+        &self,
+        lane: Lane,
+        position: Offset,
+        last: Option<Offset>,
+        at: Micros,
+    ) -> Result<(), Refusal> {
+        self.held(|s| s.handled(lane, position, last, at))
+    }
+
+    /// The platform says it applied everything below this cursor; refused beyond what was sent.
+    pub fn acknowledge(&self, cursor: Cursor, at: Micros) -> Result<(), Refusal> {
+        self.held(|s| s.acknowledge(cursor, at))?
+    }
+
+    /// Does it unless another session took over, and keeps others from that meanwhile.
+    fn held<T>(&self, act: impl FnOnce(&Subscription) -> T) -> Result<T, Refusal> {
+        let session = self.subscription.session.lock();
+        if session.as_ref().is_none_or(|(s, _)| *s != self.serial) {
+            return Err(Reason::SubscriptionTakenOver.into());
+        }
+        Ok(act(&self.subscription))
+    }
+}
+
+/// A session's hold on its subscription, from attaching to its end.
+#[derive(Debug)]
+pub struct Attached {
+    pub lease: Lease,
     /// Cancelled when another session takes over.
     pub end: CancellationToken,
-    /// The broker knew the subscription before.
-    pub known: bool,
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        let mut session = self.subscription.session.lock();
-        if session.as_ref().is_some_and(|(s, _)| *s == self.serial) {
+        let Lease {
+            subscription,
+            serial,
+            ..
+        } = &self.lease;
+        let mut session = subscription.session.lock();
+        if session.as_ref().is_some_and(|(s, _)| s == serial) {
             *session = None;
-            self.subscription
-                .in_snapshot
-                .store(false, Ordering::Release);
+            subscription.in_snapshot.store(false, Ordering::Release);
         }
     }
 }
@@ -276,9 +369,7 @@ impl Subscriptions {
         let mut all = self.all.lock();
         let platform = key.0;
         let filter = Arc::new(filter);
-        let found = all.get(&key).cloned();
-        let known = found.is_some();
-        let subscription = match found {
+        let subscription = match all.get(&key).cloned() {
             Some(subscription) => {
                 if !anew && subscription.filter() != filter {
                     return Err(Refusal::new(Reason::FilterChanged, "open.filter"));
@@ -307,17 +398,39 @@ impl Subscriptions {
             previous.cancel();
         }
         Ok(Attached {
-            subscription,
-            filter,
-            serial,
+            lease: Lease {
+                subscription,
+                filter,
+                serial,
+            },
             end,
-            known,
         })
     }
 
-    /// Forgets a subscription that never began.
-    pub fn forget(&self, key: &SubscriptionKey) {
-        self.all.lock().remove(key);
+    /// Forgets the subscription of a session that failed before its stream began, if it never began
+    /// before and nobody else has it by now.
+    pub fn forget_unbegun(&self, lease: &Lease) {
+        let mut all = self.all.lock();
+        let unused = |s: &Arc<Subscription>| {
+            // Another of that name may have taken its place.
+            Arc::ptr_eq(s, &lease.subscription) && lease.held(Subscription::unbegun) == Ok(true)
+        };
+        if all.get(&lease.subscription.key).is_some_and(unused) {
+            all.remove(&lease.subscription.key);
+        }
+    }
+
+    /// Forgets a subscription, unless someone is connected.
+    pub fn forget(&self, key: &SubscriptionKey) -> Result<(), Refusal> {
+        let mut all = self.all.lock();
+        let subscription = all
+            .get(key)
+            .ok_or_else(|| Refusal::new(Reason::SubscriptionUnknown, "subscription"))?;
+        if subscription.connected() {
+            return Err(Refusal::new(Reason::SubscriptionConnected, "subscription"));
+        }
+        all.remove(key);
+        Ok(())
     }
 
     pub fn get(&self, key: &SubscriptionKey) -> Option<Arc<Subscription>> {
@@ -343,5 +456,100 @@ impl Subscriptions {
             *counts.entry(subscription.key.0).or_default() += 1;
         }
         counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: LogId = LogId(7);
+    const AT: Micros = Micros(1);
+
+    struct Registry {
+        subscriptions: Subscriptions,
+        platforms: Vec<(Issuer, u32)>,
+        key: SubscriptionKey,
+    }
+
+    fn registry() -> Registry {
+        Registry {
+            subscriptions: Subscriptions {
+                log_id: LOG,
+                all: Mutex::default(),
+                serial: AtomicU64::new(0),
+            },
+            platforms: [340_000, 510_000]
+                .map(|code| (Issuer::new(code).expect("six digits"), 1))
+                .to_vec(),
+            key: (Issuer::new(510_000).expect("six digits"), "s".to_owned()),
+        }
+    }
+
+    impl Registry {
+        fn attach(&self) -> Attached {
+            let filter = FilterSpec::from_api(None, self.key.0, &self.platforms);
+            let filter = filter.expect("everything");
+            let attached = self.subscriptions.attach(self.key.clone(), filter, true);
+            attached.expect("allowed")
+        }
+    }
+
+    fn at(offset: u64) -> Cursor {
+        Cursor::both(LOG, Offset(offset))
+    }
+
+    #[test]
+    fn a_session_that_was_taken_over_moves_nothing() {
+        let registry = registry();
+        let old = registry.attach();
+        old.lease.begin(at(5), Begin::AtCursor, AT).expect("held");
+        let new = registry.attach();
+        assert!(old.end.is_cancelled());
+        new.lease.begin(at(10), Begin::AtCursor, AT).expect("held");
+        let taken_over = |done: Result<(), Refusal>| {
+            assert_eq!(
+                done.expect_err("taken over").reason,
+                Reason::SubscriptionTakenOver
+            );
+        };
+        taken_over(old.lease.handled(Lane::Urgent, Offset(20), None, AT));
+        taken_over(old.lease.begin(at(20), Begin::AfterSnapshot, AT));
+        taken_over(old.lease.begin_snapshot());
+        taken_over(old.lease.acknowledge(at(5), AT));
+        let subscription = &new.lease.subscription;
+        assert_eq!(subscription.position(Lane::Urgent), Offset(10));
+        assert_eq!(subscription.applied(Lane::Urgent), Offset(10));
+        assert!(!subscription.in_snapshot.load(Ordering::Acquire));
+        drop(old);
+        assert!(subscription.connected(), "the new one still has it");
+    }
+
+    #[test]
+    fn a_session_that_fails_forgets_only_what_is_its_own_and_never_began() {
+        let registry = registry();
+        let known = || registry.subscriptions.get(&registry.key).is_some();
+        let old = registry.attach();
+        let new = registry.attach();
+        registry.subscriptions.forget_unbegun(&old.lease);
+        assert!(known(), "another session has it");
+        registry.subscriptions.forget_unbegun(&new.lease);
+        assert!(!known());
+        // A new one of that name is not the one that failed.
+        let other = registry.attach();
+        registry.subscriptions.forget_unbegun(&new.lease);
+        assert!(known());
+        let lease = &other.lease;
+        lease.begin(at(3), Begin::AfterSnapshot, AT).expect("held");
+        registry.subscriptions.forget_unbegun(lease);
+        assert!(known(), "it began");
+        let forgotten = registry.subscriptions.forget(&registry.key);
+        assert_eq!(
+            forgotten.expect_err("connected").reason,
+            Reason::SubscriptionConnected
+        );
+        drop(other);
+        registry.subscriptions.forget(&registry.key).expect("free");
+        assert!(!known());
     }
 }

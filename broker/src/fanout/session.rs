@@ -5,7 +5,7 @@ use crate::{
         Fanout,
         credit::Credit,
         log_reader,
-        registry::{Attached, Begin, Subscription},
+        registry::{Begin, Lease, Subscription},
         snapshot,
     },
     filter::FilterSpec,
@@ -81,26 +81,24 @@ impl Session {
         use api::subscribe_open::Start;
         let anew = matches!(start, Start::Snapshot(_) | Start::Now(_));
         let key = (self.platform, open.subscription);
-        let attached = self
-            .shared
-            .subscriptions
-            .attach(key.clone(), filter, anew)?;
+        let attached = self.shared.subscriptions.attach(key, filter, anew)?;
+        let lease = &attached.lease;
         let credit = Arc::new(Credit::new(credit_bytes));
         let begun = tokio::select! {
-            () = attached.end.cancelled() => Err(Reason::SessionTakenOver.into()),
-            begun = self.begin(start, &attached, &credit) => begun,
+            () = attached.end.cancelled() => Err(Reason::SubscriptionTakenOver.into()),
+            begun = self.begin(start, lease, &credit) => begun,
             // Credit and acks must be read while a snapshot is sent.
-            read = self.control(&mut input, &attached.subscription, &credit, credit_bytes) => read,
+            read = self.control(&mut input, lease, &credit, credit_bytes) => read,
         };
-        if begun.is_err() && !attached.known {
-            self.shared.subscriptions.forget(&key);
+        if begun.is_err() {
+            self.shared.subscriptions.forget_unbegun(lease);
         }
         begun?;
         tokio::select! {
-            () = attached.end.cancelled() => Err(Reason::SessionTakenOver.into()),
+            () = attached.end.cancelled() => Err(Reason::SubscriptionTakenOver.into()),
             () = self.out.closed() => Ok(()),
-            read = self.control(&mut input, &attached.subscription, &credit, credit_bytes) => read,
-            pumped = self.pump(&attached.subscription, &credit) => pumped,
+            read = self.control(&mut input, lease, &credit, credit_bytes) => read,
+            pumped = self.pump(lease, &credit) => pumped,
         }
     }
 
@@ -123,12 +121,15 @@ impl Session {
     async fn begin(
         &self,
         start: api::subscribe_open::Start,
-        attached: &Attached,
+        lease: &Lease,
         credit: &Arc<Credit>,
     ) -> Result<(), Refusal> {
         use api::subscribe_open::Start;
-        let subscription = &attached.subscription;
+        let subscription = &lease.subscription;
         let log_id = self.shared.log_id;
+        if matches!(start, Start::Snapshot(_) | Start::Now(_)) && lease.changes_filter() {
+            self.move_on(subscription).await?;
+        }
         let now = (self.shared.clock)();
         let (cursor, how) = match start {
             Start::Stored(_) if subscription.has_cursor() => {
@@ -141,11 +142,14 @@ impl Session {
             }
             Start::Now(_) => (Cursor::both(log_id, self.shared.rings.next()), Begin::Now),
             Start::Stored(_) | Start::Snapshot(_) => {
-                return snapshot::send(&self.shared, &self.out, attached, credit).await;
+                return snapshot::send(&self.shared, &self.out, lease, credit).await;
             }
         };
-        self.check_cursor(&cursor, attached)?;
-        subscription.begin(cursor, how, &attached.filter, now);
+        if how == Begin::AtCursor {
+            subscription.check_filtered(&cursor)?;
+        }
+        self.check_cursor(&cursor, lease)?;
+        lease.begin(cursor, how, now)?;
         self.send(api::subscribe_response::Message::Opened(
             api::SubscribeOpened {
                 cursor: Some(cursor.to_api()),
@@ -156,8 +160,22 @@ impl Session {
         .await
     }
 
+    /// Makes the log longer by a record, so that where a stream with another filter begins is after
+    /// every cursor that the platform has had so far, and tells them apart.
+    async fn move_on(&self, subscription: &Subscription) -> Result<(), Refusal> {
+        let stored = subscription.to_stored(self.shared.log_id);
+        let stored = api::CursorsStored {
+            subscriptions: vec![stored],
+        };
+        let act = api::control_record::Act::CursorsStored(stored);
+        let offset = self.shared.control.write(act).await?;
+        let mut applied = self.shared.rings.applied();
+        let reached = applied.wait_for(|next| *next > offset).await;
+        reached.map(drop).map_err(|_| Reason::ShuttingDown.into())
+    }
+
     /// Everything after the cursor must still be kept, and the cursor must not be of the future.
-    fn check_cursor(&self, cursor: &Cursor, attached: &Attached) -> Result<(), Refusal> {
+    fn check_cursor(&self, cursor: &Cursor, lease: &Lease) -> Result<(), Refusal> {
         let next = self.shared.rings.next();
         for lane in Lane::DELIVERED {
             let at = cursor.lane(lane);
@@ -167,14 +185,14 @@ impl Session {
                         .detail(format!("offset {at}, the log ends at {next}")),
                 );
             }
-            for partition in attached.filter.partitions(lane, &self.shared.platforms) {
+            for partition in lease.filter.partitions(lane, &self.shared.platforms) {
                 let trimmed = self
                     .shared
                     .log
                     .partition(partition)
                     .map_or(Offset::NONE, |info| info.trimmed_below);
                 if at < trimmed {
-                    attached
+                    lease
                         .subscription
                         .compacted
                         .store(true, std::sync::atomic::Ordering::Release);
@@ -189,7 +207,7 @@ impl Session {
     async fn control(
         &self,
         input: &mut Streaming<Frame>,
-        subscription: &Subscription,
+        lease: &Lease,
         credit: &Credit,
         credit_bytes: u64,
     ) -> Result<(), Refusal> {
@@ -203,7 +221,7 @@ impl Session {
                             .ok_or_else(|| Refusal::new(Reason::FieldMissing, "applied.cursor"))?;
                         let cursor =
                             Cursor::from_api(&cursor, self.shared.log_id, "applied.cursor")?;
-                        subscription.acknowledge(cursor, (self.shared.clock)())?;
+                        lease.acknowledge(cursor, (self.shared.clock)())?;
                     }
                     Some(Message::Credit(more)) => credit.give(more.bytes, credit_bytes),
                     Some(Message::Open(_)) => return Err(Reason::OpenRepeated.into()),
@@ -225,9 +243,8 @@ impl Session {
     }
 
     /// Sends what comes, urgent first, and a bookmark twice a second.
-    async fn pump(&self, subscription: &Subscription, credit: &Credit) -> Result<(), Refusal> {
+    async fn pump(&self, lease: &Lease, credit: &Credit) -> Result<(), Refusal> {
         let mut applied = self.shared.rings.applied();
-        let filter = subscription.filter();
         let mut bookmark_at = Instant::now();
         loop {
             applied.borrow_and_update();
@@ -235,7 +252,7 @@ impl Session {
             if credit.available() {
                 for lane in Lane::DELIVERED {
                     // After one delivery look at urgent again.
-                    if self.step(lane, subscription, &filter, credit).await? {
+                    if self.step(lane, lease, credit).await? {
                         sent = true;
                         break;
                     }
@@ -244,14 +261,14 @@ impl Session {
                 self.shared.metrics.credit_exhausted(self.platform);
             }
             if Instant::now() >= bookmark_at {
-                self.bookmark(subscription).await?;
+                self.bookmark(&lease.subscription).await?;
                 bookmark_at = Instant::now() + BOOKMARK_EVERY;
             }
             if sent {
                 continue;
             }
             if self.shared.draining.is_cancelled() {
-                self.bookmark(subscription).await?;
+                self.bookmark(&lease.subscription).await?;
                 let reason = "the broker is stopping".to_owned();
                 let bye = api::Draining { reason };
                 return self
@@ -272,14 +289,9 @@ impl Session {
     }
 
     /// Sends one delivery of a lane, if there is something.
-    async fn step(
-        &self,
-        lane: Lane,
-        subscription: &Subscription,
-        filter: &Arc<FilterSpec>,
-        credit: &Credit,
-    ) -> Result<bool, Refusal> {
-        let from = subscription.position(lane);
+    async fn step(&self, lane: Lane, lease: &Lease, credit: &Credit) -> Result<bool, Refusal> {
+        let filter = &lease.filter;
+        let from = lease.subscription.position(lane);
         let target = limits::DELIVERY_BYTES_TARGET;
         let chunk = match self.shared.rings.read(lane, from, filter, target) {
             TailRead::Entries { entries, next } => ring_chunk(entries, next, filter)?,
@@ -290,7 +302,7 @@ impl Session {
         };
         let now = (self.shared.clock)();
         // Before it is sent, so that an ack cannot overtake it.
-        subscription.handled(lane, chunk.next, chunk.last, now);
+        lease.handled(lane, chunk.next, chunk.last, now)?;
         if chunk.entries.is_empty() {
             return Ok(chunk.next > from && chunk.next < self.shared.rings.next());
         }

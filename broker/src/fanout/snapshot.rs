@@ -5,10 +5,9 @@ use crate::{
     fanout::{
         Fanout,
         credit::Credit,
-        registry::{Attached, Begin, Subscription},
+        registry::{Begin, Lease},
         session::{Out, response},
     },
-    filter::FilterSpec,
     metrics::Recorder,
     state::{
         State, StateError, keys,
@@ -22,7 +21,7 @@ use hutong_proto::{
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -40,25 +39,23 @@ const ROWS_FIELD: u32 = 3;
 pub async fn send(
     shared: &Fanout,
     out: &Out,
-    attached: &Attached,
+    lease: &Lease,
     credit: &Arc<Credit>,
 ) -> Result<(), Refusal> {
     let permit = Arc::clone(&shared.snapshots)
         .try_acquire_owned()
         .map_err(|_| Refusal::from(Reason::TooManySnapshots))?;
-    let subscription = &attached.subscription;
-    subscription.in_snapshot.store(true, Ordering::Release);
+    lease.begin_snapshot()?;
     // Ends the thread when the session ends for whatever reason: this future is dropped then.
     let stop = CancellationToken::new();
     let guard = stop.clone().drop_guard();
     let mut sender = Sender {
         state: Arc::clone(&shared.state),
-        filter: Arc::clone(&attached.filter),
         out: out.clone(),
         credit: Arc::clone(credit),
         stop,
         metrics: shared.metrics.recorder(),
-        subscription: Arc::clone(subscription),
+        lease: lease.clone(),
         clock: Arc::clone(&shared.clock),
         provenance: HashMap::new(),
         message: Message::default(),
@@ -96,12 +93,11 @@ struct Message {
 
 struct Sender {
     state: Arc<State>,
-    filter: Arc<FilterSpec>,
     out: Out,
     credit: Arc<Credit>,
     stop: CancellationToken,
     metrics: Recorder,
-    subscription: Arc<Subscription>,
+    lease: Lease,
     clock: Clock,
     provenance: HashMap<ProvenanceId, Bytes>,
     message: Message,
@@ -156,8 +152,8 @@ impl Sender {
 
     fn wanted(&self, issuer: Issuer, key: &RegisterKey) -> bool {
         // A value does not say in which lane it came; the lanes of a filter are about records.
-        self.filter.wants_issuer(issuer)
-            && KindSet::from_iter([key.kind]).intersects(self.filter.kinds)
+        let filter = &self.lease.filter;
+        filter.wants_issuer(issuer) && KindSet::from_iter([key.kind]).intersects(filter.kinds)
     }
 
     /// Index of a provenance entry in the table of this message.
@@ -188,7 +184,7 @@ impl Sender {
     fn flush(&mut self) -> Result<(), Refusal> {
         let message = std::mem::take(&mut self.message);
         let len = message.table.len() + message.rows.len();
-        let platform = self.subscription.key.0;
+        let platform = self.lease.subscription.key.0;
         self.metrics.snapshot_rows(platform, message.count);
         let mut frame = Vec::with_capacity(len + 8);
         wire::put_len(&mut frame, ROWS_FIELD, len);
@@ -203,8 +199,7 @@ impl Sender {
         }
         // Before it is sent: whoever gets it may say at once that it is applied.
         let now = (self.clock)();
-        self.subscription
-            .begin(cursor, Begin::AfterSnapshot, &self.filter, now);
+        self.lease.begin(cursor, Begin::AfterSnapshot, now)?;
         let end = api::SnapshotEnd {
             cursor: Some(cursor.to_api()),
             rows: self.rows,

@@ -74,16 +74,48 @@ pub enum StartError {
 pub struct Broker {
     grpc_addr: SocketAddr,
     http_addr: SocketAddr,
-    log: Arc<dyn Log>,
-    state: Arc<State>,
+    stores: Stores,
     waiters: Arc<Waiters>,
-    apply: JoinHandle<()>,
     failure: watch::Receiver<Option<String>>,
     drain: Drain,
     health: Health,
     drain_timeout: Duration,
+}
+
+/// What works on the data folder, with threads of its own.
+#[derive(Debug)]
+struct Stores {
+    log: Arc<dyn Log>,
+    state: Arc<State>,
+    apply: Option<JoinHandle<()>>,
     // Last: the lock on the folder goes after everything in it is closed.
-    data_dir: DataDir,
+    _data_dir: DataDir,
+}
+
+impl Stores {
+    /// Blocks until what was appended is on disk and applied, and state is down.
+    fn close(&mut self) {
+        let applied = self.stop();
+        let closed = self.state.close();
+        if !applied || closed.is_err() {
+            tracing::error!(applied, ?closed, "not everything closed well");
+        }
+    }
+
+    /// Blocks until the threads have ended; says whether apply ended well.
+    fn stop(&mut self) -> bool {
+        self.log.close();
+        self.apply.take().is_none_or(|apply| apply.join().is_ok())
+    }
+}
+
+/// Without draining it is as after a crash, but the threads end: they must not work on files that the
+/// process is about to leave.
+impl Drop for Stores {
+    fn drop(&mut self) {
+        self.stop();
+        self.state.stop();
+    }
 }
 
 /// The order in which things stop.
@@ -200,15 +232,17 @@ impl Broker {
         Ok(Broker {
             grpc_addr,
             http_addr,
-            log: parts.log,
-            state: parts.state,
+            stores: Stores {
+                log: parts.log,
+                state: parts.state,
+                apply: Some(apply),
+                _data_dir: data_dir,
+            },
             waiters: parts.waiters,
-            apply,
             failure,
             drain: parts.drain,
             health,
             drain_timeout: parts.config.drain_timeout,
-            data_dir,
         })
     }
 
@@ -227,8 +261,8 @@ impl Broker {
         loop {
             let reason = failure.borrow_and_update().clone();
             if let Some(reason) = reason
-                .or_else(|| self.log.poisoned())
-                .or_else(|| self.state.failure())
+                .or_else(|| self.stores.log.poisoned())
+                .or_else(|| self.stores.state.failure())
             {
                 self.health.set_dead(reason.clone());
                 return reason;
@@ -279,21 +313,11 @@ impl Broker {
             String::new,
         )
         .await;
-        let (log, state, apply) = (self.log, self.state, self.apply);
-        let closed = tokio::task::spawn_blocking(move || {
-            log.close();
-            let applied = apply.join();
-            (applied.is_ok(), state.close())
-        })
-        .await;
-        match closed {
-            Ok((true, Ok(()))) => {}
-            Ok((applied, closed)) => {
-                tracing::error!(applied, ?closed, "not everything closed well");
-            }
-            Err(error) => tracing::error!(%error, "closing failed"),
+        let mut stores = self.stores;
+        let closed = tokio::task::spawn_blocking(move || stores.close()).await;
+        if let Err(error) = closed {
+            tracing::error!(%error, "closing failed");
         }
-        drop(self.data_dir);
         tracing::info!(seconds = started.elapsed().as_secs_f64(), "broker stopped");
     }
 }
@@ -426,7 +450,7 @@ async fn replay(
 impl Parts {
     fn start_background(&self) {
         let (tasks, stop) = (&self.drain.background_tasks, &self.drain.background);
-        tasks.spawn(crate::control::keep_cursors(
+        tasks.spawn(crate::fanout::cursors::keep_cursors(
             Arc::clone(&self.subscriptions),
             self.control.clone(),
             CURSORS_EVERY,
@@ -472,6 +496,7 @@ impl Parts {
             state: Arc::clone(&self.state),
             rings: Arc::clone(&self.rings),
             subscriptions: Arc::clone(&self.subscriptions),
+            control: self.control.clone(),
             platforms: Arc::clone(&self.platforms),
             metrics: Arc::clone(&self.metrics),
             clock: Arc::clone(&self.clock),

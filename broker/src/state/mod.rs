@@ -416,7 +416,8 @@ impl State {
         flushed
     }
 
-    fn stop(&self) {
+    /// Blocks until the thread that brings runs down has ended; what is gathered stays in the log.
+    pub fn stop(&self) {
         self.shared.signal.lock().stop = true;
         self.shared.wake();
         let flusher = self.flusher.lock().take();

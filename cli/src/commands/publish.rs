@@ -10,7 +10,7 @@ use crate::{
 };
 use clap::Args;
 use hutong_connectors::client::{Pending, Publisher, PublisherOptions, Receipt};
-use hutong_proto::{Delta, Revision};
+use hutong_proto::{Delta, Reason, Revision};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::{
@@ -77,7 +77,7 @@ impl Summary {
     }
 
     /// Counts what the broker said about a batch whose deltas stood on these lines.
-    fn count(&mut self, receipt: &Receipt, lines: &[u64]) {
+    fn count(&mut self, receipt: &Receipt, lines: &[u64], again: bool) {
         if let Some(error) = &receipt.error {
             for line in lines {
                 self.refuse(*line, &error.reason, &error.field, &error.message);
@@ -86,6 +86,11 @@ impl Summary {
         }
         self.accepted += u64::from(receipt.accepted);
         for refused in &receipt.refused {
+            // Said of a batch that was sent again as a new one: its first coming was accepted.
+            if again && refused.info.reason_known == Some(Reason::RevisionNotNewer) {
+                self.accepted += 1;
+                continue;
+            }
             let line = lines.get(refused.index as usize).copied().unwrap_or(0);
             let info = &refused.info;
             self.refuse(line, &info.reason, &info.field, &info.message);
@@ -154,6 +159,13 @@ fn progress_bar(bytes: Option<u64>) -> ProgressBar {
     }
 }
 
+/// A batch on its way, kept until it is known which of it was refused.
+struct Sent {
+    pending: Pending,
+    deltas: Vec<Delta>,
+    lines: Vec<u64>,
+}
+
 /// A file on its way.
 struct Job<'a> {
     context: &'a Context,
@@ -161,7 +173,7 @@ struct Job<'a> {
     batch_max: usize,
     batch: Vec<Delta>,
     lines: Vec<u64>,
-    in_flight: VecDeque<(Pending, Vec<u64>)>,
+    in_flight: VecDeque<Sent>,
     last_revision: Revision,
     summary: Summary,
 }
@@ -216,21 +228,36 @@ impl<'a> Job<'a> {
         }
         let deltas = std::mem::take(&mut self.batch);
         let lines = std::mem::take(&mut self.lines);
-        let pending = self
-            .publisher
-            .publish(deltas)
-            .await
-            .map_err(|e| self.context.failed(&e))?;
-        self.in_flight.push_back((pending, lines));
+        let pending = self.publish(&deltas).await?;
+        self.in_flight.push_back(Sent {
+            pending,
+            deltas,
+            lines,
+        });
         Ok(())
     }
 
+    async fn publish(&self, deltas: &[Delta]) -> Result<Pending, CliError> {
+        let pending = self.publisher.publish(deltas.to_vec()).await;
+        pending.map_err(|e| self.context.failed(&e))
+    }
+
     async fn receive(&mut self) -> Result<(), CliError> {
-        if let Some((pending, lines)) = self.in_flight.pop_front() {
-            let receipt = pending.await.map_err(|e| self.context.failed(&e))?;
-            self.summary.count(&receipt, &lines);
+        let Some(mut sent) = self.in_flight.pop_front() else {
+            return Ok(());
+        };
+        let mut again = false;
+        loop {
+            let receipt = sent.pending.await.map_err(|e| self.context.failed(&e))?;
+            if !receipt.duplicate {
+                self.summary.count(&receipt, &sent.lines, again);
+                return Ok(());
+            }
+            // It was durable before its ack was lost, and what was refused of it stood in that ack. As
+            // a new batch what was accepted is not newer, and the rest is refused again.
+            again = true;
+            sent.pending = self.publish(&sent.deltas).await?;
         }
-        Ok(())
     }
 
     async fn finish(mut self) -> Result<Summary, CliError> {
@@ -288,4 +315,47 @@ fn refused_table(screen: &Screen, summary: &Summary) -> Result<(), CliError> {
         screen.line(format!("and {} more", grouped(hidden)))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hutong_connectors::client::{Refused, RefusedInfo};
+    use hutong_proto::Sequence;
+
+    fn refused(index: u32, reason: Reason) -> Refused {
+        Refused {
+            index,
+            info: RefusedInfo {
+                reason: reason.code().to_owned(),
+                reason_known: Some(reason),
+                field: String::new(),
+                message: String::new(),
+                retryable: false,
+            },
+        }
+    }
+
+    #[test]
+    fn what_was_sent_again_counts_as_accepted_if_it_is_known_and_as_refused_if_it_is_not() {
+        let receipt = Receipt {
+            sequence: Sequence(2),
+            accepted: 0,
+            refused: vec![
+                refused(0, Reason::RevisionNotNewer),
+                refused(1, Reason::IssuerNotYours),
+            ],
+            error: None,
+            duplicate: false,
+            positions: Vec::new(),
+        };
+        let mut summary = Summary::default();
+        summary.count(&receipt, &[7, 8], true);
+        assert_eq!((summary.accepted, summary.refused), (1, 1));
+        assert_eq!(summary.refused_lines[0].line, 8);
+        // At its first coming a known revision is a line to mend.
+        let mut summary = Summary::default();
+        summary.count(&receipt, &[7, 8], false);
+        assert_eq!((summary.accepted, summary.refused), (0, 2));
+    }
 }

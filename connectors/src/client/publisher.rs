@@ -45,12 +45,13 @@ impl PublisherOptions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     pub sequence: Sequence,
-    /// Deltas that are durable and applied.
+    /// Deltas that are durable and applied; of a duplicate, all that were sent.
     pub accepted: u32,
     pub refused: Vec<Refused>,
     /// The batch was refused as a whole.
     pub error: Option<RefusedInfo>,
     /// It was durable before the connection broke; what was refused of it is not known any more.
+    /// Whoever has to know sends the deltas again: what was accepted is then not newer.
     pub duplicate: bool,
     pub positions: Vec<Position>,
 }

@@ -123,7 +123,7 @@ fn check(delta: &Delta, scratch: &mut Vec<u8>) -> Result<usize, Refused> {
     scratch.clear();
     delta.encode(0, scratch);
     DeltaView::parse(scratch).map_err(refused)?;
-    if delta.expires_at != Micros::ZERO && delta.expires_at < delta.committed_at {
+    if delta.expires_at != Micros::ZERO && delta.expires_at <= delta.committed_at {
         return Err(refused(Refusal::new(
             Reason::ExpiryBeforeCommit,
             "expires_at_us",

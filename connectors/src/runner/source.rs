@@ -14,10 +14,11 @@ use crate::{
 };
 use serde_json::Value;
 use std::{
+    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How long batches on their way are waited for when the connector stops or begins again.
@@ -26,6 +27,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 const FIRST_RUN: &str = "first run: everything that the source has is sent";
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// A source that waits for rows hears within this what became durable. Longer than it takes to
+/// answer, as the wait is begun anew then.
+const TELL_WITHIN: Duration = Duration::from_secs(5);
 
 /// Where a source runner keeps what it must remember.
 #[derive(Debug)]
@@ -157,10 +161,10 @@ where
         );
         let ended = match self.pump(link, &mut outgoing).await {
             Ended::Told => Ok(()),
-            Ended::Source(trouble) | Ended::State(trouble) => Err(trouble),
+            Ended::Source(trouble) => Err(trouble),
             // After trouble with the state nothing may be settled: a later checkpoint would go over
             // what could not be written.
-            Ended::Outlet(trouble) => {
+            Ended::State(trouble) | Ended::Outlet(trouble) => {
                 *outlet = None;
                 return Err(trouble);
             }
@@ -188,43 +192,72 @@ where
 
     async fn pump(&mut self, link: &mut C::Link, outgoing: &mut Outgoing) -> Ended {
         let stop = self.stop.clone();
-        let mut watch = interval_at(Instant::now() + WATCH_EVERY, WATCH_EVERY);
-        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let heard = self.hear(link, outgoing).await;
+            let (batch, durable) = match heard {
+                Ok(heard) => heard,
+                Err(ended) => return ended,
+            };
+            if let Some(checkpoint) = durable
+                && let Err(e) = self.source.acknowledged(&checkpoint).await
+            {
+                return Ended::Source(e.into());
+            }
+            if let Some(batch) = batch
+                && let Err(ended) = self.take(batch, link, outgoing, &stop).await
+            {
+                return ended;
+            }
+            if let Err(ended) = send(link, outgoing, &stop).await {
+                return ended;
+            }
+        }
+    }
+
+    /// Waits for the next rows, and meanwhile does all that is not the source's matter. The wait is not
+    /// begun anew each time something else happens: a source that needs a second for its answer
+    /// would never come to its end. Returns without rows when the source should hear of a checkpoint.
+    async fn hear(
+        &mut self,
+        link: &mut C::Link,
+        outgoing: &mut Outgoing,
+    ) -> Result<(Option<SourceBatch>, Option<Value>), Ended> {
+        let stop = self.stop.clone();
+        let mut watched = interval_at(Instant::now() + WATCH_EVERY, WATCH_EVERY);
+        watched.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut durable = None;
+        let mut tell_at = Instant::now();
+        let mut next = pin!(self.source.next());
         loop {
             let has_room = outgoing.has_room();
             // Every arm waits for something that loses nothing when it is dropped: `arrived` polls
             // a future that stays, `Source::next` promises it.
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ended::Told,
+                () = stop.cancelled() => return Err(Ended::Told),
                 arrived = outgoing.arrived() => {
-                    let outcome = match arrived {
-                        Ok(outcome) => outcome,
-                        Err(trouble) => return Ended::Outlet(trouble),
-                    };
-                    if let Err(ended) = self.settle(outgoing, outcome).await {
-                        return ended;
+                    let outcome = arrived.map_err(Ended::Outlet)?;
+                    let reached = outgoing.settle(outcome).await.map_err(Ended::State)?;
+                    if reached.is_some() {
+                        self.pauses.worked();
+                        self.normal = (State::Running, "");
+                        if self.board.state() == State::Snapshotting {
+                            self.board.set(State::Running, "");
+                        }
+                        if durable.is_none() {
+                            tell_at = Instant::now() + TELL_WITHIN;
+                        }
+                        durable = reached;
                     }
                 }
-                _ = watch.tick() => self.watch(link),
-                batch = self.source.next(), if has_room => {
-                    let taken = match batch {
-                        Ok(batch) => self.take(batch, link, outgoing, &stop).await,
-                        Err(e) => return Ended::Source(e.into()),
-                    };
-                    if let Err(ended) = taken {
-                        return ended;
-                    }
+                _ = watched.tick() => watch(&self.board, self.normal, link),
+                () = sleep_until(tell_at), if durable.is_some() => return Ok((None, durable)),
+                batch = &mut next, if has_room => {
+                    let batch = batch.map_err(|e| Ended::Source(e.into()))?;
+                    return Ok((Some(batch), durable));
                 }
             }
-            let sent = tokio::select! {
-                sent = outgoing.send(link) => sent,
-                // The batch that is dropped here was not sent; its rows come again.
-                () = stop.cancelled() => return Ended::Told,
-            };
-            if let Err(trouble) = sent {
-                return Ended::Outlet(trouble);
-            }
+            send(link, outgoing, &stop).await?;
         }
     }
 
@@ -251,28 +284,6 @@ where
         Ok(())
     }
 
-    async fn settle(
-        &mut self,
-        outgoing: &mut Outgoing,
-        outcome: super::Outcome,
-    ) -> Result<(), Ended> {
-        let reached = outgoing.settle(outcome).await.map_err(Ended::State)?;
-        if let Some(checkpoint) = reached {
-            self.acknowledge(&checkpoint).await.map_err(Ended::Source)?;
-        }
-        Ok(())
-    }
-
-    async fn acknowledge(&mut self, checkpoint: &Value) -> Result<(), Trouble> {
-        self.source.acknowledged(checkpoint).await?;
-        self.pauses.worked();
-        self.normal = (State::Running, "");
-        if self.board.state() == State::Snapshotting {
-            self.board.set(State::Running, "");
-        }
-        Ok(())
-    }
-
     async fn drain(&mut self, link: &mut C::Link, outgoing: &mut Outgoing) -> Result<(), Trouble> {
         outgoing.send_all(link).await?;
         while !outgoing.is_idle() {
@@ -289,18 +300,30 @@ where
         }
         Ok(())
     }
+}
 
-    fn watch(&self, link: &C::Link) {
-        self.board
-            .count(|counts| counts.reconnects = link.reconnects());
-        match (link.connected(), self.board.state()) {
-            (Err(why), State::Running | State::Snapshotting | State::Degraded) => {
-                let reason = format!("no connection to the broker, trying again: {why}");
-                self.board.set(State::Degraded, reason);
-            }
-            (Ok(()), State::Degraded) => self.board.set(self.normal.0, self.normal.1),
-            _ => {}
+/// Sends what was gathered, if it is time.
+async fn send(
+    link: &mut impl Outlet,
+    outgoing: &mut Outgoing,
+    stop: &CancellationToken,
+) -> Result<(), Ended> {
+    tokio::select! {
+        sent = outgoing.send(link) => sent.map_err(Ended::Outlet),
+        // The batch that is dropped here was not sent; its rows come again.
+        () = stop.cancelled() => Err(Ended::Told),
+    }
+}
+
+fn watch(board: &Board, normal: (State, &'static str), link: &impl Outlet) {
+    board.count(|counts| counts.reconnects = link.reconnects());
+    match (link.connected(), board.state()) {
+        (Err(why), State::Running | State::Snapshotting | State::Degraded) => {
+            let reason = format!("no connection to the broker, trying again: {why}");
+            board.set(State::Degraded, reason);
         }
+        (Ok(()), State::Degraded) => board.set(normal.0, normal.1),
+        _ => {}
     }
 }
 

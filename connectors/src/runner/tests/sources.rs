@@ -10,6 +10,7 @@ use crate::{
     source::{SourceError, SourceRow},
     state::{Board, State},
 };
+use hutong_proto::Revision;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::{
@@ -314,6 +315,32 @@ async fn full_dead_letters_stop_it_before_a_row_is_lost() {
     running.until_checkpoint(100).await;
     assert_eq!(running.dead_letters().len(), 100);
     running.stop().await;
+}
+
+#[tokio::test]
+async fn no_later_checkpoint_goes_over_rows_that_found_no_room() {
+    let dir = Arc::new(tempfile::tempdir().expect("a folder"));
+    let broker = FakeBroker::holding();
+    broker.kept().refuse = vec![Revision(1)];
+    // Two batches on their way: the row of the first is refused, the second is sound.
+    let source = ListSource::new(rows(2), 1);
+    let mut running = Running::start_in(&dir, source, &broker, 8);
+    running
+        .until("both batches are sent", |_| {
+            broker.kept().batch_sizes.len() == 2
+        })
+        .await;
+    broker.release(1);
+    let ended = tokio::time::timeout(Duration::from_millis(200), running.ended()).await;
+    // If it still waits for the second one, that one must not be settled either.
+    broker.release(2);
+    let ended = match ended {
+        Ok(ended) => ended,
+        Err(_) => running.ended().await,
+    };
+    let trouble = ended.expect_err("full");
+    assert!(!trouble.passing, "{trouble:?}");
+    assert_eq!(running.checkpoint(), None);
 }
 
 #[tokio::test]

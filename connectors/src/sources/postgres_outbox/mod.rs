@@ -43,13 +43,15 @@ use hutong_proto::{Micros, Revision};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use snapshot::PgSnapshot;
-use statements::{CLEAN_UP_ROWS, Statements};
+use statements::{CLEAN_UP_ROWS, END, Statements};
 use std::{fmt, time::Duration};
 use tokio::time::Instant;
 use tokio_postgres::{Row, types::ToSql};
 
 /// Acknowledged rows are looked for this often.
 const CLEAN_UP_EVERY: Duration = Duration::from_secs(5);
+/// So many times the rows of a page are looked at for one: others may lie between them.
+const LOOK_AT: i64 = 4;
 /// More have to wait for the next time.
 const CLEAN_UPS_AT_ONCE: usize = 20;
 
@@ -63,10 +65,19 @@ struct Checkpoint {
     base: Option<PgSnapshot>,
     /// What is visible in it and not in `base` is the group that is being read.
     group: Option<PgSnapshot>,
-    /// Of the last row that was read of the group.
+    /// All of the group up to here was read.
     position: i64,
     /// The highest position that was ever read.
     highest: i64,
+}
+
+/// A part of a group.
+struct Page {
+    rows: Vec<SourceRow>,
+    /// Of the rows; 0 without any.
+    last: i64,
+    /// The group goes on after this position; `None` if that was all of it.
+    reach: Option<i64>,
 }
 
 /// See the module.
@@ -75,6 +86,8 @@ pub struct PostgresOutbox {
     statements: Statements,
     link: Option<Link>,
     at: Checkpoint,
+    /// Of the group that is being read: no later transaction has a lower position.
+    first: Option<i64>,
     /// All that was visible in it is durable elsewhere.
     acknowledged: Option<PgSnapshot>,
     cleaned_up: Option<Instant>,
@@ -96,6 +109,7 @@ impl PostgresOutbox {
             settings,
             link: None,
             at: Checkpoint::default(),
+            first: None,
             acknowledged: None,
             cleaned_up: None,
         }
@@ -190,17 +204,50 @@ impl PostgresOutbox {
     }
 
     /// The next rows of the group.
-    async fn page(&self, group: &PgSnapshot) -> Result<Vec<Row>, SourceError> {
+    async fn page(&mut self, group: &PgSnapshot) -> Result<Page, SourceError> {
         let (snapshot, limit) = (group.to_string(), i64::from(self.settings.batch_rows));
-        let position = self.at.position;
-        let Some(base) = &self.at.base else {
-            let parameters: [&(dyn ToSql + Sync); 3] = [&snapshot, &position, &limit];
-            return self.query(&self.statements.page_of_all, &parameters).await;
+        let after = self.at.position;
+        let found = match &self.at.base {
+            None => {
+                let parameters: [&(dyn ToSql + Sync); 3] = [&snapshot, &after, &limit];
+                self.query(&self.statements.page_of_all, &parameters)
+                    .await?
+            }
+            Some(base) => {
+                let xmax = base.xmax.to_string();
+                let running: Vec<String> = base.running.iter().map(u64::to_string).collect();
+                let first = match self.first {
+                    Some(first) => first,
+                    None => {
+                        let parameters: [&(dyn ToSql + Sync); 2] = [&xmax, &snapshot];
+                        let rows = self.query(&self.statements.first, &parameters).await?;
+                        rows[0].get::<_, Option<i64>>(0).unwrap_or(END)
+                    }
+                };
+                self.first = Some(first);
+                let looked_at = limit * LOOK_AT;
+                let parameters: [&(dyn ToSql + Sync); 7] = [
+                    &xmax, &running, &snapshot, &after, &limit, &first, &looked_at,
+                ];
+                self.query(&self.statements.page, &parameters).await?
+            }
         };
-        let xmax = base.xmax.to_string();
-        let running: Vec<String> = base.running.iter().map(u64::to_string).collect();
-        let parameters: [&(dyn ToSql + Sync); 5] = [&xmax, &running, &snapshot, &position, &limit];
-        self.query(&self.statements.page, &parameters).await
+        let mut reach = found.first().map_or(END, |row| row.get(0));
+        let mut rows = Vec::with_capacity(found.len());
+        for row in &found {
+            if row.get::<_, Option<i64>>(1).is_some() {
+                rows.push(self.source_row(row)?);
+            }
+        }
+        let last = rows.last().map_or(0, |row| row.revision.0 as i64);
+        if rows.len() as i64 == limit {
+            reach = last;
+        }
+        Ok(Page {
+            rows,
+            last,
+            reach: (reach != END).then_some(reach),
+        })
     }
 
     /// Deletes rows that are durable elsewhere and old enough, some at a time.
@@ -274,7 +321,15 @@ impl Source for PostgresOutbox {
             let listening = self.link()?.client.batch_execute(&listen).await;
             listening.map_err(|e| self.failed(&e))?;
         }
+        // All statements go along an index. Statistics of a table that is filled and emptied are often
+        // wrong, and then the planner would read all of it for each page.
+        let indexed = self
+            .link()?
+            .client
+            .batch_execute("SET enable_seqscan = off");
+        indexed.await.map_err(|e| self.failed(&e))?;
         self.at = self.place(checkpoint).await?;
+        self.first = None;
         self.acknowledged = self.at.base.clone();
         Ok(())
     }
@@ -285,18 +340,21 @@ impl Source for PostgresOutbox {
             self.clean_up().await?;
             if let Some(group) = self.group().await? {
                 let page = self.page(&group).await?;
-                let rows = page.iter().map(|row| self.source_row(row));
-                let rows = rows.collect::<Result<Vec<_>, _>>()?;
-                let last = page.last().map_or(self.at.position, |row| row.get(0));
-                self.at.position = last;
-                self.at.highest = self.at.highest.max(last);
-                if page.len() < self.settings.batch_rows as usize {
-                    self.at.base = self.at.group.take();
-                    self.at.position = 0;
+                self.at.highest = self.at.highest.max(page.last);
+                match page.reach {
+                    Some(reach) => self.at.position = reach,
+                    None => {
+                        self.at.base = self.at.group.take();
+                        self.at.position = 0;
+                        self.first = None;
+                    }
                 }
-                if !rows.is_empty() {
+                if page.rows.is_empty() && page.reach.is_some() {
+                    continue;
+                }
+                if !page.rows.is_empty() {
                     return Ok(SourceBatch {
-                        rows,
+                        rows: page.rows,
                         checkpoint: serde_json::to_value(&self.at).expect("strings and numbers"),
                         barrier: None,
                     });
@@ -325,21 +383,22 @@ impl Source for PostgresOutbox {
 }
 
 fn read_row(row: &Row, table: &str) -> Result<SourceRow, tokio_postgres::Error> {
-    let position: i64 = row.try_get(0)?;
+    // After the column that says how far was looked.
+    let position: i64 = row.try_get(1)?;
     let mut fields = Map::new();
     fields.insert("position".into(), position.into());
     for (index, name) in ["id", "aggregatetype", "aggregateid", "type"]
         .iter()
         .enumerate()
     {
-        let value: Option<String> = row.try_get(index + 1)?;
+        let value: Option<String> = row.try_get(index + 2)?;
         fields.insert((*name).into(), value.into());
     }
-    let payload: Option<&str> = row.try_get(5)?;
+    let payload: Option<&str> = row.try_get(6)?;
     // A text column may hold anything; what is no JSON stays a text.
     let payload = payload.map(|text| serde_json::from_str(text).unwrap_or_else(|_| text.into()));
     fields.insert("payload".into(), payload.unwrap_or_default());
-    let created_us: i64 = row.try_get(6)?;
+    let created_us: i64 = row.try_get(7)?;
     let number = |n: i64| u64::try_from(n).unwrap_or(0);
     fields.insert("created_at_us".into(), created_us.into());
     Ok(SourceRow {

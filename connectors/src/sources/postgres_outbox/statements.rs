@@ -2,6 +2,9 @@
 
 use super::Settings;
 
+/// A position after all others.
+pub(super) const END: i64 = i64::MAX;
+
 /// Columns of a row, in the order that [`super::read_row`] takes them. Casts, so that tables with
 /// other text types work as well.
 const COLUMNS: &str = "position, id::text, aggregatetype::text, aggregateid::text, type::text, \
@@ -14,7 +17,11 @@ pub(super) const CLEAN_UP_ROWS: u64 = 5000;
 pub(super) struct Statements {
     /// Parameters: group's snapshot, after which position, limit.
     pub page_of_all: String,
-    /// Parameters: base's xmax, transactions that ran at the base, then as above.
+    /// Parameters: base's xmax, group's snapshot. The first position of transactions after the base.
+    pub first: String,
+    /// Parameters: base's xmax, transactions that ran at the base, group's snapshot, after which
+    /// position, limit, first position of transactions after the base, rows to look at.
+    /// The first column is how far it looked; a row of NULLs after it means that nothing was found.
     pub page: String,
     /// Parameters: acknowledged snapshot, age in seconds.
     pub clean_up: String,
@@ -28,21 +35,40 @@ impl Statements {
     pub fn new(table: &str) -> Statements {
         Statements {
             page_of_all: format!(
-                "SELECT {COLUMNS} FROM {table} \
+                "SELECT {END}, {COLUMNS} FROM {table} \
                  WHERE position > $2 AND pg_visible_in_snapshot(txid, $1::text::pg_snapshot) \
                  ORDER BY position LIMIT $3"
             ),
-            // In two halves, so that each is one range of the index (txid, position) and rows that were
-            // read are not looked at again, however long some transaction runs.
-            page: format!(
-                "WITH ready AS MATERIALIZED ( \
+            // Fenced: as the minimum of an index the planner would walk over all that was ever read.
+            first: format!(
+                "SELECT min(position) FROM ( \
                    SELECT position FROM {table} WHERE txid >= $1::text::xid8 \
-                     AND pg_visible_in_snapshot(txid, $3::text::pg_snapshot) AND position > $4 \
+                     AND pg_visible_in_snapshot(txid, $2::text::pg_snapshot) OFFSET 0) later"
+            ),
+            // Two ranges of an index, each from where the last page ended: rows of later transactions by
+            // position, from the first one on; and those of each that ran at the base, which may lie
+            // far before. So a page costs the same however many rows are behind it or wait after it.
+            page: format!(
+                "WITH scan AS MATERIALIZED ( \
+                   SELECT position, txid FROM {table} WHERE position > greatest($4, $6 - 1) \
+                   ORDER BY position LIMIT $7), \
+                 reach AS ( \
+                   SELECT CASE WHEN count(*) < $7 THEN {END} ELSE max(position) END AS position \
+                   FROM scan), \
+                 ready AS ( \
+                   SELECT position FROM scan WHERE txid >= $1::text::xid8 \
+                     AND pg_visible_in_snapshot(txid, $3::text::pg_snapshot) \
                    UNION ALL \
-                   SELECT position FROM {table} WHERE txid = ANY ($2::text[]::xid8[]) \
-                     AND pg_visible_in_snapshot(txid, $3::text::pg_snapshot) AND position > $4), \
-                 page AS (SELECT position FROM ready ORDER BY position LIMIT $5) \
-                 SELECT {COLUMNS} FROM {table} JOIN page USING (position) ORDER BY position"
+                   SELECT late.position FROM unnest($2::text[]::xid8[]) AS ran (txid), LATERAL ( \
+                     SELECT position FROM {table} o WHERE o.txid = ran.txid AND o.position > $4 \
+                     ORDER BY o.position LIMIT $5) late \
+                   WHERE pg_visible_in_snapshot(ran.txid, $3::text::pg_snapshot)), \
+                 page AS ( \
+                   SELECT position FROM ready WHERE position <= (SELECT position FROM reach) \
+                   ORDER BY position LIMIT $5) \
+                 SELECT reach.position, found.* FROM reach LEFT JOIN ( \
+                   SELECT {COLUMNS} FROM {table} JOIN page USING (position)) found ON true \
+                 ORDER BY 2"
             ),
             // Only the oldest are looked at, so that it costs the same however many are kept.
             clean_up: format!(
@@ -53,7 +79,7 @@ impl Statements {
                    WHERE pg_visible_in_snapshot(txid, $1::text::pg_snapshot) \
                      AND created_at < now() - $2::float8 * interval '1 second')"
             ),
-            sample: format!("SELECT {COLUMNS} FROM {table} ORDER BY position LIMIT $1"),
+            sample: format!("SELECT {END}, {COLUMNS} FROM {table} ORDER BY position LIMIT $1"),
             server: format!(
                 "SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' \
                      || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), \
