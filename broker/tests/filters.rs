@@ -31,17 +31,6 @@ fn with_snapshot() -> Start {
     Start::Snapshot(api::StartSnapshot {})
 }
 
-async fn status(broker: &Broker) -> api::GetStatusResponse {
-    let mut admin =
-        api::admin_service_client::AdminServiceClient::new(support::channel(broker).await);
-    let request = support::with_identity(api::GetStatusRequest {}, "operator/o");
-    admin
-        .get_status(request)
-        .await
-        .expect("an answer")
-        .into_inner()
-}
-
 async fn broker_knows(broker: &Broker, offset: Offset) {
     let mut admin =
         api::admin_service_client::AdminServiceClient::new(support::channel(broker).await);
