@@ -232,17 +232,20 @@ impl PostgresOutbox {
                 self.query(&self.statements.page, &parameters).await?
             }
         };
-        let mut reach = found.first().map_or(END, |row| row.get(0));
+        let (reach, count): (i64, i64) = match found.first() {
+            Some(row) => (row.get(0), row.get(1)),
+            None => (END, 0),
+        };
         let mut rows = Vec::with_capacity(found.len());
         for row in &found {
-            if row.get::<_, Option<i64>>(1).is_some() {
+            if row.get::<_, Option<i64>>(2).is_some() {
                 rows.push(self.source_row(row)?);
             }
         }
         let last = rows.last().map_or(0, |row| row.revision.0 as i64);
-        if rows.len() as i64 == limit {
-            reach = last;
-        }
+        // Cut by number or by size: then more may follow the last one.
+        let cut = count == limit || (rows.len() as i64) < count;
+        let reach = if cut { last } else { reach };
         Ok(Page {
             rows,
             last,
@@ -383,22 +386,22 @@ impl Source for PostgresOutbox {
 }
 
 fn read_row(row: &Row, table: &str) -> Result<SourceRow, tokio_postgres::Error> {
-    // After the column that says how far was looked.
-    let position: i64 = row.try_get(1)?;
+    // After what is said of the page.
+    let position: i64 = row.try_get(2)?;
     let mut fields = Map::new();
     fields.insert("position".into(), position.into());
     for (index, name) in ["id", "aggregatetype", "aggregateid", "type"]
         .iter()
         .enumerate()
     {
-        let value: Option<String> = row.try_get(index + 2)?;
+        let value: Option<String> = row.try_get(index + 3)?;
         fields.insert((*name).into(), value.into());
     }
-    let payload: Option<&str> = row.try_get(6)?;
+    let payload: Option<&str> = row.try_get(7)?;
     // A text column may hold anything; what is no JSON stays a text.
     let payload = payload.map(|text| serde_json::from_str(text).unwrap_or_else(|_| text.into()));
     fields.insert("payload".into(), payload.unwrap_or_default());
-    let created_us: i64 = row.try_get(7)?;
+    let created_us: i64 = row.try_get(8)?;
     let number = |n: i64| u64::try_from(n).unwrap_or(0);
     fields.insert("created_at_us".into(), created_us.into());
     Ok(SourceRow {

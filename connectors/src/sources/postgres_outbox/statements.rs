@@ -2,6 +2,9 @@
 
 use super::Settings;
 
+/// Of the payloads of a page, as they are kept, which is often compressed.
+const PAGE_BYTES: u64 = 4 << 20;
+
 /// A position after all others.
 pub(super) const END: i64 = i64::MAX;
 
@@ -21,7 +24,7 @@ pub(super) struct Statements {
     pub first: String,
     /// Parameters: base's xmax, transactions that ran at the base, group's snapshot, after which
     /// position, limit, first position of transactions after the base, rows to look at.
-    /// The first column is how far it looked; a row of NULLs after it means that nothing was found.
+    /// The first columns are how far it looked and how many it found; then a row, or NULLs for none.
     pub page: String,
     /// Parameters: acknowledged snapshot, age in seconds.
     pub clean_up: String,
@@ -33,11 +36,29 @@ pub(super) struct Statements {
 
 impl Statements {
     pub fn new(table: &str) -> Statements {
+        // Of the rows of `page` as many as are not too large together, and one at least. What a value takes
+        // in the table is known without reading it.
+        let rows = format!(
+            "SELECT (SELECT position FROM reach), (SELECT count(*) FROM page), found.* \
+             FROM (VALUES (1)) AS one LEFT JOIN ( \
+               SELECT {COLUMNS} FROM ( \
+                 SELECT t.*, row_number() OVER in_order AS nth, \
+                   sum(pg_column_size(t.payload)) OVER in_order AS bytes \
+                 FROM {table} t JOIN page USING (position) \
+                 WINDOW in_order AS (ORDER BY t.position)) sized \
+               WHERE nth = 1 OR bytes <= {PAGE_BYTES}) found ON true \
+             ORDER BY 3"
+        );
         Statements {
             page_of_all: format!(
-                "SELECT {END}, {COLUMNS} FROM {table} \
-                 WHERE position > $2 AND pg_visible_in_snapshot(txid, $1::text::pg_snapshot) \
-                 ORDER BY position LIMIT $3"
+                "WITH page AS MATERIALIZED ( \
+                   SELECT position FROM {table} WHERE position > $2::bigint \
+                     AND pg_visible_in_snapshot(txid, $1::text::pg_snapshot) \
+                   ORDER BY position LIMIT $3::bigint), \
+                 reach AS ( \
+                   SELECT CASE WHEN count(*) < $3::bigint THEN {END} ELSE max(position) END \
+                     AS position FROM page) \
+                 {rows}"
             ),
             // Fenced: as the minimum of an index the planner would walk over all that was ever read.
             first: format!(
@@ -50,25 +71,25 @@ impl Statements {
             // far before. So a page costs the same however many rows are behind it or wait after it.
             page: format!(
                 "WITH scan AS MATERIALIZED ( \
-                   SELECT position, txid FROM {table} WHERE position > greatest($4, $6 - 1) \
-                   ORDER BY position LIMIT $7), \
+                   SELECT position, txid FROM {table} \
+                   WHERE position > greatest($4::bigint, $6::bigint - 1) \
+                   ORDER BY position LIMIT $7::bigint), \
                  reach AS ( \
-                   SELECT CASE WHEN count(*) < $7 THEN {END} ELSE max(position) END AS position \
-                   FROM scan), \
+                   SELECT CASE WHEN count(*) < $7::bigint THEN {END} ELSE max(position) END \
+                     AS position FROM scan), \
                  ready AS ( \
                    SELECT position FROM scan WHERE txid >= $1::text::xid8 \
                      AND pg_visible_in_snapshot(txid, $3::text::pg_snapshot) \
                    UNION ALL \
                    SELECT late.position FROM unnest($2::text[]::xid8[]) AS ran (txid), LATERAL ( \
-                     SELECT position FROM {table} o WHERE o.txid = ran.txid AND o.position > $4 \
-                     ORDER BY o.position LIMIT $5) late \
+                     SELECT position FROM {table} o \
+                     WHERE o.txid = ran.txid AND o.position > $4::bigint \
+                     ORDER BY o.position LIMIT $5::bigint) late \
                    WHERE pg_visible_in_snapshot(ran.txid, $3::text::pg_snapshot)), \
-                 page AS ( \
+                 page AS MATERIALIZED ( \
                    SELECT position FROM ready WHERE position <= (SELECT position FROM reach) \
-                   ORDER BY position LIMIT $5) \
-                 SELECT reach.position, found.* FROM reach LEFT JOIN ( \
-                   SELECT {COLUMNS} FROM {table} JOIN page USING (position)) found ON true \
-                 ORDER BY 2"
+                   ORDER BY position LIMIT $5::bigint) \
+                 {rows}"
             ),
             // Only the oldest are looked at, so that it costs the same however many are kept.
             clean_up: format!(
@@ -79,7 +100,9 @@ impl Statements {
                    WHERE pg_visible_in_snapshot(txid, $1::text::pg_snapshot) \
                      AND created_at < now() - $2::float8 * interval '1 second')"
             ),
-            sample: format!("SELECT {END}, {COLUMNS} FROM {table} ORDER BY position LIMIT $1"),
+            sample: format!(
+                "SELECT {END}, 0::bigint, {COLUMNS} FROM {table} ORDER BY position LIMIT $1"
+            ),
             server: format!(
                 "SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' \
                      || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), \
