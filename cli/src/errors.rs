@@ -143,6 +143,7 @@ impl CliError {
             | ClientError::Malformed(_)
             | ClientError::Forgotten { .. }
             | ClientError::Overtaken { .. }
+            | ClientError::AnotherLog { .. }
             | ClientError::Closed => CliError::Unreachable {
                 address: address.to_owned(),
                 cause: error.to_string(),

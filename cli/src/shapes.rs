@@ -2,7 +2,7 @@
 //! never change their meaning. Values are converted from the wire here and nowhere else.
 
 use hutong_proto::{
-    EntityId, Kind, Lane, Micros, Provenance, Revision, Value,
+    EntityId, Issuer, Kind, Lane, Micros, Provenance, Revision, Value,
     api::{self, delta::Value as ApiValue},
     area,
     delta::{Colour, Delta, RiskLevel, TestOutcome},
@@ -14,7 +14,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeltaShape {
-    /// The platform that issued it; written by `tail` and `get`, ignored by `publish`.
+    /// The platform that issued it; written by `tail` and `get`. `publish` takes only its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<u32>,
     /// Position in the log; written by `tail` and `get`, ignored by `publish`.
@@ -27,8 +27,8 @@ pub struct DeltaShape {
     #[serde(default)]
     pub entity: String,
     /// Left out on input: the moment of reading, in microseconds.
-    #[serde(default)]
-    pub revision: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
     /// Left out on input: the moment of reading.
     #[serde(default)]
     pub committed_at_us: u64,
@@ -118,11 +118,19 @@ fn word<T>(
 }
 
 impl DeltaShape {
-    /// Reads what stands on one line. `now` fills the times that were left out.
-    pub fn parse(line: &str, now: Micros) -> Result<Delta, ShapeError> {
+    /// Reads what stands on one line, to be published as `own`. `now` fills the times that were left
+    /// out.
+    pub fn parse(line: &str, own: Issuer, now: Micros) -> Result<Delta, ShapeError> {
         let shape: DeltaShape =
             serde_json::from_str(line).map_err(|e| wrong("line", e.to_string()))?;
-        shape.into_delta(now)
+        // What another platform said must not become our own word by the way.
+        match shape.issuer {
+            Some(code) if code != own.code() => Err(wrong(
+                "issuer",
+                format!("{code} said this, and {own} publishes; leave it out to say it yourself"),
+            )),
+            _ => shape.into_delta(now),
+        }
     }
 
     fn into_delta(self, now: Micros) -> Result<Delta, ShapeError> {
@@ -140,7 +148,7 @@ impl DeltaShape {
         let or_now = |us: u64| if us == 0 { now.0 } else { us };
         Ok(Delta {
             entity,
-            revision: Revision(or_now(self.revision)),
+            revision: Revision(self.revision.unwrap_or(now.0)),
             committed_at: Micros(or_now(self.committed_at_us)),
             expires_at: Micros(self.expires_at_us),
             evidence: self.evidence,
@@ -208,7 +216,7 @@ impl DeltaShape {
     pub fn from_delta(delta: &Delta) -> DeltaShape {
         let mut shape = DeltaShape {
             entity: delta.entity.to_string(),
-            revision: delta.revision.0,
+            revision: Some(delta.revision.0),
             committed_at_us: delta.committed_at.0,
             expires_at_us: delta.expires_at.0,
             evidence: delta.evidence.clone(),
@@ -265,7 +273,7 @@ impl DeltaShape {
     pub fn from_api(delta: &api::Delta, provenance: Option<&api::Provenance>) -> DeltaShape {
         let mut shape = DeltaShape {
             entity: entity_hex(&delta.entity),
-            revision: delta.revision,
+            revision: Some(delta.revision),
             committed_at_us: delta.committed_at_us,
             expires_at_us: delta.expires_at_us,
             evidence: delta.evidence.clone(),
@@ -366,17 +374,36 @@ mod tests {
         "committed_at_us":1650000000000000,"provenance":{"authority":"A","rule_id":"R",
         "rule_version":1,"reason":"x"},"health_code":{"colour":"green"}}"#;
 
+    fn own() -> Issuer {
+        Issuer::new(340_000).expect("six digits")
+    }
+
+    #[test]
+    fn what_another_platform_said_is_not_published_as_ones_own() {
+        let of = |code: u32| LINE.replacen('{', &format!("{{\"issuer\":{code},"), 1);
+        assert!(DeltaShape::parse(&of(340_000), own(), Micros(5)).is_ok());
+        let error = DeltaShape::parse(&of(510_000), own(), Micros(5)).expect_err("another's");
+        assert_eq!(error.field, "issuer");
+    }
+
+    #[test]
+    fn a_revision_of_zero_is_not_one_that_was_left_out() {
+        let zero = LINE.replace("\"revision\":7", "\"revision\":0");
+        let delta = DeltaShape::parse(&zero, own(), Micros(5)).expect("the broker refuses it");
+        assert_eq!(delta.revision, Revision(0));
+    }
+
     #[test]
     fn a_line_is_read_and_written_back_the_same() {
-        let delta = DeltaShape::parse(LINE, Micros(5)).expect("valid");
+        let delta = DeltaShape::parse(LINE, own(), Micros(5)).expect("valid");
         assert_eq!(delta.revision, Revision(7));
         let text = serde_json::to_string(&DeltaShape::from_delta(&delta)).expect("json");
-        assert_eq!(DeltaShape::parse(&text, Micros(5)), Ok(delta));
+        assert_eq!(DeltaShape::parse(&text, own(), Micros(5)), Ok(delta));
     }
 
     #[test]
     fn the_written_names_are_the_documented_ones() {
-        let delta = DeltaShape::parse(LINE, Micros(5)).expect("valid");
+        let delta = DeltaShape::parse(LINE, own(), Micros(5)).expect("valid");
         let text = serde_json::to_string(&DeltaShape::from_delta(&delta)).expect("json");
         assert_eq!(
             text,
@@ -388,7 +415,7 @@ mod tests {
     fn what_was_left_out_is_filled_with_now_and_the_hash_of_the_path() {
         let line = r#"{"provenance":{"authority":"A","rule_id":"R","rule_version":1,"reason":"x"},
             "area_risk":{"level":"high","path":["安徽省","宿州市"]}}"#;
-        let delta = DeltaShape::parse(line, Micros(42)).expect("valid");
+        let delta = DeltaShape::parse(line, own(), Micros(42)).expect("valid");
         assert_eq!(delta.revision, Revision(42));
         assert_eq!(delta.committed_at, Micros(42));
         assert_eq!(delta.entity, area::entity(["安徽省", "宿州市"]));
@@ -413,7 +440,7 @@ mod tests {
                 "provenance: missing",
             ),
         ] {
-            let error = DeltaShape::parse(line, Micros(1))
+            let error = DeltaShape::parse(line, own(), Micros(1))
                 .expect_err("wrong")
                 .to_string();
             assert!(error.starts_with(expected), "{error}");

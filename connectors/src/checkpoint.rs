@@ -1,5 +1,6 @@
 //! The state folder of a connector, and files in it that are whole or not there, whatever happens.
 
+use hutong_proto::{Epoch, Micros};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
@@ -154,6 +155,9 @@ struct Stored {
     /// What was complete with it, by name; files of older versions do not say it.
     #[serde(default)]
     barrier: Option<String>,
+    /// Of the broker's log that has all of it; files of older versions do not say it.
+    #[serde(default)]
+    log_id: Option<String>,
 }
 
 /// Where a source stands, and the last thing that is complete there, if it has a name.
@@ -161,6 +165,43 @@ struct Stored {
 pub struct Stand {
     pub checkpoint: Value,
     pub barrier: Option<String>,
+    /// The broker's log that has all of it.
+    pub log_id: Option<String>,
+}
+
+/// Epochs of one producer, each higher than all before, also when the clock goes back.
+#[derive(Clone, Debug)]
+pub struct EpochFile {
+    path: PathBuf,
+}
+
+impl EpochFile {
+    /// `producer` is one of several that the connector has.
+    pub fn new(folder: &StateFolder, producer: &str) -> EpochFile {
+        EpochFile {
+            path: folder.file(&format!("epoch.{producer}")),
+        }
+    }
+
+    /// The next one. It is on disk before anyone hears of it. Blocks.
+    ///
+    /// At least the time: a state folder that was lost begins above what it had.
+    pub fn next(&self, now: Micros) -> Result<Epoch, StateError> {
+        let last = match fs::read_to_string(&self.path) {
+            Ok(text) => text
+                .trim()
+                .parse::<u64>()
+                .map_err(|e| StateError::Damaged {
+                    path: self.path.display().to_string(),
+                    why: format!("it holds no number: {e}"),
+                })?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+            Err(e) => return Err(StateError::io("read", &self.path)(e)),
+        };
+        let next = now.0.max(last.saturating_add(1));
+        replace_file(&self.path, format!("{next}\n").as_bytes(), true)?;
+        Ok(Epoch(next))
+    }
 }
 
 /// Where the source goes on after a restart.
@@ -207,6 +248,7 @@ impl CheckpointFile {
         Ok(Some(Stand {
             checkpoint: stored.checkpoint,
             barrier: stored.barrier,
+            log_id: stored.log_id,
         }))
     }
 
@@ -217,6 +259,7 @@ impl CheckpointFile {
             source: self.source.clone(),
             checkpoint: stand.checkpoint.clone(),
             barrier: stand.barrier.clone(),
+            log_id: stand.log_id.clone(),
         };
         let bytes = serde_json::to_vec(&stored).map_err(|e| self.damaged(e.to_string()))?;
         replace_file(&self.path, &bytes, true)
@@ -247,6 +290,7 @@ mod tests {
         Stand {
             checkpoint: json!({ "id": id }),
             barrier: None,
+            log_id: None,
         }
     }
 
@@ -260,6 +304,7 @@ mod tests {
                 let stand = Stand {
                     checkpoint: checkpoint.clone(),
                     barrier,
+                    log_id: Some("00000000000000ff".to_owned()),
                 };
                 file.store(&stand).expect("stored");
                 assert_eq!(file.load().expect("loaded"), Some(stand));
@@ -268,6 +313,23 @@ mod tests {
         let older = r#"{"version":1,"source":"outbox","checkpoint":{"id":3}}"#;
         fs::write(folder.file("checkpoint.json"), older).expect("written");
         assert_eq!(file.load().expect("loaded"), Some(stand(3)));
+    }
+
+    #[test]
+    fn epochs_rise_also_when_the_clock_goes_back() {
+        let (_dir, folder) = folder();
+        let epochs = EpochFile::new(&folder, "anhui");
+        let other = EpochFile::new(&folder, "anhui.retry");
+        assert_eq!(epochs.next(Micros(1000)).expect("kept"), Epoch(1000));
+        assert_eq!(other.next(Micros(500)).expect("kept"), Epoch(500));
+        assert_eq!(epochs.next(Micros(700)).expect("kept"), Epoch(1001));
+        // Another process, later.
+        let epochs = EpochFile::new(&folder, "anhui");
+        assert_eq!(epochs.next(Micros(1001)).expect("kept"), Epoch(1002));
+        assert_eq!(epochs.next(Micros(5000)).expect("kept"), Epoch(5000));
+        fs::write(folder.file("epoch.anhui"), "no number").expect("written");
+        let damaged = epochs.next(Micros(6000)).expect_err("damaged");
+        assert!(damaged.to_string().contains("epoch.anhui"), "{damaged}");
     }
 
     #[test]

@@ -20,6 +20,11 @@ const SESSION: &str = "SET timezone = 'UTC'; SET statement_timeout = '60s'; SET 
     SET idle_in_transaction_session_timeout = '30s'; SET client_min_messages = warning; \
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
+/// For statements that look at a whole table: of 100 million rows, in a transaction of their own.
+pub(crate) const LONG_STATEMENTS: &str = "SET LOCAL statement_timeout = '2h'";
+/// The same for what `init` does, on a connection of its own.
+pub(crate) const LONG_SESSION: &str = "SET statement_timeout = '2h'";
+
 /// Which server, as whom.
 #[derive(Clone)]
 pub struct Server {

@@ -4,6 +4,7 @@ use crate::config::Config;
 use std::{
     fs::{self, File, TryLockError},
     io::Write,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -51,7 +52,12 @@ impl DataDir {
             dir: dir.clone(),
             why: error.to_string(),
         };
-        fs::create_dir_all(dir).map_err(io)?;
+        // For its owner only: it holds what is known about people, if under pseudonyms.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(io)?;
         let lock = File::options()
             .create(true)
             .truncate(false)

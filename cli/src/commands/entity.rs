@@ -9,7 +9,7 @@ use crate::{
 };
 use clap::Args;
 use hutong_connectors::client;
-use hutong_proto::{EntityId, Issuer, Kind, api, area, delta::Colour};
+use hutong_proto::{EntityId, Issuer, Kind, api, area, delta::Colour, limits};
 use serde::Serialize;
 
 /// Names an entity.
@@ -20,8 +20,23 @@ pub struct EntityArgs {
     #[arg(value_name = "ENTITY")]
     pub entity: Option<EntityId>,
     /// An area by its path, widest first, with slashes: 安徽省/宿州市/泗县.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = area_path)]
     pub path: Option<String>,
+}
+
+/// A path that cannot be would name an area that nobody knows, which reads like one without risk.
+fn area_path(text: &str) -> Result<String, String> {
+    let parts = text.split('/').count();
+    if text.split('/').any(|part| part.trim().is_empty()) {
+        return Err("a part of it is empty; write it like 安徽省/宿州市/泗县".to_owned());
+    }
+    if parts > limits::PATH_PARTS_MAX {
+        return Err(format!(
+            "it has {parts} parts, an area has up to {}",
+            limits::PATH_PARTS_MAX
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 impl EntityArgs {
@@ -118,7 +133,7 @@ pub async fn get(context: &Context, args: &EntityArgs) -> Result<(), CliError> {
                 r.issuer.to_string(),
                 r.kind.to_owned(),
                 r.delta.value_text(),
-                r.delta.revision.to_string(),
+                r.delta.revision.unwrap_or(0).to_string(),
                 utc(r.delta.committed_at_us),
                 expiry(r),
                 r.delta
@@ -360,7 +375,7 @@ pub async fn trace(context: &Context, args: &TraceArgs) -> Result<(), CliError> 
         args.kind,
         screen.bold(&shape.delta.value_text()),
         args.issuer,
-        shape.delta.revision,
+        shape.delta.revision.unwrap_or(0),
         if shape.superseded {
             ", superseded by a later one"
         } else {
@@ -385,6 +400,14 @@ pub async fn trace(context: &Context, args: &TraceArgs) -> Result<(), CliError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_that_cannot_be_is_a_mistake_and_no_area_without_risk() {
+        for wrong in ["", "/", "a//b", "安徽省/", "a/b/c/d/e/f/g"] {
+            assert!(area_path(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(area_path("安徽省/宿州市/泗县").is_ok());
+    }
 
     #[test]
     fn a_path_names_the_same_area_as_its_parts() {

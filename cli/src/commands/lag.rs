@@ -20,8 +20,16 @@ pub struct LagArgs {
     #[arg(long)]
     pub watch: bool,
     /// Exits with 1 when a subscription's oldest change not applied is older than this.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub over: Option<f64>,
+}
+
+/// Nothing is over NaN, so that nobody would ever lag.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds.is_finite() && seconds >= 0.0 => Ok(seconds),
+        _ => Err("a number of seconds is expected, such as 2.5".to_owned()),
+    }
 }
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);

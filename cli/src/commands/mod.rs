@@ -118,10 +118,13 @@ impl Context {
 }
 
 fn parse_identity(text: &str) -> Result<Identity, CliError> {
-    text.parse().map_err(|why| {
-        CliError::Usage(format!(
-            "--identity {text}: {why}; write platform/CODE, operator/NAME or auditor/NAME"
-        ))
+    text.parse().map_err(|why: String| {
+        // Some reasons are about the form, and say it already.
+        let help = match why.contains("platform/CODE") {
+            true => "",
+            false => "; write platform/CODE, operator/NAME or auditor/NAME",
+        };
+        CliError::Usage(format!("--identity {text}: {why}{help}"))
     })
 }
 

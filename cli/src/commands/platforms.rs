@@ -189,7 +189,11 @@ pub async fn subscriptions(context: &Context, args: &SubscriptionsArgs) -> Resul
         .iter()
         .map(SubscriptionShape::from_api)
         .collect();
-    context.show(&subscriptions, "No platform subscribes.", || {
+    let nobody = match args.platform {
+        Some(platform) => format!("Platform {platform} has no subscription."),
+        None => "No platform subscribes.".to_owned(),
+    };
+    context.show(&subscriptions, &nobody, || {
         let mut grid = Grid::new(&[
             "platform",
             "subscription",

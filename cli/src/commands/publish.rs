@@ -10,7 +10,7 @@ use crate::{
 };
 use clap::Args;
 use hutong_connectors::client::{Pending, Publisher, PublisherOptions, Receipt};
-use hutong_proto::{Delta, Reason, Revision};
+use hutong_proto::{Delta, Issuer, Reason, Revision};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::{
@@ -60,6 +60,8 @@ pub struct Summary {
 /// A file with a million wrong lines must not fill memory nor the screen.
 const REFUSED_SHOWN_MAX: usize = 1000;
 const IN_FLIGHT_MAX: usize = 16;
+/// Of one delta as JSON: many times what it may have on the wire.
+const LINE_BYTES_MAX: usize = 64 << 10;
 /// The reason of lines that do not get as far as the broker.
 const LINE_INVALID: &str = "LINE_INVALID";
 
@@ -93,13 +95,17 @@ impl Summary {
             }
             let line = lines.get(refused.index as usize).copied().unwrap_or(0);
             let info = &refused.info;
-            self.refuse(line, &info.reason, &info.field, &info.message);
+            // The line says which delta it is; its place in a batch means nothing to the reader.
+            let place = format!("deltas[{}]", refused.index);
+            let field = info.field.strip_prefix(&place).unwrap_or(&info.field);
+            let field = field.strip_prefix('.').unwrap_or(field);
+            self.refuse(line, &info.reason, field, &info.message);
         }
     }
 }
 
 pub async fn run(context: &Context, args: &PublishArgs) -> Result<(), CliError> {
-    context.platform("publish")?;
+    let own = context.platform("publish")?;
     let (mut input, bytes) = open(&args.file)?;
     context.reach().await?;
     let publisher = Publisher::connect(PublisherOptions::new(
@@ -109,22 +115,19 @@ pub async fn run(context: &Context, args: &PublishArgs) -> Result<(), CliError> 
     .await
     .map_err(|e| context.failed(&e))?;
     let progress = progress_bar(bytes);
-    let mut job = Job::new(context, publisher, args.batch as usize);
-    let mut text = String::new();
+    let mut job = Job::new(context, own, publisher, args.batch as usize);
+    let mut line = Vec::new();
     loop {
-        text.clear();
-        let read = input
-            .read_line(&mut text)
-            .map_err(|source| CliError::File {
-                doing: "reading",
-                path: args.file.clone(),
-                source,
-            })?;
+        let read = read_line(&mut input, &mut line).map_err(|source| CliError::File {
+            doing: "reading",
+            path: args.file.clone(),
+            source,
+        })?;
         if read == 0 {
             break;
         }
-        progress.inc(read as u64);
-        job.line(text.trim()).await?;
+        progress.inc(read);
+        job.line(&line).await?;
     }
     let summary = job.finish().await?;
     progress.finish_and_clear();
@@ -143,6 +146,25 @@ fn open(path: &Path) -> Result<(Box<dyn BufRead>, Option<u64>), CliError> {
     let file = File::open(path).map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
     Ok((Box::new(BufReader::new(file)), Some(bytes)))
+}
+
+/// Reads a line, and of one that is too long its beginning. Returns how many bytes were read; 0 at the
+/// end.
+fn read_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
+    line.clear();
+    let mut read = 0;
+    loop {
+        let some = input.fill_buf()?;
+        let end = some.iter().position(|b| *b == b'\n');
+        let taken = end.map_or(some.len(), |end| end + 1);
+        let room = (LINE_BYTES_MAX + 1).saturating_sub(line.len());
+        line.extend_from_slice(&some[..taken.min(room)]);
+        input.consume(taken);
+        read += taken as u64;
+        if end.is_some() || taken == 0 {
+            return Ok(read);
+        }
+    }
 }
 
 /// Shown on standard error, and only when that is a terminal.
@@ -169,6 +191,7 @@ struct Sent {
 /// A file on its way.
 struct Job<'a> {
     context: &'a Context,
+    own: Issuer,
     publisher: Publisher,
     batch_max: usize,
     batch: Vec<Delta>,
@@ -179,9 +202,10 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(context: &'a Context, publisher: Publisher, batch_max: usize) -> Job<'a> {
+    fn new(context: &'a Context, own: Issuer, publisher: Publisher, batch_max: usize) -> Job<'a> {
         Job {
             context,
+            own,
             publisher,
             batch_max,
             batch: Vec::new(),
@@ -192,13 +216,27 @@ impl<'a> Job<'a> {
         }
     }
 
-    async fn line(&mut self, text: &str) -> Result<(), CliError> {
+    async fn line(&mut self, line: &[u8]) -> Result<(), CliError> {
         self.summary.lines += 1;
+        let number = self.summary.lines;
+        if line.len() > LINE_BYTES_MAX {
+            let what = format!("longer than {LINE_BYTES_MAX} bytes");
+            self.summary.refuse(number, LINE_INVALID, "", &what);
+            return Ok(());
+        }
+        let text = match str::from_utf8(line) {
+            Ok(text) => text.trim(),
+            Err(e) => {
+                let what = format!("not UTF-8: {e}");
+                self.summary.refuse(number, LINE_INVALID, "", &what);
+                return Ok(());
+            }
+        };
         if text.is_empty() {
             return Ok(());
         }
         let now = times::now();
-        match DeltaShape::parse(text, now) {
+        match DeltaShape::parse(text, self.own, now) {
             Ok(mut delta) => {
                 // A revision that was left out is the time; two lines may fall on one microsecond.
                 if delta.revision.0 == now.0 {
@@ -206,11 +244,11 @@ impl<'a> Job<'a> {
                     self.last_revision = delta.revision;
                 }
                 self.batch.push(delta);
-                self.lines.push(self.summary.lines);
+                self.lines.push(number);
             }
             Err(e) => {
-                let line = self.summary.lines;
-                self.summary.refuse(line, LINE_INVALID, e.field, &e.problem);
+                self.summary
+                    .refuse(number, LINE_INVALID, e.field, &e.problem);
             }
         }
         if self.batch.len() >= self.batch_max {
@@ -269,6 +307,7 @@ impl<'a> Job<'a> {
             .close()
             .await
             .map_err(|e| self.context.failed(&e))?;
+        self.summary.refused_lines.sort_by_key(|r| r.line);
         Ok(self.summary)
     }
 }
@@ -334,6 +373,23 @@ mod tests {
                 retryable: false,
             },
         }
+    }
+
+    #[test]
+    fn a_line_without_end_takes_bounded_memory_and_the_next_one_is_read() {
+        let mut text = vec![b'x'; 3 * LINE_BYTES_MAX];
+        text.extend_from_slice(b"\nshort\nlast");
+        let mut input = BufReader::with_capacity(1000, text.as_slice());
+        let mut line = Vec::new();
+        let read = read_line(&mut input, &mut line).expect("read");
+        assert_eq!(
+            (read as usize, line.len()),
+            (3 * LINE_BYTES_MAX + 1, LINE_BYTES_MAX + 1)
+        );
+        assert_eq!(read_line(&mut input, &mut line).expect("read"), 6);
+        assert_eq!(line, b"short\n");
+        assert_eq!(read_line(&mut input, &mut line).expect("read"), 4);
+        assert_eq!(read_line(&mut input, &mut line).expect("read"), 0);
     }
 
     #[test]

@@ -138,7 +138,7 @@ fn text_line(shape: &DeltaShape, delivered: &Delivered) -> String {
         delivered.issuer.code(),
         shape.entity,
         shape.kind_text(),
-        shape.revision,
+        shape.revision.unwrap_or(0),
         shape.value_text(),
         provenance.map_or("?", |p| &p.authority),
         provenance.map_or("?", |p| &p.reason),

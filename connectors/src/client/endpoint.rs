@@ -73,11 +73,18 @@ impl Endpoint {
 
     /// A connection of its own, made when it is first used.
     pub fn channel(&self) -> Result<Channel, ClientError> {
+        let wrong = |why: String| ClientError::Address {
+            address: self.address.clone(),
+            why,
+        };
         let endpoint =
-            Channel::from_shared(self.address.clone()).map_err(|e| ClientError::Address {
-                address: self.address.clone(),
-                why: e.to_string(),
-            })?;
+            Channel::from_shared(self.address.clone()).map_err(|e| wrong(e.to_string()))?;
+        // What has no scheme would only be found out when it connects, and look like a broker that is away.
+        match endpoint.uri().scheme_str() {
+            Some("http") if endpoint.uri().host().is_some() => {}
+            Some("https") => return Err(wrong("TLS is not built in yet".to_owned())),
+            _ => return Err(wrong("it does not begin with http://".to_owned())),
+        }
         Ok(endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)

@@ -1,6 +1,6 @@
 //! What can go wrong between a client and a broker.
 
-use hutong_proto::{Reason, Refusal, api};
+use hutong_proto::{LogId, Reason, Refusal, api};
 use std::fmt;
 use tonic::{Code, Status};
 
@@ -69,6 +69,11 @@ pub enum ClientError {
          publishes under the same name with the same epoch; give each its own name"
     )]
     Overtaken { sent: u64, durable: u64 },
+    #[error(
+        "the broker has another log than before ({now}, it was {was}): its data were lost or replaced, or \
+         another broker answers at this address"
+    )]
+    AnotherLog { was: LogId, now: LogId },
     #[error("the publisher is closed")]
     Closed,
 }
@@ -95,6 +100,7 @@ impl ClientError {
             | ClientError::TooLarge { .. }
             | ClientError::Forgotten { .. }
             | ClientError::Overtaken { .. }
+            | ClientError::AnotherLog { .. }
             | ClientError::Closed => false,
         }
     }

@@ -21,6 +21,25 @@ pub use publisher::{
 pub use subscriber::{Event, Filter, Lag, Start, Subscriber, SubscriberOptions};
 
 use hutong_proto::{Delta, Issuer, Micros, Offset};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Why the last try to connect failed, for whoever watches while a client tries again. Clones are the
+/// same.
+#[derive(Clone, Debug, Default)]
+pub struct LastError(Arc<Mutex<Option<String>>>);
+
+impl LastError {
+    fn set(&self, error: &ClientError) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    }
+
+    pub fn get(&self) -> Option<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
 
 /// A delta as a subscriber gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,10 @@
 
 mod task;
 
-use crate::client::{Backoff, ClientError, EncodedBatch, Endpoint, Identity, RefusedInfo};
-use hutong_proto::{Delta, Epoch, Lane, Micros, Offset, Reason, Sequence, Shard};
+use crate::client::{
+    Backoff, ClientError, EncodedBatch, Endpoint, Identity, LastError, RefusedInfo,
+};
+use hutong_proto::{Delta, Epoch, Lane, LogId, Micros, Offset, Reason, Sequence, Shard};
 use std::{
     future::Future,
     pin::Pin,
@@ -23,10 +25,13 @@ pub struct PublisherOptions {
     pub endpoint: Endpoint,
     /// The name of the producer within its platform; one stream at a time has it.
     pub producer: String,
-    /// Higher at each start of the process; the time by default.
+    /// Higher at each start of the process. The time by default; whoever can keep a number, as
+    /// [`crate::checkpoint::EpochFile`] does, need not rely on a clock that only goes forward.
     pub epoch: Option<Epoch>,
     pub batches_in_flight_max: usize,
     pub backoff: Backoff,
+    /// Says why it cannot connect, while it tries.
+    pub last_error: LastError,
 }
 
 impl PublisherOptions {
@@ -37,6 +42,7 @@ impl PublisherOptions {
             epoch: None,
             batches_in_flight_max: 64,
             backoff: Backoff::default(),
+            last_error: LastError::default(),
         }
     }
 }
@@ -79,6 +85,8 @@ pub struct PublisherStatus {
     pub batches_in_flight: usize,
     pub last_error: Option<String>,
     pub reconnects: u64,
+    /// The log of the broker; known from the first connection on.
+    pub log_id: Option<LogId>,
 }
 
 /// A batch handed over, with where to tell what became of it.

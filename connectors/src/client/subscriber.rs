@@ -2,7 +2,7 @@
 
 mod read;
 
-use crate::client::{Backoff, ClientError, Delivered, Endpoint};
+use crate::client::{Backoff, ClientError, Delivered, Endpoint, LastError};
 use bytes::Bytes;
 use hutong_proto::{
     Cursor, Issuer, Kind, Lane, LogId, Micros, Offset, api,
@@ -88,6 +88,8 @@ pub struct SubscriberOptions {
     pub backoff: Backoff,
     /// A stream that is silent for this long counts as broken.
     pub silence_max: Duration,
+    /// Says why it cannot connect, while it tries.
+    pub last_error: LastError,
 }
 
 impl SubscriberOptions {
@@ -100,6 +102,7 @@ impl SubscriberOptions {
             credit_bytes: 0,
             backoff: Backoff::default(),
             silence_max: SILENCE_MAX,
+            last_error: LastError::default(),
         }
     }
 }
@@ -251,6 +254,7 @@ impl Subscriber {
 
     /// The line is down; when it should come up again, if it can.
     fn lost(&mut self, error: ClientError) -> Result<(), ClientError> {
+        self.options.last_error.set(&error);
         if matches!(self.line, Line::Up(_)) {
             self.reconnects += 1;
         }

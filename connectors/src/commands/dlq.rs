@@ -168,6 +168,7 @@ async fn retry(
     if letters.is_empty() {
         return Ok(line("there are no dead letters")?);
     }
+    let folder = config.folder();
     let Work::Source(work) = config.work else {
         return Ok(());
     };
@@ -177,7 +178,7 @@ async fn retry(
     let mut mapper = Mapper::new(mapping, pseudonymiser(pseudonym.as_ref())?);
     // A producer of its own: under the connector's name it would fence the connector.
     let producer = format!("{}.retry", config.name);
-    let mut target = BrokerTarget::new(config.address, config.identity, producer);
+    let mut target = BrokerTarget::new(config.address, config.identity, producer, &folder);
     let mut outlet = target.connect(None).await.map_err(Trouble::from)?;
     let mut tally = Tally::default();
     for letters in letters.chunks(RETRY_BATCH) {

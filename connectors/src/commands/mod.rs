@@ -55,7 +55,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs the connector until SIGTERM or SIGINT.
-    Run(File),
+    Run(run::RunArgs),
     /// Reads the file and its key, and says everything that is wrong with them.
     Check(File),
     /// Creates what is missing in the platform's system: tables of a sink, the outbox of a source.
@@ -140,7 +140,7 @@ pub fn main(cli: Cli) -> ExitCode {
 fn dispatch(cli: Cli) -> Result<(), CommandError> {
     let output = cli.output;
     match cli.command {
-        Command::Run(args) => run::run(load(&args.file)?),
+        Command::Run(args) => run::run(load(&args.file)?, args.new_log),
         Command::Check(args) => check::check(&args.file),
         Command::Init(args) => {
             quiet_logs()?;

@@ -12,7 +12,7 @@ use crate::{
     state::{Board, State, StatusFile},
 };
 use hutong_telemetry::logs;
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -22,16 +22,27 @@ use tokio_util::sync::CancellationToken;
 /// After SIGTERM: what is on its way may arrive, a transaction may end.
 const STOP_MAX: Duration = Duration::from_secs(20);
 
-pub fn run(config: Config) -> Result<(), CommandError> {
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// The connector's configuration.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Accepts that the broker's log is another one than before: a source sends everything again, a
+    /// sink replaces what it has by a snapshot.
+    #[arg(long)]
+    pub new_log: bool,
+}
+
+pub fn run(config: Config, new_log: bool) -> Result<(), CommandError> {
     logs::init(config.telemetry.format, &config.telemetry.filter)?;
     let folder = config.folder();
     let lock = folder.lock()?;
-    let result = runtime()?.block_on(work(config, folder));
+    let result = runtime()?.block_on(work(config, folder, new_log));
     drop(lock);
     result
 }
 
-async fn work(config: Config, folder: StateFolder) -> Result<(), CommandError> {
+async fn work(config: Config, folder: StateFolder, new_log: bool) -> Result<(), CommandError> {
     let stop = CancellationToken::new();
     let mut signals = JoinSet::new();
     signals.spawn(wait_for_signals(
@@ -45,7 +56,7 @@ async fn work(config: Config, folder: StateFolder) -> Result<(), CommandError> {
     if let Some(address) = housekeeping.http() {
         tracing::info!(%address, "serving /metrics, /livez and /readyz");
     }
-    let running = connect(config, &folder, board.clone(), stop.clone());
+    let running = connect(config, &folder, new_log, board.clone(), stop.clone());
     let ended = tokio::select! {
         ended = running => ended,
         () = overdue(&stop) => Err(CommandError::Trouble(Trouble {
@@ -83,6 +94,7 @@ async fn wait_for_signals(
 async fn connect(
     config: Config,
     folder: &StateFolder,
+    new_log: bool,
     board: Board,
     stop: CancellationToken,
 ) -> Result<(), CommandError> {
@@ -99,8 +111,9 @@ async fn connect(
             let source = AnySource::new(settings);
             let bytes_max = config.state.dead_letters_bytes_max;
             let state = SourceState::open(folder, source.name(), bytes_max)?;
-            let target = BrokerTarget::new(address, identity, name);
+            let target = BrokerTarget::new(address, identity, name, folder);
             SourceRunner::new(source, target, mapper, state, board, stop)
+                .accept_new_log(new_log)
                 .run()
                 .await?;
         }
@@ -108,7 +121,10 @@ async fn connect(
             let sink = AnySink::new(&work);
             let SinkWork { subscription, .. } = *work;
             let source = BrokerSource::new(address, identity, subscription);
-            SinkRunner::new(sink, source, board, stop).run().await?;
+            SinkRunner::new(sink, source, board, stop)
+                .accept_new_log(new_log)
+                .run()
+                .await?;
         }
     }
     Ok(())

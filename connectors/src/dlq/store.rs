@@ -16,9 +16,6 @@ const VERSION: u32 = 1;
 /// A file below this is not worth writing anew.
 const REWRITE_BYTES_MIN: u64 = 64 << 10;
 
-/// More than any row that a source accepts; a longer line is damage.
-const LINE_BYTES_MAX: u64 = 16 << 20;
-
 #[derive(Debug, thiserror::Error)]
 pub enum DlqError {
     #[error(transparent)]
@@ -103,20 +100,23 @@ impl DeadLetters {
             return Ok(());
         }
         let _lock = self.locked()?;
-        let mut length = self.refresh()?;
+        let length = self.refresh()?;
         // Until all is well: what is remembered below may not come to stand in the file.
         self.seen = None;
         let bytes = encode(&self.lines_of(letters, now))?;
-        if length + bytes.len() as u64 > self.bytes_max {
-            let contents = self.read()?;
-            length = self.rewrite(&contents)?;
-        }
-        if length + bytes.len() as u64 > self.bytes_max {
+        self.room_for(bytes.len() as u64, length)?;
+        self.append(&bytes)?;
+        self.seen = Some(self.stamp()?);
+        Ok(())
+    }
+
+    /// Makes room for so many bytes in a file of this length, if there is any to be made.
+    fn room_for(&self, bytes: u64, length: u64) -> Result<(), DlqError> {
+        if length + bytes > self.bytes_max && self.rewrite(&self.read()?)? + bytes > self.bytes_max
+        {
             let bytes_max = self.bytes_max;
             return Err(DlqError::Full { bytes_max });
         }
-        self.append(&bytes)?;
-        self.seen = Some(self.stamp()?);
         Ok(())
     }
 
@@ -166,7 +166,10 @@ impl DeadLetters {
         if !contents.letters.contains_key(&id) {
             return Err(DlqError::Unknown(id));
         }
-        self.append(&encode(&[line])?)
+        let bytes = encode(&[line])?;
+        self.seen = None;
+        self.room_for(bytes.len() as u64, contents.bytes)?;
+        self.append(&bytes)
     }
 
     /// Removes letters for good. Returns how many there were.
@@ -239,8 +242,8 @@ impl DeadLetters {
         let mut line = Vec::new();
         loop {
             line.clear();
-            let length = (&mut reader)
-                .take(LINE_BYTES_MAX)
+            // No line is longer than the file, and the file is bounded.
+            let length = reader
                 .read_until(b'\n', &mut line)
                 .map_err(StateError::io("read", &self.path))?;
             if length == 0 {

@@ -1,6 +1,6 @@
 //! What the runners need of the broker's client, so that they can be tested without a broker.
 
-use crate::client::Delivered;
+use crate::client::{Delivered, LastError};
 use hutong_proto::{Cursor, Delta, Reason};
 use std::{future::Future, pin::Pin};
 
@@ -44,6 +44,9 @@ pub trait Outlet: Send {
     fn connected(&self) -> Result<(), String>;
 
     fn reconnects(&self) -> u64;
+
+    /// Names the broker's log, where what is published becomes durable.
+    fn log_id(&self) -> String;
 }
 
 /// Opens what it opens anew for each attempt.
@@ -54,6 +57,11 @@ pub trait Connect: Send {
         &mut self,
         cursor: Option<Cursor>,
     ) -> impl Future<Output = Result<Self::Link, LinkError>> + Send;
+
+    /// Says why [`Connect::connect`] takes so long.
+    fn last_error(&self) -> LastError {
+        LastError::default()
+    }
 }
 
 /// What a subscription says.

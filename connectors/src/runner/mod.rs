@@ -28,6 +28,7 @@ use crate::{
 };
 use hutong_proto::Cursor;
 use std::{pin::pin, time::Duration};
+use tokio::time::{Instant, interval_at};
 use tokio_util::sync::CancellationToken;
 
 /// Why a connector stopped, or has to begin again.
@@ -147,16 +148,17 @@ async fn open<C: Connect>(
     board: &Board,
     stop: &CancellationToken,
 ) -> Result<Option<C::Link>, LinkError> {
+    let last_error = target.last_error();
     let mut connecting = pin!(target.connect(cursor));
-    let mut patience = pin!(tokio::time::sleep(CONNECT_PATIENCE));
-    let mut patient = true;
+    let mut patience = interval_at(Instant::now() + CONNECT_PATIENCE, CONNECT_PATIENCE);
     loop {
         tokio::select! {
             link = &mut connecting => return link.map(Some),
             () = stop.cancelled() => return Ok(None),
-            () = &mut patience, if patient => {
-                patient = false;
-                board.set(State::Degraded, "the broker does not answer yet; trying again");
+            _ = patience.tick() => {
+                let why = last_error.get();
+                let why = why.unwrap_or_else(|| "the broker does not answer yet".to_owned());
+                board.set(State::Degraded, format!("{why}; trying again"));
             }
         }
     }

@@ -46,6 +46,8 @@ pub(super) struct Outgoing {
     checkpoints: CheckpointFile,
     dead_letters: Arc<Mutex<DeadLetters>>,
     board: Board,
+    /// Where what arrives is durable.
+    log_id: String,
 }
 
 impl Outgoing {
@@ -53,6 +55,7 @@ impl Outgoing {
         checkpoints: CheckpointFile,
         dead_letters: Arc<Mutex<DeadLetters>>,
         board: Board,
+        log_id: String,
     ) -> Outgoing {
         Outgoing {
             flights: VecDeque::new(),
@@ -60,6 +63,7 @@ impl Outgoing {
             checkpoints,
             dead_letters,
             board,
+            log_id,
         }
     }
 
@@ -201,6 +205,7 @@ impl Outgoing {
         let stand = settled.checkpoint.map(|checkpoint| Stand {
             checkpoint,
             barrier: barrier.clone(),
+            log_id: Some(self.log_id.clone()),
         });
         let (letters_kept, bytes) = on_disk(move || {
             let mut store = dead_letters.lock().unwrap_or_else(PoisonError::into_inner);

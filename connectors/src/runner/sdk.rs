@@ -1,12 +1,17 @@
 //! The broker's client, as the runners see it.
 
-use super::link::{Connect, Heard, Inlet, LinkError, Outcome, Outlet, Pending, RefusedDelta};
+use super::{
+    link::{Connect, Heard, Inlet, LinkError, Outcome, Outlet, Pending, RefusedDelta},
+    on_disk,
+};
 use crate::{
+    checkpoint::{EpochFile, StateFolder},
     client::{
-        ClientError, EncodedBatch, Endpoint, Event, Filter, Identity, Publisher, PublisherOptions,
-        Receipt, Start, Subscriber, SubscriberOptions,
+        ClientError, EncodedBatch, Endpoint, Event, Filter, Identity, LastError, Publisher,
+        PublisherOptions, Receipt, Start, Subscriber, SubscriberOptions,
     },
     config::SubscriptionSettings,
+    state::now,
 };
 use hutong_proto::{Cursor, Delta, Issuer};
 
@@ -15,6 +20,8 @@ use hutong_proto::{Cursor, Delta, Issuer};
 pub struct BrokerTarget {
     endpoint: Endpoint,
     producer: String,
+    epochs: EpochFile,
+    last_error: LastError,
 }
 
 /// Where a sink's rows come from.
@@ -22,6 +29,7 @@ pub struct BrokerTarget {
 pub struct BrokerSource {
     endpoint: Endpoint,
     subscription: SubscriptionSettings,
+    last_error: LastError,
 }
 
 /// A publish stream.
@@ -33,10 +41,18 @@ pub struct BrokerOutlet(Publisher);
 pub struct BrokerInlet(Subscriber);
 
 impl BrokerTarget {
-    pub fn new(address: String, issuer: Issuer, producer: String) -> BrokerTarget {
+    /// The producer's epochs are kept in the folder.
+    pub fn new(
+        address: String,
+        issuer: Issuer,
+        producer: String,
+        folder: &StateFolder,
+    ) -> BrokerTarget {
         BrokerTarget {
             endpoint: Endpoint::new(address, Identity::Platform(issuer)),
+            epochs: EpochFile::new(folder, &producer),
             producer,
+            last_error: LastError::default(),
         }
     }
 }
@@ -50,6 +66,7 @@ impl BrokerSource {
         BrokerSource {
             endpoint: Endpoint::new(address, Identity::Platform(issuer)),
             subscription,
+            last_error: LastError::default(),
         }
     }
 }
@@ -58,8 +75,20 @@ impl Connect for BrokerTarget {
     type Link = BrokerOutlet;
 
     async fn connect(&mut self, _: Option<Cursor>) -> Result<BrokerOutlet, LinkError> {
-        let options = PublisherOptions::new(self.endpoint.clone(), self.producer.clone());
+        let mut options = PublisherOptions::new(self.endpoint.clone(), self.producer.clone());
+        let epochs = self.epochs.clone();
+        let epoch = on_disk(move || Ok(epochs.next(now())?)).await;
+        options.epoch = Some(epoch.map_err(|trouble| LinkError {
+            passing: trouble.passing,
+            reason: None,
+            message: trouble.message,
+        })?);
+        options.last_error = self.last_error.clone();
         Ok(BrokerOutlet(Publisher::connect(options).await?))
+    }
+
+    fn last_error(&self) -> LastError {
+        self.last_error.clone()
     }
 }
 
@@ -76,7 +105,12 @@ impl Connect for BrokerSource {
             include_own: self.subscription.include_own,
         };
         options.start = cursor.map_or(Start::Snapshot, Start::Cursor);
+        options.last_error = self.last_error.clone();
         Ok(BrokerInlet(Subscriber::open(options).await?))
+    }
+
+    fn last_error(&self) -> LastError {
+        self.last_error.clone()
     }
 }
 
@@ -108,6 +142,11 @@ impl Outlet for BrokerOutlet {
 
     fn reconnects(&self) -> u64 {
         self.0.status().reconnects
+    }
+
+    fn log_id(&self) -> String {
+        let log_id = self.0.status().log_id;
+        log_id.map_or_else(String::new, |id| id.to_string())
     }
 }
 

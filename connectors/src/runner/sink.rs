@@ -32,6 +32,8 @@ pub struct SinkRunner<S, C> {
     stop: CancellationToken,
     /// Why the next attempt takes a snapshot, whatever cursor the sink has.
     afresh: Option<String>,
+    /// Another log of the broker is no mistake.
+    new_log: bool,
     heard_at: Instant,
 }
 
@@ -62,8 +64,16 @@ where
             pauses: Pauses::default(),
             stop,
             afresh: None,
+            new_log: false,
             heard_at: Instant::now(),
         }
+    }
+
+    /// When the broker's log is another one than before, its snapshot replaces what is here.
+    #[must_use]
+    pub fn accept_new_log(mut self, accept: bool) -> Self {
+        self.new_log = accept;
+        self
     }
 
     #[must_use]
@@ -78,7 +88,15 @@ where
             let trouble = match self.attempt().await {
                 Ok(()) => return Ok(()),
                 Err(Ended::Trouble(trouble)) => trouble,
-                Err(Ended::Afresh(why)) => {
+                Err(Ended::AnotherLog(why)) if !self.new_log => Trouble {
+                    passing: false,
+                    message: format!(
+                        "broker: {why}: its data were lost or replaced, or the address is wrong. If it is \
+                         right, wait until the other platforms have sent it their data again, and start once \
+                         with --new-log: then its snapshot replaces what is here"
+                    ),
+                },
+                Err(Ended::Afresh(why) | Ended::AnotherLog(why)) => {
                     // Refused a snapshot as well: that is no way out.
                     if self.afresh.is_some() {
                         Trouble {
@@ -267,19 +285,19 @@ enum Ended {
     Trouble(Trouble),
     /// The cursor is of no use any more.
     Afresh(String),
+    /// The broker does not have what the cursor says.
+    AnotherLog(String),
 }
 
 impl From<LinkError> for Ended {
     fn from(error: LinkError) -> Ended {
         match error.reason {
-            Some(
-                reason @ (Reason::CursorCompacted
-                | Reason::CursorOfAnotherLog
-                | Reason::CursorAhead
-                | Reason::FilterChanged),
-            ) => Ended::Afresh(format!(
-                "the stored cursor cannot be used ({reason}), taking a snapshot"
-            )),
+            Some(reason @ (Reason::CursorCompacted | Reason::FilterChanged)) => Ended::Afresh(
+                format!("the stored cursor cannot be used ({reason}), taking a snapshot"),
+            ),
+            Some(reason @ (Reason::CursorOfAnotherLog | Reason::CursorAhead)) => {
+                Ended::AnotherLog(format!("it does not know the stored cursor ({reason})"))
+            }
             _ => Ended::Trouble(error.into()),
         }
     }

@@ -64,6 +64,8 @@ pub struct SourceRunner<S, C> {
     /// The state when nothing is wrong.
     normal: (State, &'static str),
     stop: CancellationToken,
+    /// Another log of the broker is no mistake.
+    new_log: bool,
 }
 
 impl<S, C> std::fmt::Debug for SourceRunner<S, C> {
@@ -101,7 +103,15 @@ where
             pauses: Pauses::default(),
             normal: (State::Snapshotting, FIRST_RUN),
             stop,
+            new_log: false,
         }
+    }
+
+    /// When the broker's log is another one than before, everything is sent again.
+    #[must_use]
+    pub fn accept_new_log(mut self, accept: bool) -> Self {
+        self.new_log = accept;
+        self
     }
 
     #[must_use]
@@ -137,7 +147,17 @@ where
         let Some(link) = outlet.as_mut() else {
             return Ok(());
         };
-        let stand = self.checkpoints.load()?;
+        let mut stand = self.checkpoints.load()?;
+        let log_id = link.log_id();
+        if let Some(was) = stand.as_ref().and_then(|stand| stand.log_id.clone())
+            && was != log_id
+        {
+            if !self.new_log {
+                return Err(another_log(&was, &log_id));
+            }
+            tracing::warn!(was, now = log_id, "another log: everything is sent again");
+            stand = None;
+        }
         if let Some(stand) = &stand {
             self.normal = (State::Running, "");
             // True before this process, and nothing may come that says it again.
@@ -158,6 +178,7 @@ where
             self.checkpoints.clone(),
             Arc::clone(&self.dead_letters),
             self.board.clone(),
+            log_id,
         );
         let ended = match self.pump(link, &mut outgoing).await {
             Ended::Told => Ok(()),
@@ -324,6 +345,18 @@ fn watch(board: &Board, normal: (State, &'static str), link: &impl Outlet) {
         }
         (Ok(()), State::Degraded) => board.set(normal.0, normal.1),
         _ => {}
+    }
+}
+
+/// What the source has given may not be there: that somebody has to decide.
+fn another_log(was: &str, now: &str) -> Trouble {
+    Trouble {
+        passing: false,
+        message: format!(
+            "broker: its log is another one ({now}) than the one that has what was sent so far ({was}): its \
+             data were lost or replaced, or the address is wrong. If it is right, start once with --new-log: \
+             then everything that the source still has is sent again"
+        ),
     }
 }
 

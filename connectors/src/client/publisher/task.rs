@@ -6,7 +6,7 @@ use crate::client::{
 };
 use bytes::Bytes;
 use hutong_proto::{
-    Epoch, Issuer, Lane, Micros, Offset, Sequence, Shard, api,
+    Epoch, Issuer, Lane, LogId, Micros, Offset, Sequence, Shard, api,
     api::{
         publish_request, publish_response, stream::publish_service_client::PublishServiceClient,
     },
@@ -49,6 +49,8 @@ pub struct Task {
     /// The highest one that was ever sent: nothing above it can be durable.
     sent_last: Sequence,
     acknowledged: Sequence,
+    /// Of the first stream.
+    log_id: Option<LogId>,
     /// Streams that failed one after the other, without an ack between them.
     tries: u32,
     /// All handles are gone: no new batch will come.
@@ -84,6 +86,7 @@ impl Task {
             next: None,
             sent_last: Sequence::NONE,
             acknowledged: Sequence::NONE,
+            log_id: None,
             tries: 0,
             closed: false,
         }
@@ -101,6 +104,7 @@ impl Task {
                 }
                 Err(error) => error,
             };
+            self.options.last_error.set(&error);
             self.status.send_modify(|s| {
                 s.connected = false;
                 s.last_error = Some(error.to_string());
@@ -190,6 +194,13 @@ impl Task {
             }
             other => return Err(ClientError::Malformed(format!("{other:?} before opened"))),
         };
+        let log_id = LogId(opened.log_id);
+        if let Some(was) = self.log_id.replace(log_id)
+            && was != log_id
+        {
+            return Err(ClientError::AnotherLog { was, now: log_id });
+        }
+        self.status.send_modify(|s| s.log_id = Some(log_id));
         self.resume(Sequence(opened.last_durable_sequence))?;
         let credit = i64::try_from(opened.credit_bytes).unwrap_or(i64::MAX);
         Ok(Stream {

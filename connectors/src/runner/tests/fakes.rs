@@ -116,6 +116,7 @@ pub struct Kept {
     pub refuse: Vec<Revision>,
     /// Connections end, with their batches undecided, after so many more batches.
     pub break_after: Option<usize>,
+    pub log_id: u64,
     /// The way back: acks of batches with a greater number are withheld.
     batches: u64,
 }
@@ -189,6 +190,10 @@ impl Outlet for FakeOutlet {
 
     fn reconnects(&self) -> u64 {
         0
+    }
+
+    fn log_id(&self) -> String {
+        self.0.kept().log_id.to_string()
     }
 }
 

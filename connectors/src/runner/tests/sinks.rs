@@ -27,11 +27,16 @@ type Events = Vec<Result<Heard, LinkError>>;
 
 impl Running {
     fn start(sink: &FakeSink, attempts: Vec<Events>) -> Running {
+        Running::start_with(sink, attempts, false)
+    }
+
+    fn start_with(sink: &FakeSink, attempts: Vec<Events>, new_log: bool) -> Running {
         let script = Script::new(attempts);
         let (board, stop) = (Board::new("copy"), CancellationToken::new());
         let millis = Duration::from_millis(1);
         let runner = SinkRunner::new(sink.clone(), script.clone(), board.clone(), stop.clone())
-            .pauses(Pauses::new(millis, millis));
+            .pauses(Pauses::new(millis, millis))
+            .accept_new_log(new_log);
         let mut tasks = JoinSet::new();
         tasks.spawn(runner.run());
         Running {
@@ -204,12 +209,7 @@ async fn one_transaction_has_its_bound() {
 
 #[tokio::test]
 async fn a_cursor_that_is_of_no_use_leads_to_a_snapshot() {
-    for reason in [
-        Reason::CursorCompacted,
-        Reason::CursorOfAnotherLog,
-        Reason::CursorAhead,
-        Reason::FilterChanged,
-    ] {
+    for reason in [Reason::CursorCompacted, Reason::FilterChanged] {
         let sink = FakeSink::default();
         sink.written().cursor = Some(cursor(20));
         let attempts = vec![vec![refused(reason)], snapshot(&[1], 40)];
@@ -217,6 +217,29 @@ async fn a_cursor_that_is_of_no_use_leads_to_a_snapshot() {
         running.until_applied(40).await;
         assert_eq!(running.script.state().opened, [Some(cursor(20)), None]);
         assert_eq!(running.board.status().counts.restarts, 0, "{reason}");
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_sink_has_is_not_replaced_by_another_log_unless_someone_says_so() {
+    for reason in [Reason::CursorOfAnotherLog, Reason::CursorAhead] {
+        let sink = FakeSink::default();
+        sink.written().cursor = Some(cursor(20));
+        let attempts = || vec![vec![refused(reason)], snapshot(&[1], 40)];
+        let mut running = Running::start(&sink, attempts());
+        let trouble = running.ended().await.expect_err("another log");
+        assert!(!trouble.passing);
+        let text = trouble.message;
+        assert!(
+            text.contains("--new-log") && text.contains(reason.code()),
+            "{text}"
+        );
+        assert_eq!(running.board.state(), State::Failed);
+        assert_eq!(running.calls(), ["start"], "nothing was touched");
+
+        let running = Running::start_with(&sink, attempts(), true);
+        running.until_applied(40).await;
         running.stop().await;
     }
 }

@@ -65,6 +65,16 @@ impl Running {
         broker: &FakeBroker,
         dead_letters_bytes_max: u64,
     ) -> Running {
+        Running::start_with(dir, source, broker, dead_letters_bytes_max, false)
+    }
+
+    fn start_with(
+        dir: &Arc<TempDir>,
+        source: ListSource,
+        broker: &FakeBroker,
+        dead_letters_bytes_max: u64,
+        new_log: bool,
+    ) -> Running {
         let folder = StateFolder::new(dir.path(), "anhui");
         let (board, stop) = (Board::new("anhui"), CancellationToken::new());
         let state = SourceState::open(&folder, "list", dead_letters_bytes_max).expect("opened");
@@ -78,7 +88,8 @@ impl Running {
             board.clone(),
             stop.clone(),
         )
-        .pauses(Pauses::new(millis, millis));
+        .pauses(Pauses::new(millis, millis))
+        .accept_new_log(new_log);
         let mut tasks = JoinSet::new();
         tasks.spawn(runner.run());
         Running {
@@ -358,6 +369,37 @@ async fn being_told_to_stop_it_waits_for_what_is_on_its_way() {
 }
 
 #[tokio::test]
+async fn a_broker_with_another_log_gets_everything_again_when_someone_says_so() {
+    let broker = FakeBroker::new();
+    let dir = Arc::new(tempfile::tempdir().expect("a folder"));
+    let start = |broker: &FakeBroker, count, new_log| {
+        let source = ListSource::new(rows(count), 5);
+        Running::start_with(&dir, source, broker, 1 << 20, new_log)
+    };
+    let running = start(&broker, 10, false);
+    running.until_checkpoint(10).await;
+    running.stop().await;
+    // Its data are gone: what was acknowledged is not there.
+    let empty = FakeBroker::new();
+    empty.kept().log_id = 77;
+    let mut running = start(&empty, 12, false);
+    let trouble = running.ended().await.expect_err("another log");
+    assert!(!trouble.passing);
+    assert!(trouble.message.contains("--new-log"), "{trouble}");
+    assert_eq!(running.board.state(), State::Failed);
+    assert_eq!(running.checkpoint(), Some(json!(10)));
+    assert_eq!(empty.kept().revisions().len(), 0);
+    let running = start(&empty, 12, true);
+    running.until_checkpoint(12).await;
+    assert_eq!(empty.kept().revisions().len(), 12, "all of it");
+    running.stop().await;
+    // From now on it is the known one.
+    let running = start(&empty, 13, false);
+    running.until_checkpoint(13).await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_stored_checkpoint_is_where_it_goes_on() {
     let broker = FakeBroker::new();
     let dir = Arc::new(tempfile::tempdir().expect("a folder"));
@@ -367,6 +409,7 @@ async fn a_stored_checkpoint_is_where_it_goes_on() {
         .store(&Stand {
             checkpoint: json!(7),
             barrier: Some("up to 7".to_owned()),
+            log_id: None,
         })
         .expect("stored");
     // Nothing new: what was complete is still said.

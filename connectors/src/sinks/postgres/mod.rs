@@ -18,7 +18,7 @@ mod statements;
 
 use crate::{
     client::Delivered,
-    postgres::{Link, Server, read_name},
+    postgres::{LONG_SESSION, LONG_STATEMENTS, Link, Server, read_name},
     sink::{Sink, SinkError},
 };
 use hutong_config::Table;
@@ -240,6 +240,8 @@ impl Sink for PostgresSink {
 
     async fn init(&mut self) -> Result<Vec<String>, SinkError> {
         let link = self.settings.server.connect().await?;
+        let longer = link.client.batch_execute(LONG_SESSION).await;
+        longer.map_err(|e| self.failed(&e))?;
         let done = link
             .client
             .batch_execute(&statements::init(&self.settings.schema))
@@ -279,14 +281,21 @@ impl Sink for PostgresSink {
         let mut open = self.begin()?;
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] =
             [&self.subscription, &open.session];
-        let row = open
+        let transaction = open
             .link
             .client
+            .transaction()
+            .await
+            .map_err(|e| self.failed(&e))?;
+        let longer = transaction.batch_execute(LONG_STATEMENTS).await;
+        longer.map_err(|e| self.failed(&e))?;
+        let row = transaction
             .query_opt(&self.statements.begin_snapshot, &parameters)
             .await;
         let row = row
             .map_err(|e| self.failed(&e))?
             .ok_or_else(|| self.taken_over())?;
+        transaction.commit().await.map_err(|e| self.failed(&e))?;
         open.snapshot_id = row.get(0);
         open.in_snapshot = true;
         self.open = Some(open);
@@ -332,6 +341,8 @@ impl Sink for PostgresSink {
             .map_err(|e| self.failed(&e))?;
         self.write_cursor(&transaction, session, Some(cursor), 1)
             .await?;
+        let longer = transaction.batch_execute(LONG_STATEMENTS).await;
+        longer.map_err(|e| self.failed(&e))?;
         let delete = &self.statements.delete_unmentioned;
         let deleted = transaction
             .execute(delete, &[&self.subscription, &snapshot_id])

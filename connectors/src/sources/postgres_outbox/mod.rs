@@ -36,7 +36,7 @@ mod statements;
 pub use settings::Settings;
 
 use crate::{
-    postgres::Link,
+    postgres::{LONG_SESSION, Link},
     source::{Source, SourceBatch, SourceError, SourceRow},
 };
 use hutong_proto::{Micros, Revision};
@@ -289,6 +289,8 @@ impl Source for PostgresOutbox {
 
     async fn init(&mut self) -> Result<Vec<String>, SourceError> {
         let link = self.settings.server.connect().await?;
+        let longer = link.client.batch_execute(LONG_SESSION).await;
+        longer.map_err(|e| self.failed(&e))?;
         let done = link
             .client
             .batch_execute(&statements::init(&self.settings))

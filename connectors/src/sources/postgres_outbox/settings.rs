@@ -2,7 +2,11 @@
 
 use crate::postgres::{Server, read_name};
 use hutong_config::{Read, Table, Value, read};
+use sha2::{Digest, Sha256};
 use std::time::Duration;
+
+/// What is appended to it must fit into 63 bytes as well.
+const PLAIN_BYTES_MAX: usize = 50;
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -55,7 +59,14 @@ impl Settings {
 
     /// The channel of notifications, and the first part of names that belong to the table.
     pub(super) fn plain_name(&self) -> String {
-        self.table.replace('.', "_")
+        let plain = self.table.replace('.', "_");
+        if plain.len() <= PLAIN_BYTES_MAX {
+            return plain;
+        }
+        // PostgreSQL would cut names made of it to 63 bytes, and two of them would be one.
+        let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(&plain));
+        let hash = u32::from_be_bytes([a, b, c, d]);
+        format!("{}_{hash:08x}", &plain[..PLAIN_BYTES_MAX - 9])
     }
 }
 
@@ -85,6 +96,21 @@ mod tests {
         assert!(settings.notify);
         assert_eq!(settings.delete_after, None);
         assert_eq!(settings.batch_rows, 7);
+    }
+
+    #[test]
+    fn names_that_belong_to_a_long_table_fit_and_differ() {
+        let plain = |table: &str| {
+            let url = "url = \"postgres://u@h/d\"";
+            let doc = Document::parse("c.toml", format!("{url}\ntable = \"{table}\"\n"));
+            let settings = Settings::read(&mut doc.root());
+            doc.finish(settings).expect("valid").plain_name()
+        };
+        let long = "a".repeat(62);
+        let names = [plain(&format!("{long}b")), plain(&format!("{long}c"))];
+        assert_ne!(names[0], names[1]);
+        assert!(names.iter().all(|n| n.len() <= PLAIN_BYTES_MAX));
+        assert_eq!(plain(&"a".repeat(50)), "a".repeat(50));
     }
 
     #[test]
