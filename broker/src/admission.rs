@@ -24,6 +24,8 @@ pub struct Place {
     pub lane: Lane,
     pub shard: Shard,
     pub kinds: KindSet,
+    /// Index in the batch's table.
+    pub provenance: u32,
 }
 
 /// What admission has to know besides the batch.
@@ -62,6 +64,7 @@ pub fn admit<'a>(bytes: &'a [u8], rules: &Rules) -> Result<Admitted<'a>, Refusal
                 lane: delta.lane(),
                 shard: delta.entity.shard(rules.shards),
                 kinds: KindSet::from_iter([delta.kind()]),
+                provenance: delta.provenance,
             }),
             Err(refusal) => refused.push((index, refusal)),
         }

@@ -64,8 +64,17 @@ pub fn route(admitted: Admitted<'_>, origin: &Origin<'_>) -> Routed {
         let header = header(group[0].lane, group[0].shard);
         let bytes = batch.bytes.len() * group.len() / batch.deltas.len() + 256;
         let mut record = RecordBuilder::new(&header, bytes);
-        for range in &batch.provenance {
-            record.fields(&batch.bytes[range.clone()]);
+        // Only what its deltas refer to: other entries may be what was refused, and nobody is to read that.
+        let mut used = vec![false; batch.provenance.len()];
+        for place in *group {
+            used[place.provenance as usize] = true;
+        }
+        let last = used.iter().rposition(|used| *used).unwrap_or(0);
+        for (range, used) in batch.provenance.iter().zip(used).take(last + 1) {
+            match used {
+                true => record.fields(&batch.bytes[range.clone()]),
+                false => record.no_provenance(),
+            }
         }
         let mut kinds = KindSet::default();
         for place in *group {

@@ -109,6 +109,46 @@ fn a_folder_of_a_newer_broker_or_of_something_else_is_refused_and_left_alone() {
 }
 
 #[test]
+fn a_folder_that_holds_something_else_is_not_filled() {
+    let dir = TempDir::new().expect("temp dir");
+    Broker::start(dir.path()).kill();
+    let version = dir.path().join("data/VERSION");
+    std::fs::remove_file(&version).expect("removed");
+    let log = refused(&dir);
+    assert!(
+        log.contains("not empty") && log.contains("data.dir"),
+        "{log}"
+    );
+    assert!(!version.exists(), "nothing was written");
+    std::fs::write(&version, "1\n").expect("write");
+    let shards = dir.path().join("data/SHARDS");
+    let text = std::fs::read(&shards).expect("read");
+    for (wrong, what) in [(&b"\xff\xfe"[..], "no platform"), (b"34000", "no platform")] {
+        std::fs::write(&shards, wrong).expect("write");
+        let log = refused(&dir);
+        assert!(log.contains("SHARDS") && log.contains(what), "{log}");
+    }
+    std::fs::remove_file(&shards).expect("removed");
+    let log = refused(&dir);
+    assert!(log.contains("SHARDS is missing"), "{log}");
+    std::fs::write(&shards, text).expect("write");
+    Broker::start(dir.path());
+}
+
+#[test]
+fn what_is_known_about_people_is_for_the_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new().expect("temp dir");
+    let broker = Broker::start(dir.path());
+    let mode = |name: &str| {
+        let metadata = std::fs::metadata(dir.path().join(name)).expect("there");
+        metadata.permissions().mode() & 0o777
+    };
+    assert_eq!(mode("data"), 0o700);
+    drop(broker);
+}
+
+#[test]
 fn shards_that_differ_from_the_logs_are_refused_with_both_numbers() {
     let dir = TempDir::new().expect("temp dir");
     Broker::start(dir.path()).kill();

@@ -270,6 +270,39 @@ fn the_table_of_modules_finds_an_import_that_goes_the_wrong_way() {
     );
 }
 
+/// Where the time of the day may be asked for: at the edges. In the broker it is handed in, so that a
+/// test, and one day a simulation, can say what time it is.
+const CLOCKS: &[&str] = &[
+    "bench/src/load.rs",
+    "broker/src/clock.rs",
+    "cli/src/times.rs",
+    "connectors/src/client/publisher.rs",
+    "connectors/src/client/subscriber.rs",
+    "connectors/src/sources/snapshot_folder/folder.rs",
+    "connectors/src/sources/snapshot_folder/mod.rs",
+    "connectors/src/state.rs",
+];
+
+#[test]
+fn nobody_else_looks_at_the_clock() {
+    let asks = [
+        "SystemTime::now",
+        "Utc::now",
+        "Local::now",
+        "Timestamp::now",
+    ];
+    let mut found = Vec::new();
+    for (name, text) in files(".rs") {
+        let in_tests = name.contains("/tests/") || name.ends_with("tests.rs");
+        for ask in asks {
+            if !in_tests && text.contains(ask) && !CLOCKS.contains(&name.as_str()) {
+                found.push(format!("{name}: {ask}; take the time that is handed in"));
+            }
+        }
+    }
+    none(&found);
+}
+
 #[test]
 fn links_in_the_documents_lead_somewhere() {
     let mut found = Vec::new();

@@ -8,6 +8,9 @@ use hutong_proto::{Micros, Revision};
 use serde_json::{Map, Value};
 use std::{fmt, future::Future};
 
+/// A row with this field is one that its source could not read; it says why. No mapping takes it.
+pub const UNREADABLE: &str = "@unreadable";
+
 /// One raw row as the source gave it, before mapping. May hold ID numbers: `Debug` shows the place only.
 #[derive(Clone, PartialEq)]
 pub struct SourceRow {

@@ -264,6 +264,54 @@ async fn a_dropped_call_leaves_all_or_nothing() {
 }
 
 #[tokio::test]
+async fn nothing_counts_as_kept_in_a_file_that_is_cut_or_taken_away() {
+    type Deed = fn(&Path);
+    let deeds: [(&str, Deed, Option<u64>); 4] = [
+        ("cut to nothing", |p| fs::write(p, "").expect("cut"), None),
+        (
+            "cut in the middle",
+            |p| {
+                let bytes = fs::read(p).expect("a file");
+                fs::write(p, &bytes[..bytes.len() - 10]).expect("cut");
+            },
+            Some(6),
+        ),
+        ("removed", |p| fs::remove_file(p).expect("removed"), None),
+        (
+            "moved away and made anew",
+            |p| {
+                fs::rename(p, p.with_extension("1")).expect("moved");
+                fs::write(p, "").expect("made");
+            },
+            None,
+        ),
+    ];
+    for (what, deed, stands_at) in deeds {
+        let folder = Folder::new();
+        let mut sink = folder.sink();
+        assert_eq!(sink.start().await, Ok(None));
+        for n in [5, 8] {
+            let applied = sink.apply(&[delta(2, n)], Some(cursor(n + 1))).await;
+            applied.expect("applied");
+        }
+        deed(&folder.file());
+        let error = sink
+            .apply(&[delta(2, 12)], Some(cursor(13)))
+            .await
+            .expect_err(what);
+        assert!(error.passing, "{what}: {error}");
+        assert!(error.message.contains("another program"), "{what}: {error}");
+        // It begins with what is there.
+        let stored = sink.start().await.expect("opened again");
+        assert_eq!(stored, stands_at.map(cursor), "{what}");
+        let applied = sink.apply(&[delta(2, 12)], Some(cursor(13))).await;
+        applied.expect("applied");
+        assert!(!folder.read().contains(&0), "{what}: no holes");
+        lines(&folder.read());
+    }
+}
+
+#[tokio::test]
 async fn a_file_of_somebody_else_is_left_alone() {
     let folder = Folder::new();
     let refused = async |mut sink: JsonLinesSink| -> SinkError {

@@ -18,7 +18,7 @@ use sdk::{
     line::Line,
     node, now, publisher, red, reds, soon, subscriber, until,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 async fn next(subscriber: &mut Subscriber) -> Event {
@@ -230,6 +230,38 @@ async fn credit_comes_back_for_what_was_taken_and_for_nothing_else() {
     // What lies in the stream but was not taken brings no credit.
     call.bytes(delivery(61, &reds(0, 60))).await;
     call.hears_nothing().await;
+}
+
+#[tokio::test]
+async fn a_refused_delta_leaves_nothing_in_the_record_that_could_stop_a_receiver() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let broker = node(dir.path()).await;
+    let mut receiver = Subscriber::open(starting(broker.grpc_addr(), Start::Now))
+        .await
+        .expect("accepted");
+    let publisher = Publisher::connect(publisher(broker.grpc_addr(), 1))
+        .await
+        .expect("accepted");
+    let mut deltas = reds(0, 4);
+    for (n, spoil) in [0, 2].into_iter().zip(["", "x"]) {
+        let mut provenance = sdk::provenance();
+        provenance.authority = spoil.repeat(limits::AUTHORITY_BYTES_MAX + 1);
+        deltas[n].provenance = Arc::new(provenance);
+    }
+    let mut other = sdk::provenance();
+    other.reason = "another".to_owned();
+    deltas[3].provenance = Arc::new(other);
+    let pending = publisher.publish(deltas.clone()).await.expect("sent");
+    let receipt = pending.await.expect("acknowledged");
+    assert_eq!((receipt.accepted, receipt.refused.len()), (2, 2));
+    loop {
+        let event = next(&mut receiver).await;
+        if let Event::Records { deltas: came, .. } = event {
+            let came: Vec<_> = came.into_iter().map(|d| d.delta).collect();
+            assert_eq!(came, [deltas[1].clone(), deltas[3].clone()]);
+            break;
+        }
+    }
 }
 
 #[tokio::test]

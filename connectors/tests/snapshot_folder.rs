@@ -1,7 +1,7 @@
 //! The snapshot folder: differences rebuild every list, bad files clear nothing.
 
 use hutong_connectors::{
-    source::{Source, SourceBatch, SourceError, SourceRow},
+    source::{Source, SourceBatch, SourceError, SourceRow, UNREADABLE},
     sources::snapshot_folder::{CommittedAt, Format, Settings, SnapshotFolder, parse_risk_levels},
 };
 use hutong_proto::delta::RiskLevel;
@@ -326,7 +326,7 @@ async fn a_bad_file_becomes_a_dead_letter_and_clears_nothing() {
             "{what}"
         );
         assert!(
-            row.fields["refused"]
+            row.fields[UNREADABLE]
                 .as_str()
                 .expect("a reason")
                 .contains(why),
@@ -380,7 +380,7 @@ async fn a_list_in_which_most_vanishes_is_held_until_someone_looked() {
     put(&dir, "c.json", &list(10, &long()[..29]));
     let refused = next(&mut held).await.expect("b is refused");
     assert!(
-        refused.rows[0].fields["refused"]
+        refused.rows[0].fields[UNREADABLE]
             .as_str()
             .expect("a reason")
             .contains("16 of 30")

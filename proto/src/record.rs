@@ -48,6 +48,12 @@ impl RecordBuilder {
         self.out.extend_from_slice(tagged);
     }
 
+    /// Takes the place of a provenance entry that no delta of the record refers to, so that the
+    /// indexes of the others hold.
+    pub fn no_provenance(&mut self) {
+        wire::put_len(&mut self.out, PROVENANCE_FIELD, 0);
+    }
+
     pub fn finish(self) -> Bytes {
         self.out.into()
     }

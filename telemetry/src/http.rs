@@ -22,7 +22,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Sleep, sleep, timeout},
+    time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +31,10 @@ const CONNECTIONS_MAX: usize = 64;
 
 /// After this a connection is cut, so that forgotten ones do not use up the others' places.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(600);
+
+/// From the first byte of a request to its answer, and from connecting to the first byte: half a request
+/// must not hold a place.
+const REQUEST_MAX: Duration = Duration::from_secs(5);
 
 /// How long requests under way may take after [`serve`] was told to stop.
 const STOP_MAX: Duration = Duration::from_secs(2);
@@ -118,7 +122,9 @@ impl Listener for Limited {
         let (stream, address) = Listener::accept(&mut self.listener).await;
         let connection = Connection {
             stream,
-            deadline: Box::pin(sleep(CONNECTION_AGE_MAX)),
+            deadline: Box::pin(sleep(REQUEST_MAX)),
+            until: Instant::now() + CONNECTION_AGE_MAX,
+            in_request: true,
             _place: place,
         };
         (connection, address)
@@ -133,6 +139,9 @@ impl Listener for Limited {
 struct Connection {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
+    until: Instant,
+    /// Between the first byte that came and the first one that went.
+    in_request: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -143,6 +152,12 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buf) {
+            if !self.in_request {
+                self.in_request = true;
+                let soon = Instant::now() + REQUEST_MAX;
+                let until = self.until.min(soon);
+                self.deadline.as_mut().reset(until);
+            }
             return Poll::Ready(read);
         }
         ready!(self.deadline.as_mut().poll(cx));
@@ -157,6 +172,11 @@ impl AsyncWrite for Connection {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, buf) {
+            if self.in_request {
+                self.in_request = false;
+                let until = self.until;
+                self.deadline.as_mut().reset(until);
+            }
             return Poll::Ready(written);
         }
         ready!(self.deadline.as_mut().poll(cx));

@@ -12,6 +12,9 @@ use std::{
 const VERSION: u32 = 1;
 const VERSION_FILE: &str = "VERSION";
 const SHARDS_FILE: &str = "SHARDS";
+const LOCK_FILE: &str = "LOCK";
+/// Where the log is; the shards of its entries are fixed.
+const LOG_DIR: &str = "log";
 
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
@@ -24,6 +27,13 @@ pub enum DataDirError {
          {VERSION}); install that version or a later one"
     )]
     Newer { dir: PathBuf, found: u32 },
+    #[error(
+        "the folder {dir} is not empty ({found}) and no data folder of the broker; `data.dir` takes a new or \
+         an empty one"
+    )]
+    Foreign { dir: PathBuf, found: String },
+    #[error("the file {file} {why}; restore it from a backup")]
+    Damaged { file: PathBuf, why: String },
     #[error(
         "the file {file} does not say a layout version; is {dir} really a data folder of the broker?"
     )]
@@ -58,11 +68,12 @@ impl DataDir {
             .mode(0o700)
             .create(dir)
             .map_err(io)?;
+        refuse_foreign(dir, io)?;
         let lock = File::options()
             .create(true)
             .truncate(false)
             .write(true)
-            .open(dir.join("LOCK"))
+            .open(dir.join(LOCK_FILE))
             .map_err(io)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => DataDirError::InUse { dir: dir.clone() },
@@ -74,13 +85,36 @@ impl DataDir {
     }
 }
 
+/// A wrong path must not fill somebody else's folder.
+fn refuse_foreign(
+    dir: &Path,
+    io: impl Fn(std::io::Error) -> DataDirError,
+) -> Result<(), DataDirError> {
+    if dir.join(VERSION_FILE).exists() {
+        return Ok(());
+    }
+    // `LOCK` and `VERSION.new` are ours, of a start that was killed. A new file system has `lost+found`.
+    let ours = [LOCK_FILE, "VERSION.new", "lost+found"];
+    for entry in fs::read_dir(dir).map_err(&io)? {
+        let name = entry.map_err(&io)?.file_name();
+        if !ours.iter().any(|ours| name == *ours) {
+            return Err(DataDirError::Foreign {
+                dir: dir.to_owned(),
+                found: name.to_string_lossy().into_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
 fn check_version(
     dir: &Path,
     io: impl Fn(std::io::Error) -> DataDirError,
 ) -> Result<(), DataDirError> {
     let file = dir.join(VERSION_FILE);
-    match fs::read_to_string(&file) {
-        Ok(text) => {
+    match fs::read(&file) {
+        Ok(bytes) => {
+            let text = String::from_utf8_lossy(&bytes);
             let found: u32 = text.trim().parse().map_err(|_| DataDirError::NotOurs {
                 dir: dir.to_owned(),
                 file,
@@ -103,16 +137,29 @@ fn check_shards(
     config: &Config,
     io: impl Fn(std::io::Error) -> DataDirError,
 ) -> Result<(), DataDirError> {
-    let text = match fs::read_to_string(config.data_dir.join(SHARDS_FILE)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+    let file = config.data_dir.join(SHARDS_FILE);
+    let damaged = |why: &str| DataDirError::Damaged {
+        file: file.clone(),
+        why: why.to_owned(),
+    };
+    let bytes = match fs::read(&file) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if config.data_dir.join(LOG_DIR).exists() {
+                return Err(damaged("is missing, though there is a log"));
+            }
+            Vec::new()
+        }
         Err(error) => return Err(io(error)),
     };
-    let mut stored: Vec<(String, u32)> = text
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .filter_map(|(code, n)| Some((code.to_owned(), n.parse().ok()?)))
-        .collect();
+    let text = String::from_utf8_lossy(&bytes);
+    let mut stored: Vec<(String, u32)> = Vec::new();
+    for line in text.lines() {
+        let entry = line
+            .split_once(' ')
+            .and_then(|(code, n)| Some((code.to_owned(), n.parse().ok()?)));
+        stored.push(entry.ok_or_else(|| damaged("has a line that is no platform and number"))?);
+    }
     let before = stored.len();
     for platform in &config.platforms {
         let code = platform.issuer.to_string();

@@ -149,6 +149,9 @@ fn accept(
     parts.drain.server_tasks.spawn(async move {
         loop {
             let next = async {
+                if permits.available_permits() == 0 {
+                    tracing::warn!(max, "all connections are taken; the next one waits");
+                }
                 let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
                 Some((listener.accept().await, permit))
             };

@@ -16,8 +16,11 @@ use serde::Serialize;
 use std::{
     collections::VecDeque,
     fs::File,
+    future::Future,
     io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
+    pin::pin,
+    time::Duration,
 };
 
 #[derive(Debug, Args)]
@@ -62,6 +65,9 @@ const REFUSED_SHOWN_MAX: usize = 1000;
 const IN_FLIGHT_MAX: usize = 16;
 /// Of one delta as JSON: many times what it may have on the wire.
 const LINE_BYTES_MAX: usize = 64 << 10;
+/// A broker that starts again is away for a moment.
+const SAY_AFTER_SECONDS: u32 = 3;
+const AWAY_SECONDS_MAX: u32 = 60;
 /// The reason of lines that do not get as far as the broker.
 const LINE_INVALID: &str = "LINE_INVALID";
 
@@ -276,8 +282,40 @@ impl<'a> Job<'a> {
     }
 
     async fn publish(&self, deltas: &[Delta]) -> Result<Pending, CliError> {
-        let pending = self.publisher.publish(deltas.to_vec()).await;
+        let publishing = pin!(self.publisher.publish(deltas.to_vec()));
+        let pending = self.patiently(publishing).await?;
         pending.map_err(|e| self.context.failed(&e))
+    }
+
+    /// Waits for the broker, says so when it is away, and gives up when it stays away.
+    async fn patiently<T>(&self, what: impl Future<Output = T> + Unpin) -> Result<T, CliError> {
+        let mut what = what;
+        let mut watch = tokio::time::interval(Duration::from_secs(1));
+        let mut away = 0;
+        loop {
+            tokio::select! {
+                done = &mut what => return Ok(done),
+                _ = watch.tick() => {
+                    let status = self.publisher.status();
+                    away = if status.connected { 0 } else { away + 1 };
+                    let why = status.last_error.unwrap_or_default();
+                    if away == SAY_AFTER_SECONDS {
+                        let text = format!("the broker is away, waiting for it: {why}");
+                        Screen::stderr().line(text)?;
+                    }
+                    if away == AWAY_SECONDS_MAX {
+                        return Err(CliError::Unreachable {
+                            address: self.context.address.clone(),
+                            cause: format!(
+                                "away for {AWAY_SECONDS_MAX} s: {why}. Of {} lines read {} are known to be \
+                                 accepted; publish the file again, what is known already changes nothing",
+                                self.summary.lines, self.summary.accepted
+                            ),
+                        });
+                    }
+                }
+            }
+        }
     }
 
     async fn receive(&mut self) -> Result<(), CliError> {
@@ -286,7 +324,8 @@ impl<'a> Job<'a> {
         };
         let mut again = false;
         loop {
-            let receipt = sent.pending.await.map_err(|e| self.context.failed(&e))?;
+            let receipt = self.patiently(&mut sent.pending).await?;
+            let receipt = receipt.map_err(|e| self.context.failed(&e))?;
             if !receipt.duplicate {
                 self.summary.count(&receipt, &sent.lines, again);
                 return Ok(());

@@ -192,6 +192,11 @@ impl Publisher {
         self.status.borrow().clone()
     }
 
+    /// Why the publisher has ended for good, if it has.
+    pub fn ended(&self) -> Option<ClientError> {
+        self.ended.borrow().clone()
+    }
+
     /// Waits until everything handed over is acknowledged, then ends the stream. Batches handed over
     /// through other clones while this waits are taken along.
     pub async fn close(self) -> Result<(), ClientError> {

@@ -5,7 +5,8 @@ use super::{
     output::{json, line, time},
 };
 use crate::{
-    config::Config,
+    config::{Config, Work},
+    dlq::DeadLetters,
     state::{State, Status, StatusFile},
 };
 use serde_json::json;
@@ -13,7 +14,14 @@ use serde_json::json;
 pub fn status(config: &Config, format: Format) -> Result<(), CommandError> {
     let folder = config.folder();
     let running = folder.is_running();
-    let status = StatusFile::new(&folder).read()?;
+    let mut status = StatusFile::new(&folder).read()?;
+    if let (Some(status), Work::Source(_)) = (&mut status, &config.work) {
+        // Letters are dropped and retried beside the connector, which learns of it when it writes one.
+        let bytes_max = config.state.dead_letters_bytes_max;
+        let (letters, bytes) = DeadLetters::open(&folder, bytes_max)?.size();
+        status.counts.dead_letters = letters as u64;
+        status.counts.dead_letters_bytes = bytes;
+    }
     let works = running
         && status
             .as_ref()

@@ -14,7 +14,10 @@ pub use fields::FieldPath;
 pub use rules::{EntityRule, Expiry, ProvenanceRule, Rule, TimeRule, ValueRule, When};
 pub use words::{Word, Words};
 
-use crate::{pseudonym::Pseudonymiser, source::SourceRow};
+use crate::{
+    pseudonym::Pseudonymiser,
+    source::{SourceRow, UNREADABLE},
+};
 use hutong_proto::{
     Delta, Micros, Provenance, Reason, Refusal, area,
     batch::{DeltaView, ProvenanceView},
@@ -31,7 +34,7 @@ const PROVENANCES_KEPT: usize = 1024;
 #[error("{reason} at {field}: {message}")]
 pub struct Refused {
     /// Of the catalogue of the wire, or one of FIELD_MISSING, VALUE_UNMAPPED, VALUE_INVALID,
-    /// TIME_INVALID, ID_NUMBER_INVALID, KIND_UNMAPPED.
+    /// TIME_INVALID, ID_NUMBER_INVALID, KIND_UNMAPPED, FILE_UNREADABLE.
     pub reason: &'static str,
     /// As the row names it; of what is only checked after mapping, as the wire names it.
     pub field: String,
@@ -68,6 +71,16 @@ impl Mapper {
     }
 
     pub fn map(&mut self, row: &SourceRow) -> Result<Mapped, Refused> {
+        if let Some(why) = row.fields.get(UNREADABLE) {
+            return Err(Refused {
+                reason: "FILE_UNREADABLE",
+                field: String::new(),
+                message: format!(
+                    "{}; when it is mended, give it to the source again under a new name",
+                    why.as_str().unwrap_or_default()
+                ),
+            });
+        }
         let rule = self
             .rules
             .iter()

@@ -40,6 +40,11 @@ pub trait Outlet: Send {
         deltas: Vec<Delta>,
     ) -> impl Future<Output = Result<Pending, LinkError>> + Send;
 
+    /// Why it will never connect again, also when nobody publishes.
+    fn ended(&self) -> Option<LinkError> {
+        None
+    }
+
     /// `Err` with the reason while it has no connection.
     fn connected(&self) -> Result<(), String>;
 

@@ -132,6 +132,10 @@ impl Outlet for BrokerOutlet {
         }))
     }
 
+    fn ended(&self) -> Option<LinkError> {
+        self.0.ended().map(LinkError::from)
+    }
+
     fn connected(&self) -> Result<(), String> {
         let status = self.0.status();
         if status.connected {

@@ -271,7 +271,12 @@ where
                         durable = reached;
                     }
                 }
-                _ = watched.tick() => watch(&self.board, self.normal, link),
+                _ = watched.tick() => {
+                    if let Some(error) = link.ended() {
+                        return Err(Ended::Outlet(error.into()));
+                    }
+                    watch(&self.board, self.normal, link);
+                }
                 () = sleep_until(tell_at), if durable.is_some() => return Ok((None, durable)),
                 batch = &mut next, if has_room => {
                     let batch = batch.map_err(|e| Ended::Source(e.into()))?;

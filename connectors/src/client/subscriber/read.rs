@@ -94,17 +94,24 @@ impl Subscriber {
                 let offset = logged.offset;
                 return Err(ClientError::Malformed(format!("offset {offset}")));
             }
-            let mut table = Vec::with_capacity(record.provenance.len());
-            for i in 0..record.provenance.len() {
-                table.push(Arc::new(record.provenance(i)?.to_owned()));
-            }
+            // Read when a delta refers to it: what nobody refers to is nobody's business.
+            let mut table: Vec<Option<Arc<Provenance>>> = vec![None; record.provenance.len()];
             for i in 0..record.deltas.len() {
                 let delta = record.delta(i)?;
+                let index = delta.provenance as usize;
+                let provenance = match table.get(index).cloned().flatten() {
+                    Some(known) => known,
+                    None => {
+                        let read = Arc::new(record.provenance(index)?.to_owned());
+                        table[index] = Some(Arc::clone(&read));
+                        read
+                    }
+                };
                 deltas.push(Delivered {
                     issuer: partition.issuer,
                     offset: logged.offset,
                     durable_at: logged.durable_at,
-                    delta: delta.to_owned(provenance(&table, &delta)?),
+                    delta: delta.to_owned(provenance),
                 });
             }
             cursor.set_lane(partition.lane, logged.offset.next());

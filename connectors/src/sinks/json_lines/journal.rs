@@ -6,7 +6,7 @@ use hutong_proto::Cursor;
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{self, Seek, SeekFrom, Write},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -22,6 +22,8 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 pub(super) struct Journal {
     path: PathBuf,
     file: File,
+    /// Its length, as long as nobody else writes.
+    len: u64,
     check: Check,
 }
 
@@ -51,6 +53,7 @@ impl Journal {
         let mut journal = Journal {
             path: path.to_owned(),
             file,
+            len: end,
             check: Check::default(),
         };
         journal
@@ -59,6 +62,7 @@ impl Journal {
             .map_err(failed("read"))?;
         if end == 0 {
             journal.file.write_all(&header).map_err(failed("written"))?;
+            journal.len = header.len() as u64;
         }
         journal.sync()?;
         // A new file is only there after a crash when its folder is synced too.
@@ -80,17 +84,40 @@ impl Journal {
         let mark = Mark::new(r#type, cursor, &self.check);
         self.write(&mark.to_line())?;
         self.sync()?;
+        self.check_file()?;
         self.check = Check::default();
         Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
+        self.check_file()?;
         self.file.write_all(bytes).map_err(|e| {
             SinkError::passing(format!(
                 "file {}: cannot be written: {e}",
                 self.path.display()
             ))
-        })
+        })?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Whoever moves the file away or cuts it, as programs that rotate logs do, takes lines with it that
+    /// were said to be kept. Opened again, it begins with what is there.
+    fn check_file(&self) -> Result<(), SinkError> {
+        let place = self.path.display();
+        let failed =
+            |e: io::Error| SinkError::passing(format!("file {place}: cannot be read: {e}"));
+        let ours = self.file.metadata().map_err(failed)?;
+        let changed = match std::fs::metadata(&self.path) {
+            Ok(there) if (there.dev(), there.ino()) != (ours.dev(), ours.ino()) => "replaced",
+            Ok(_) if ours.len() != self.len => "cut or written to",
+            Ok(_) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => "moved away or removed",
+            Err(e) => return Err(failed(e)),
+        };
+        Err(SinkError::passing(format!(
+            "file {place}: was {changed} by another program; it is opened again"
+        )))
     }
 
     /// After a failed sync nobody knows what is on the disk, and a second one may not tell.

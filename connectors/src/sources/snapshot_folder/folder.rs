@@ -15,7 +15,9 @@ use std::{
 };
 
 /// Far above any list of areas; keeps memory bounded.
-const FILE_BYTES_MAX: u64 = 64 << 20;
+const FILE_BYTES_MAX: u64 = 8 << 20;
+/// Each takes about 2 KB of memory on its way.
+const AREAS_MAX: usize = 200_000;
 /// A file cannot say a time later than this after now.
 const FUTURE_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -84,14 +86,23 @@ pub(super) async fn examine(settings: &Settings, name: &str) -> Result<Examined,
     let parsed = match settings.format {
         Format::RiskLevels => risk_levels::parse(name, &bytes).map_err(|e| e.to_string()),
     };
-    Ok(match parsed.and_then(not_in_the_future) {
-        Ok(list) => Examined::List {
-            list,
-            sha256: sha256(&bytes),
+    Ok(
+        match parsed.and_then(not_too_many).and_then(not_in_the_future) {
+            Ok(list) => Examined::List {
+                list,
+                sha256: sha256(&bytes),
+            },
+            Err(_) if is_fresh(&metadata, settings.settle) => Examined::BeingWritten,
+            Err(why) => Examined::Broken(why),
         },
-        Err(_) if is_fresh(&metadata, settings.settle) => Examined::BeingWritten,
-        Err(why) => Examined::Broken(why),
-    })
+    )
+}
+
+fn not_too_many(list: List) -> Result<List, String> {
+    match list.areas.len() {
+        n if n > AREAS_MAX => Err(format!("{n} areas, more than {AREAS_MAX}")),
+        _ => Ok(list),
+    }
 }
 
 /// A future time would make every later revision follow it.

@@ -1,6 +1,6 @@
 //! A full list of areas, and what one list says that another did not. No IO.
 
-use crate::source::SourceRow;
+use crate::source::{SourceRow, UNREADABLE};
 use hutong_proto::{Micros, Revision, delta::RiskLevel};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -99,15 +99,14 @@ fn row(path: &[String], area: &Area, level: Option<RiskLevel>, stamp: Stamp<'_>)
     }
 }
 
-/// A file that cannot be read as a list, as a row that no mapping accepts: it has neither level nor
-/// path, so it ends among the dead letters, and its `refused` says why.
+/// A file that cannot be read as a list, as a row that no mapping takes: it ends among the dead letters.
 pub(super) fn refused(stamp: Stamp<'_>, why: &str) -> SourceRow {
     let mut fields = Map::new();
     fields.insert("file".into(), stamp.file.into());
-    fields.insert("refused".into(), why.into());
+    fields.insert(UNREADABLE.into(), why.into());
     SourceRow {
         fields,
-        place: format!("file {}: {why}", stamp.file),
+        place: format!("file {}", stamp.file),
         revision: stamp.revision,
         committed_at: stamp.committed_at,
     }
