@@ -1,13 +1,13 @@
-//! What was published and what the broker acknowledged: the other side of every comparison.
+//! What was published and what was acknowledged: the other side of every comparison.
 
 use super::{
+    platform::Platform,
     registers::Registers,
     view::{Counts, View},
 };
-use hutong_connectors::client::Receipt;
-use hutong_proto::{Cursor, Delta, Issuer, Lane, LogId, Offset, Reason};
+use hutong_proto::{EntityId, Revision, Value};
 use std::sync::{
-    Mutex, MutexGuard, PoisonError,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -16,116 +16,83 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What one row says, as its source knows it: not by way of the mapping and the wire.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    pub entity: EntityId,
+    pub revision: Revision,
+    pub value: &'a Value,
+}
+
 /// The ledger of all sources.
 #[derive(Debug)]
 pub struct Book {
-    pub published: AtomicU64,
-    pub acknowledged: AtomicU64,
-    pub refused: AtomicU64,
-    /// Refused because a newer value of the same register was there already: nothing is missing.
-    pub superseded: AtomicU64,
-    /// Acknowledged, by platform of the demo.
-    by_platform: Vec<AtomicU64>,
+    registers: Arc<Registers>,
+    published: AtomicU64,
+    /// By platform of the demo: rows that their connector's checkpoint has passed.
+    settled: Vec<AtomicU64>,
+    /// Those of them that are among the dead letters.
+    refused: Vec<AtomicU64>,
     /// What every view must show: the acknowledged values.
     model: Mutex<View>,
-    ends: Mutex<Ends>,
-    first_refusal: Mutex<Option<String>>,
-}
-
-/// The offset after the last acknowledged record of each lane.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ends {
-    pub urgent: Offset,
-    pub bulk: Offset,
-}
-
-impl Ends {
-    pub fn pass(&mut self, lane: Lane, offset: Offset) {
-        let end = match lane {
-            Lane::Urgent => &mut self.urgent,
-            Lane::Bulk => &mut self.bulk,
-            Lane::Control => return,
-        };
-        *end = (*end).max(offset.next());
-    }
-
-    /// Whether a reader at this cursor has everything.
-    pub fn are_passed_by(&self, cursor: &Cursor) -> bool {
-        cursor.urgent >= self.urgent && cursor.bulk >= self.bulk
-    }
-
-    pub fn as_cursor(&self) -> Cursor {
-        Cursor {
-            log_id: LogId(0),
-            urgent: self.urgent,
-            bulk: self.bulk,
-        }
-    }
 }
 
 impl Book {
-    pub fn new(platforms: usize, cells: usize) -> Book {
+    pub fn new(platforms: usize, registers: Arc<Registers>) -> Book {
+        let zeros = || (0..platforms).map(|_| AtomicU64::new(0)).collect();
         Book {
             published: AtomicU64::new(0),
-            acknowledged: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            superseded: AtomicU64::new(0),
-            by_platform: (0..platforms).map(|_| AtomicU64::new(0)).collect(),
-            model: Mutex::new(View::new(cells)),
-            ends: Mutex::new(Ends::default()),
-            first_refusal: Mutex::new(None),
+            settled: zeros(),
+            refused: zeros(),
+            model: Mutex::new(View::new(registers.cells())),
+            registers,
         }
     }
 
-    /// Counts what the broker said about a batch of the platform `from`.
-    pub fn settle(
-        &self,
-        from: usize,
-        issuer: Issuer,
-        deltas: &[Delta],
-        receipt: &Receipt,
-        registers: &Registers,
-    ) {
-        if let Some(error) = &receipt.error {
-            self.refused.fetch_add(deltas.len() as u64, Relaxed);
-            self.note_refusal(&format!("{}: {}", error.reason, error.message));
-            return;
-        }
-        let mut refused = receipt.refused.iter().peekable();
+    /// Rows were committed at a source.
+    pub fn publish(&self, rows: usize) {
+        self.published.fetch_add(rows as u64, Relaxed);
+    }
+
+    /// A connector's checkpoint has passed rows of the platform `from`.
+    pub fn settle<'a>(&self, from: &Platform, rows: impl Iterator<Item = Entry<'a>>) {
         let mut model = lock(&self.model);
-        for (i, delta) in deltas.iter().enumerate() {
-            if let Some(no) = refused.next_if(|r| r.index as usize == i) {
-                if no.info.reason_known == Some(Reason::RevisionNotNewer) {
-                    self.superseded.fetch_add(1, Relaxed);
-                } else {
-                    self.refused.fetch_add(1, Relaxed);
-                    self.note_refusal(&format!("{}: {}", no.info.reason, no.info.message));
-                }
-                continue;
-            }
-            let register = registers.find(issuer, &delta.entity, delta.value.kind());
-            model.deliver(register, delta.value.lane(), delta.revision, &delta.value);
+        let mut count = 0;
+        for Entry {
+            entity,
+            revision,
+            value,
+        } in rows
+        {
+            let register = self.registers.find(from.issuer, &entity, value.kind());
+            model.deliver(register, value.lane(), revision, value);
+            count += 1;
         }
-        drop(model);
-        let accepted = u64::from(receipt.accepted);
-        self.acknowledged.fetch_add(accepted, Relaxed);
-        self.by_platform[from].fetch_add(accepted, Relaxed);
-        let mut ends = lock(&self.ends);
-        for position in &receipt.positions {
-            ends.pass(position.lane, position.offset);
-        }
+        self.settled[from.index].fetch_add(count, Relaxed);
     }
 
-    fn note_refusal(&self, text: &str) {
-        lock(&self.first_refusal).get_or_insert_with(|| text.to_owned());
+    /// So many rows of a platform are dead letters.
+    pub fn refuse(&self, from: &Platform, rows: u64) {
+        self.refused[from.index].store(rows, Relaxed);
     }
 
-    pub fn first_refusal(&self) -> Option<String> {
-        lock(&self.first_refusal).clone()
+    pub fn published(&self) -> u64 {
+        self.published.load(Relaxed)
     }
 
-    pub fn ends(&self) -> Ends {
-        *lock(&self.ends)
+    pub fn refused(&self) -> u64 {
+        self.refused.iter().map(|r| r.load(Relaxed)).sum()
+    }
+
+    fn acknowledged_of(&self, platform: usize) -> u64 {
+        let settled = self.settled[platform].load(Relaxed);
+        settled.saturating_sub(self.refused[platform].load(Relaxed))
+    }
+
+    pub fn acknowledged(&self) -> u64 {
+        (0..self.settled.len())
+            .map(|p| self.acknowledged_of(p))
+            .sum()
     }
 
     pub fn model(&self) -> MutexGuard<'_, View> {
@@ -134,8 +101,7 @@ impl Book {
 
     /// How many of the acknowledged deltas a platform must have received: all but its own.
     pub fn expected_at(&self, platform: usize) -> u64 {
-        let all = self.acknowledged.load(Relaxed);
-        all - self.by_platform[platform].load(Relaxed)
+        self.acknowledged() - self.acknowledged_of(platform)
     }
 
     /// Acknowledged for other platforms and not delivered to this one.
@@ -152,67 +118,29 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hutong_connectors::client::{Position, Refused, RefusedInfo};
-    use hutong_proto::{
-        EntityId, Micros, Provenance, Revision, Sequence, Shard, Value, delta::Colour,
-    };
-    use std::sync::Arc;
-
-    fn delta(entity: u8, revision: u64) -> Delta {
-        Delta {
-            entity: EntityId([entity; 16]),
-            revision: Revision(revision),
-            committed_at: Micros(1),
-            expires_at: Micros::ZERO,
-            evidence: String::new(),
-            provenance: Arc::new(Provenance {
-                authority: "a".to_owned(),
-                rule_id: "r".to_owned(),
-                rule_version: 1,
-                reason: "x".to_owned(),
-            }),
-            value: Value::HealthCode(Colour::Green),
-        }
-    }
+    use crate::demo::platforms::first;
+    use hutong_proto::delta::Colour;
 
     #[test]
-    fn only_accepted_deltas_are_expected_elsewhere() {
-        let issuer = Issuer::new(340_000).expect("six digits");
+    fn only_what_was_acknowledged_is_expected_elsewhere() {
+        let platform = Platform::new(0, &first(1)[0], 0, Revision(0));
         let mut registers = Registers::default();
-        for entity in 1..=3 {
-            registers.add(issuer, &EntityId([entity; 16]), 0);
+        let entities = [1, 2, 3].map(|n| EntityId([n; 16]));
+        for entity in &entities {
+            registers.add(platform.issuer, entity, 0);
         }
-        let book = Book::new(2, registers.cells());
-        let refused = |index, reason: Reason| Refused {
-            index,
-            info: RefusedInfo {
-                reason: reason.code().to_owned(),
-                reason_known: Some(reason),
-                field: String::new(),
-                message: "m".to_owned(),
-                retryable: false,
-            },
-        };
-        let receipt = Receipt {
-            sequence: Sequence(1),
-            accepted: 1,
-            refused: vec![
-                refused(0, Reason::TimeInFuture),
-                refused(2, Reason::RevisionNotNewer),
-            ],
-            error: None,
-            duplicate: false,
-            positions: vec![Position {
-                lane: Lane::Urgent,
-                shard: Shard(0),
-                offset: Offset(7),
-                durable_at: Micros(1),
-            }],
-        };
-        let deltas = [delta(1, 11), delta(2, 12), delta(3, 13)];
-        book.settle(0, issuer, &deltas, &receipt, &registers);
-        assert_eq!(book.refused.load(Relaxed), 1);
-        assert_eq!(book.superseded.load(Relaxed), 1);
+        let book = Book::new(2, Arc::new(registers));
+        book.publish(4);
+        let value = Value::HealthCode(Colour::Green);
+        let rows = entities.iter().zip(11..).map(|(entity, n)| Entry {
+            entity: *entity,
+            revision: Revision(n),
+            value: &value,
+        });
+        book.settle(&platform, rows);
+        book.refuse(&platform, 2);
+        assert_eq!((book.published(), book.acknowledged()), (4, 1));
+        assert_eq!(book.refused(), 2);
         assert_eq!(book.expected_at(0), 0);
         assert_eq!(book.expected_at(1), 1);
         assert_eq!(book.lost_at(1, &Counts::default()), 1);
@@ -223,11 +151,5 @@ mod tests {
         };
         assert_eq!(book.lost_at(1, &too_much), 0);
         assert_eq!(book.doubled_at(1, &too_much), 2);
-        assert_eq!(book.first_refusal().as_deref(), Some("TIME_IN_FUTURE: m"));
-        let mut cursor = book.ends().as_cursor();
-        assert_eq!(cursor.urgent, Offset(8));
-        assert!(book.ends().are_passed_by(&cursor));
-        cursor.urgent = Offset(7);
-        assert!(!book.ends().are_passed_by(&cursor));
     }
 }

@@ -118,6 +118,11 @@ impl Embedded {
         &self.metrics
     }
 
+    /// Of everything that this run writes.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
     }

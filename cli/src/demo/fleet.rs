@@ -1,24 +1,24 @@
 //! All platforms of the demo together: how they start, when they have caught up, and whether they agree.
 
 use super::{
-    book::{Book, Ends},
-    people::Population,
-    platform::{self, Platform, Received, Seen, Source},
+    book::Book,
+    connectors::{Connector, Connectors, outbox_mapping},
+    outbox::{Outbox, OutboxSource},
+    people::{Person, Population},
+    platform::{self, Platform, Received, Seen, ViewSink},
     platforms::Place,
     registers::Registers,
     report::Lanes,
 };
 use crate::{errors::CliError, times};
 use hdrhistogram::Histogram;
-use hutong_proto::{EntityId, Lane, Revision};
+use hutong_connectors::client::{self, Endpoint, Identity};
+use hutong_proto::{Lane, Offset, Revision, api};
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{
-    sync::mpsc,
-    task::{JoinError, JoinSet},
-};
+use tokio::sync::mpsc;
 
 /// Deltas of stories on their way to the one who tells them.
 const SEEN_MAX: usize = 1024;
@@ -26,24 +26,19 @@ const SEEN_MAX: usize = 1024;
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// The platforms, their publishers and the book.
+/// The platforms, their connectors and the book.
 #[derive(Debug)]
 pub struct Fleet {
     pub places: &'static [Place],
     pub platforms: Vec<Arc<Platform>>,
     pub registers: Arc<Registers>,
     pub book: Arc<Book>,
-    people: Vec<Arc<[EntityId]>>,
-    /// By platform and lane.
-    sources: Vec<[Source; 2]>,
-}
-
-/// A fleet that runs. A task that ends, ends the demo.
-#[derive(Debug)]
-pub struct Running {
-    pub fleet: Fleet,
-    pub seen: mpsc::Receiver<Seen>,
-    pub tasks: JoinSet<Result<(), CliError>>,
+    address: String,
+    people: Vec<Arc<[Person]>>,
+    sinks: Vec<Connector>,
+    pub sources: Vec<Connector>,
+    /// Of each of the sources when there are people: by platform and lane.
+    outboxes: Vec<Arc<Outbox>>,
 }
 
 /// Sums over the fleet.
@@ -55,59 +50,72 @@ pub struct Totals {
 }
 
 impl Fleet {
-    /// Connects every platform of `places` to the broker at `address`.
-    pub async fn start(
+    /// Starts the sinks of every platform of `places`. Also returns what they see of stories.
+    pub fn start(
         places: &'static [Place],
-        address: &str,
         registers: Registers,
-        people: Vec<Arc<[EntityId]>>,
-    ) -> Result<Running, CliError> {
+        connectors: &mut Connectors,
+    ) -> (Fleet, mpsc::Receiver<Seen>) {
         let registers = Arc::new(registers);
         // Revisions that rise from one run to the next, as those of a source do.
         let base = Revision(times::now().0);
-        let book = Arc::new(Book::new(places.len(), registers.cells()));
-        let (seen_by, seen) = mpsc::channel(SEEN_MAX);
-        let mut tasks = JoinSet::new();
-        let mut platforms = Vec::with_capacity(places.len());
-        let mut sources = Vec::with_capacity(places.len());
+        let (stories, seen) = mpsc::channel(SEEN_MAX);
+        let mut fleet = Fleet {
+            places,
+            platforms: Vec::with_capacity(places.len()),
+            book: Arc::new(Book::new(places.len(), Arc::clone(&registers))),
+            registers,
+            address: connectors.address().to_owned(),
+            people: Vec::new(),
+            sinks: Vec::with_capacity(places.len()),
+            sources: Vec::new(),
+            outboxes: Vec::new(),
+        };
         for (index, place) in places.iter().enumerate() {
-            let platform = Arc::new(Platform::new(index, place, registers.cells(), base));
-            let subscriber = platform::subscribe(&platform, address).await?;
-            tasks.spawn(platform::receive(
-                Arc::clone(&platform),
-                subscriber,
-                Arc::clone(&registers),
-                seen_by.clone(),
-            ));
-            let mut connect = async |lane| {
-                let (source, acks) = platform::source(&platform, lane, address, &book).await?;
-                tasks.spawn(platform::settle(
-                    Arc::clone(&platform),
-                    acks,
-                    Arc::clone(&book),
-                    Arc::clone(&registers),
-                ));
-                Ok::<Source, CliError>(source)
+            let cells = fleet.registers.cells();
+            let platform = Arc::new(Platform::new(index, place, cells, base));
+            let sink = ViewSink {
+                platform: Arc::clone(&platform),
+                registers: Arc::clone(&fleet.registers),
+                stories: stories.clone(),
             };
-            sources.push([connect(Lane::Urgent).await?, connect(Lane::Bulk).await?]);
-            platforms.push(platform);
+            fleet.sinks.push(connectors.sink(&platform, sink));
+            fleet.platforms.push(platform);
         }
-        Ok(Running {
-            fleet: Fleet {
-                places,
-                platforms,
-                registers,
-                book,
-                people,
-                sources,
-            },
-            seen,
-            tasks,
-        })
+        (fleet, seen)
     }
 
-    pub fn source(&self, platform: usize, lane: Lane) -> &Source {
-        &self.sources[platform][lane.index()]
+    /// Starts the sources of what happens to people: two a platform, as the lanes have a producer each.
+    /// So back pressure on negative results never holds up a colour.
+    pub fn add_people(
+        &mut self,
+        people: Vec<Arc<[Person]>>,
+        connectors: &mut Connectors,
+    ) -> Result<(), CliError> {
+        self.people = people;
+        for platform in &self.platforms {
+            let mapping = outbox_mapping(platform)?;
+            for lane in Lane::DELIVERED {
+                let outbox = Arc::new(Outbox::new(Arc::clone(platform), Arc::clone(&self.book)));
+                let source = OutboxSource(Arc::clone(&outbox));
+                let source = connectors.source(platform, lane.name(), source, mapping.clone())?;
+                self.sources.push(source);
+                self.outboxes.push(outbox);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every connector has begun.
+    pub async fn has_begun(&self) -> Result<(), CliError> {
+        for connector in self.sinks.iter().chain(&self.sources) {
+            connector.has_begun().await?;
+        }
+        Ok(())
+    }
+
+    pub fn outbox(&self, platform: usize, lane: Lane) -> &Arc<Outbox> {
+        &self.outboxes[platform * 2 + lane.index()]
     }
 
     pub fn population(&self, platform: usize, lane: Lane) -> Population {
@@ -126,10 +134,21 @@ impl Fleet {
         self.platforms.iter().find(|p| p.place.code == code)
     }
 
+    /// As the connectors' boards say now.
     pub fn totals(&self) -> Totals {
+        for (source, outbox) in self.sources.iter().zip(&self.outboxes) {
+            let up_to = source.complete().and_then(|name| name.parse().ok());
+            outbox.acknowledged(up_to.map_or(Revision(0), Revision));
+        }
+        for platform in &self.platforms {
+            let sources = self.sources.iter();
+            let own = sources.filter(|s| s.platform().index == platform.index);
+            let refused = own.map(|s| s.counts().rows_refused).sum();
+            self.book.refuse(platform, refused);
+        }
         Totals {
-            published: self.book.published.load(Relaxed),
-            acknowledged: self.book.acknowledged.load(Relaxed),
+            published: self.book.published(),
+            acknowledged: self.book.acknowledged(),
             delivered: self.platforms.iter().map(|p| p.counts().received).sum(),
         }
     }
@@ -150,40 +169,72 @@ impl Fleet {
         }
     }
 
-    /// Waits until every batch has its ack and every platform has passed the last record. Returns how
-    /// long that took, and who has not arrived when nothing moves any more.
-    pub async fn quiet_down(&self) -> Quiet {
+    /// Waits until every row is acknowledged and every platform has passed the end of the log. Says who
+    /// has not arrived when nothing moves any more.
+    pub async fn quiet_down(&self) -> Result<Quiet, CliError> {
         let start = Instant::now();
         let (mut moved_at, mut last) = (start, (0, 0));
+        let (mut complete_after, mut end) = (None, None);
         loop {
             let totals = self.totals();
-            let settled = totals.acknowledged
-                + self.book.refused.load(Relaxed)
-                + self.book.superseded.load(Relaxed);
-            let ends = self.book.ends();
+            let settled = totals.acknowledged + self.book.refused();
+            if settled >= totals.published {
+                let mut platforms = self.platforms.iter();
+                if platforms.all(|p| self.book.lost_at(p.index, &p.counts()) == 0) {
+                    complete_after.get_or_insert_with(|| start.elapsed());
+                }
+                if end.is_none() {
+                    end = Some(self.end_of_log().await?);
+                }
+            }
             let late: Vec<&'static str> = self
                 .platforms
                 .iter()
-                .filter(|p| !has_passed(&p.received(), &ends))
+                .filter(|p| !end.is_some_and(|end| has_passed(&p.received(), end)))
                 .map(|p| p.place.name)
                 .collect();
-            if settled >= totals.published && late.is_empty() {
-                return Quiet {
-                    waited: start.elapsed(),
-                    late,
-                };
-            }
             if last != (settled, totals.delivered) {
                 last = (settled, totals.delivered);
                 moved_at = Instant::now();
-            } else if moved_at.elapsed() > STUCK_AFTER {
-                return Quiet {
-                    waited: start.elapsed(),
+            }
+            if late.is_empty() || moved_at.elapsed() > STUCK_AFTER {
+                return Ok(Quiet {
+                    complete_after: complete_after.unwrap_or_else(|| start.elapsed()),
                     late,
-                };
+                });
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// The broker has applied everything below this, and everything that it has acknowledged is.
+    async fn end_of_log(&self) -> Result<Offset, CliError> {
+        let operator = Identity::Operator("demo".to_owned());
+        let mut admin = client::admin(&Endpoint::new(self.address.clone(), operator))
+            .map_err(|e| CliError::from_client(&self.address, &e))?;
+        let status = admin
+            .get_status(api::GetStatusRequest {})
+            .await
+            .map_err(|s| CliError::from_status(&self.address, &s))?;
+        Ok(Offset(status.into_inner().applied_offset))
+    }
+
+    /// The first dead letter of the fleet, in words.
+    pub fn first_refusal(&self) -> Option<String> {
+        let mut refused = self.sources.iter().filter(|s| s.counts().dead_letters > 0);
+        refused.find_map(Connector::first_dead_letter)
+    }
+
+    /// Rows that the broker had already, or newer.
+    pub fn superseded(&self) -> u64 {
+        let counts = self.sources.iter().map(Connector::counts);
+        counts.map(|c| c.deltas_not_newer).sum()
+    }
+
+    /// How often sinks had to connect again.
+    pub fn reconnects(&self) -> u64 {
+        let counts = self.sinks.iter().map(Connector::counts);
+        counts.map(|c| c.reconnects + c.restarts).sum()
     }
 
     /// Compares every platform with the book.
@@ -208,7 +259,6 @@ fn judge(platforms: &[Arc<Platform>], book: &Book, registers: &Registers) -> Ver
         verdict.doubled += book.doubled_at(platform.index, &counts);
         verdict.went_back += counts.went_back;
         verdict.unknown += counts.unknown;
-        verdict.reconnects += platform.reconnects.load(Relaxed);
         let different = received.view.differences(&model, registers, platform.index);
         if different > 0 {
             verdict.unequal.push((platform.place.name, different));
@@ -217,18 +267,17 @@ fn judge(platforms: &[Arc<Platform>], book: &Book, registers: &Registers) -> Ver
     verdict
 }
 
-fn has_passed(received: &Received, ends: &Ends) -> bool {
-    match &received.cursor {
-        Some(cursor) => ends.are_passed_by(cursor),
-        None => *ends == Ends::default(),
-    }
+fn has_passed(received: &Received, end: Offset) -> bool {
+    let cursor = received.cursor.as_ref();
+    cursor.is_some_and(|cursor| cursor.urgent >= end && cursor.bulk >= end)
 }
 
 /// How the end of the log was reached.
 #[derive(Debug)]
 pub struct Quiet {
-    pub waited: Duration,
-    /// Platforms that did not get there.
+    /// How long until every ack was there and nothing was missing anywhere.
+    pub complete_after: Duration,
+    /// Platforms that have not passed the end of the log, or nobody knows whether they have.
     pub late: Vec<&'static str>,
 }
 
@@ -242,7 +291,6 @@ pub struct Verdict {
     pub doubled: u64,
     pub went_back: u64,
     pub unknown: u64,
-    pub reconnects: u64,
     /// Platforms whose view is not what it must be, and in how many registers.
     pub unequal: Vec<(&'static str, u64)>,
 }
@@ -257,82 +305,69 @@ impl Verdict {
     }
 }
 
-/// The error of the first task that ends; a task that ends at all before the demo does is one.
-pub async fn first_failure(tasks: &mut JoinSet<Result<(), CliError>>) -> CliError {
-    match tasks.join_next().await {
-        Some(ended) => failure(ended),
-        None => std::future::pending().await,
-    }
-}
-
-fn failure(ended: Result<Result<(), CliError>, JoinError>) -> CliError {
-    match ended {
-        Ok(Err(e)) => e,
-        Ok(Ok(())) => CliError::Broken("a platform's task ended before the demo did".to_owned()),
-        Err(e) => CliError::Broken(format!("a platform's task died: {e}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::book::Entry;
     use crate::demo::platforms::first;
-    use hutong_connectors::client::{Delivered, Receipt};
-    use hutong_proto::{Delta, Micros, Offset, Provenance, Sequence, Value, delta::Colour};
+    use hutong_connectors::client::Delivered;
+    use hutong_proto::{
+        Cursor, Delta, EntityId, Issuer, LogId, Micros, Provenance, Value, delta::Colour,
+    };
 
     const BASE: Revision = Revision(100);
 
+    const CURSOR: Option<Cursor> = Some(Cursor {
+        log_id: LogId(1),
+        urgent: Offset(2),
+        bulk: Offset(2),
+    });
+
     /// Three platforms; the first one has published two deltas, which the broker acknowledged.
-    fn after_two_deltas() -> (Vec<Arc<Platform>>, Book, Registers, Vec<Delivered>) {
+    fn after_two_deltas() -> (Vec<Arc<Platform>>, Book, Arc<Registers>, Vec<Delivered>) {
         let places = first(3);
         let mut registers = Registers::default();
         let entities = [1, 2].map(|n| EntityId([n; 16]));
-        let issuer = hutong_proto::Issuer::new(places[0].code).expect("valid");
+        let issuer = Issuer::new(places[0].code).expect("valid");
         for entity in &entities {
             registers.add(issuer, entity, 0);
         }
-        let deltas: Vec<Delta> = entities
+        let delivered: Vec<Delivered> = entities
             .iter()
             .zip(1..)
-            .map(|(entity, n)| Delta {
-                entity: *entity,
-                revision: Revision(BASE.0 + n),
-                committed_at: Micros(1),
-                expires_at: Micros::ZERO,
-                evidence: String::new(),
-                provenance: Arc::new(Provenance {
-                    authority: "a".to_owned(),
-                    rule_id: "r".to_owned(),
-                    rule_version: 1,
-                    reason: "x".to_owned(),
-                }),
-                value: Value::HealthCode(Colour::Red),
+            .map(|(entity, n)| Delivered {
+                issuer,
+                offset: Offset(1),
+                durable_at: Micros(1),
+                delta: Delta {
+                    entity: *entity,
+                    revision: Revision(BASE.0 + n),
+                    committed_at: Micros(1),
+                    expires_at: Micros::ZERO,
+                    evidence: String::new(),
+                    provenance: Arc::new(Provenance {
+                        authority: "a".to_owned(),
+                        rule_id: "r".to_owned(),
+                        rule_version: 1,
+                        reason: "x".to_owned(),
+                    }),
+                    value: Value::HealthCode(Colour::Red),
+                },
             })
             .collect();
-        let book = Book::new(3, registers.cells());
-        let receipt = Receipt {
-            sequence: Sequence(1),
-            accepted: 2,
-            refused: Vec::new(),
-            error: None,
-            duplicate: false,
-            positions: Vec::new(),
-        };
-        book.settle(0, issuer, &deltas, &receipt, &registers);
-        let platforms = places
+        let registers = Arc::new(registers);
+        let book = Book::new(3, Arc::clone(&registers));
+        let platforms: Vec<Arc<Platform>> = places
             .iter()
             .enumerate()
             .map(|(i, p)| Arc::new(Platform::new(i, p, registers.cells(), BASE)))
             .collect();
-        let delivered = deltas
-            .into_iter()
-            .map(|delta| Delivered {
-                issuer,
-                offset: Offset(1),
-                durable_at: Micros(1),
-                delta,
-            })
-            .collect();
+        let rows = delivered.iter().map(|d| Entry {
+            entity: d.delta.entity,
+            revision: d.delta.revision,
+            value: &d.delta.value,
+        });
+        book.settle(&platforms[0], rows);
         (platforms, book, registers, delivered)
     }
 
@@ -340,7 +375,7 @@ mod tests {
     fn a_complete_delivery_is_good() {
         let (platforms, book, registers, delivered) = after_two_deltas();
         for platform in &platforms[1..] {
-            platform.take_in(&delivered, &registers, true);
+            platform.take_in(&delivered, &registers, CURSOR);
         }
         let verdict = judge(&platforms, &book, &registers);
         assert!(verdict.is_good(), "{verdict:?}");
@@ -350,8 +385,8 @@ mod tests {
     #[test]
     fn a_delta_kept_from_one_platform_is_found() {
         let (platforms, book, registers, delivered) = after_two_deltas();
-        platforms[1].take_in(&delivered, &registers, true);
-        platforms[2].take_in(&delivered[..1], &registers, true);
+        platforms[1].take_in(&delivered, &registers, CURSOR);
+        platforms[2].take_in(&delivered[..1], &registers, CURSOR);
         let verdict = judge(&platforms, &book, &registers);
         assert_eq!(verdict.lost, 1);
         assert_eq!(verdict.unequal, [(platforms[2].place.name, 1)]);
@@ -362,9 +397,9 @@ mod tests {
     fn a_delta_delivered_twice_or_to_its_own_issuer_is_found() {
         let (platforms, book, registers, delivered) = after_two_deltas();
         for platform in &platforms {
-            platform.take_in(&delivered, &registers, true);
+            platform.take_in(&delivered, &registers, CURSOR);
         }
-        platforms[1].take_in(&delivered[1..], &registers, true);
+        platforms[1].take_in(&delivered[1..], &registers, CURSOR);
         let verdict = judge(&platforms, &book, &registers);
         // One that came again, and two that the issuer must not get at all.
         assert_eq!((verdict.lost, verdict.doubled), (0, 1 + 2));

@@ -1,10 +1,13 @@
-//! `hutong demo`: an embedded broker and 32 platforms in one process, over real gRPC. Three stories,
+//! `hutong demo`: an embedded broker and the connectors of 32 platforms in one process, over real gRPC.
+//! Three stories,
 //! a mass-testing surge, and at the end the proof that every platform holds what all others published.
 
 pub mod book;
+pub mod connectors;
 pub mod embedded;
 pub mod fleet;
 pub mod machine;
+pub mod outbox;
 pub mod people;
 pub mod platform;
 pub mod platforms;
@@ -21,14 +24,16 @@ use crate::{
     output::{Format, Screen, grouped, json_line},
 };
 use clap::Args;
+use connectors::Connectors;
 use embedded::Embedded;
-use fleet::{Fleet, Quiet, Running, Verdict, first_failure};
+use fleet::{Fleet, Quiet, Verdict};
 use hdrhistogram::Histogram;
 use platforms::{PLACES, Place};
 use registers::Registers;
 use report::{Details, Lanes, LatencyMs, MinMax, ReplayReport, StoryReport, Summary};
 use risk_levels::Lists;
-use std::{path::PathBuf, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{path::PathBuf, time::Duration};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[derive(Debug, Args)]
 #[command(after_long_help = DEMO_HELP)]
@@ -72,24 +77,23 @@ pub async fn run(args: DemoArgs, output: Format) -> Result<(), CliError> {
     } else {
         Screen::stdout()
     };
-    tokio::select! {
-        // Everything that runs is dropped, and with it the folder that is not kept.
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.map_err(|e| CliError::Broken(format!("cannot listen for an interrupt: {e}")))?;
-            Err(CliError::Interrupted)
-        }
-        summary = play(&args, &screen) => {
-            let summary = summary?;
-            if json {
-                json_line(&summary)?;
-            }
-            if summary.is_good() {
-                Ok(())
-            } else {
-                Err(CliError::Finding("the demo found a loss, a double or an inequality".to_owned()))
-            }
-        }
+    let summary = play(&args, &screen).await?;
+    if json {
+        json_line(&summary)?;
     }
+    if summary.is_good() {
+        Ok(())
+    } else {
+        Err(CliError::Finding(
+            "the demo found a loss, a double or an inequality".to_owned(),
+        ))
+    }
+}
+
+/// The error of being interrupted, when it comes.
+async fn interrupted(interrupts: &mut Signal) -> CliError {
+    interrupts.recv().await;
+    CliError::Interrupted
 }
 
 /// What the parts of the demo have in common.
@@ -117,18 +121,29 @@ async fn play(args: &DemoArgs, screen: &Screen) -> Result<Summary, CliError> {
         Some(dir) => Some(risk_levels::read(dir, places)?),
         None => None,
     };
-    let broker = Embedded::start(places, args.keep.as_deref()).await?;
+    let mut interrupts = signal(SignalKind::interrupt())
+        .map_err(|e| CliError::Broken(format!("cannot listen for an interrupt: {e}")))?;
+    let broker = tokio::select! {
+        interrupted = interrupted(&mut interrupts) => return Err(interrupted),
+        broker = Embedded::start(places, args.keep.as_deref()) => broker?,
+    };
+    let mut connectors = Connectors::new(&broker)?;
     let stage = Stage {
         args,
         screen,
         places,
         broker: &broker,
     };
-    let summary = match &lists {
-        Some(lists) => stage.replay(lists).await,
-        None => stage.stories_and_surge().await,
+    let summary = tokio::select! {
+        interrupted = interrupted(&mut interrupts) => Err(interrupted),
+        summary = stage.play(lists.as_ref(), &mut connectors) => summary,
     };
-    let kept = broker.stop().await;
+    // The connectors first, interrupted or not: what they write must not come into a folder that is
+    // being removed. Who interrupts once more does not wait for it.
+    let kept = tokio::select! {
+        interrupted = interrupted(&mut interrupts) => return Err(interrupted),
+        kept = async { connectors.stop().await; broker.stop().await } => kept,
+    };
     if let Some(config) = kept {
         screen.blank()?;
         screen.line(format!(
@@ -140,37 +155,38 @@ async fn play(args: &DemoArgs, screen: &Screen) -> Result<Summary, CliError> {
 }
 
 impl Stage<'_> {
-    async fn stories_and_surge(&self) -> Result<Summary, CliError> {
+    async fn play(
+        &self,
+        lists: Option<&Lists>,
+        connectors: &mut Connectors,
+    ) -> Result<Summary, CliError> {
+        match lists {
+            Some(lists) => self.replay(lists, connectors).await,
+            None => self.stories_and_surge(connectors).await,
+        }
+    }
+
+    async fn stories_and_surge(&self, connectors: &mut Connectors) -> Result<Summary, CliError> {
+        let pseudonyms = connectors.pseudonyms();
+        let shares = platforms::shares(self.places);
         let mut registers = Registers::default();
-        let people = people::settle(self.places, &platforms::shares(self.places), &mut registers);
-        let stories = stories::all();
+        let people = people::settle(self.places, &shares, pseudonyms, &mut registers);
+        let stories = stories::all(pseudonyms);
         stories::settle(&stories, self.places, &mut registers);
-        let running = Fleet::start(self.places, self.broker.address(), registers, people).await?;
-        self.announce(&running.fleet)?;
-        let Running {
-            fleet,
-            mut seen,
-            mut tasks,
-        } = running;
+        let (mut fleet, mut seen) = Fleet::start(self.places, registers, connectors);
+        fleet.add_people(people, connectors)?;
         let played = async {
-            let stories = stories::tell(
-                &stories,
-                &fleet,
-                &mut seen,
-                self.broker.address(),
-                self.screen,
-            )
-            .await?;
+            self.announce(&fleet).await?;
+            let address = self.broker.address();
+            let told = stories::tell(&stories, &fleet, &mut seen, address, self.screen).await?;
             seen.close();
-            self.surge(&fleet, stories).await
+            self.surge(&fleet, told).await
         };
         let played = tokio::select! {
-            error = first_failure(&mut tasks) => Err(error),
+            error = connectors.first_failure() => Err(error),
             played = played => played,
         }?;
-        let summary = self.conclude(&fleet, played)?;
-        tasks.shutdown().await;
-        Ok(summary)
+        self.conclude(&fleet, played)
     }
 
     async fn surge(&self, fleet: &Fleet, stories: Vec<StoryReport>) -> Result<Played, CliError> {
@@ -193,12 +209,12 @@ impl Stage<'_> {
         };
         fleet.take_latency(&mut ignored);
         let mut surge = surge::run(fleet, self.screen, rate, Duration::from_secs(seconds)).await?;
-        let quiet = fleet.quiet_down().await;
+        let quiet = fleet.quiet_down().await?;
         fleet.take_latency(&mut surge.latency);
         self.screen.blank()?;
         self.screen.line(format!(
-            "  The load ended; {} ms later every ack was there and {} platforms had passed the end of the log.",
-            quiet.waited.as_millis(),
+            "  The load ended; {} ms later every ack was there and nothing was missing; {} platforms passed the end of the log.",
+            quiet.complete_after.as_millis(),
             fleet.platforms.len() - quiet.late.len()
         ))?;
         Ok(Played {
@@ -211,17 +227,18 @@ impl Stage<'_> {
         })
     }
 
-    async fn replay(&self, lists: &Lists) -> Result<Summary, CliError> {
+    async fn replay(
+        &self,
+        lists: &Lists,
+        connectors: &mut Connectors,
+    ) -> Result<Summary, CliError> {
         let registers = lists.registers(self.places);
-        let none = vec![std::sync::Arc::from([]); self.places.len()];
-        let running = Fleet::start(self.places, self.broker.address(), registers, none).await?;
-        self.announce(&running.fleet)?;
-        let Running {
-            fleet, mut tasks, ..
-        } = running;
+        let (mut fleet, _) = Fleet::start(self.places, registers, connectors);
+        let provinces = risk_levels::start(lists, &mut fleet, connectors)?;
         let played = async {
-            let replay = risk_levels::replay(lists, &fleet, self.screen).await?;
-            let quiet = fleet.quiet_down().await;
+            self.announce(&fleet).await?;
+            let replay = risk_levels::replay(lists, &provinces, &fleet, self.screen).await?;
+            let quiet = fleet.quiet_down().await?;
             let mut latency = Lanes {
                 urgent: platform::latency_histogram(),
                 bulk: platform::latency_histogram(),
@@ -237,16 +254,15 @@ impl Stage<'_> {
             })
         };
         let played = tokio::select! {
-            error = first_failure(&mut tasks) => Err(error),
+            error = connectors.first_failure() => Err(error),
             played = played => played,
         }?;
-        let summary = self.conclude(&fleet, played)?;
-        tasks.shutdown().await;
-        Ok(summary)
+        self.conclude(&fleet, played)
     }
 
-    /// Says what runs.
-    fn announce(&self, fleet: &Fleet) -> Result<(), CliError> {
+    /// Says what runs, when it does.
+    async fn announce(&self, fleet: &Fleet) -> Result<(), CliError> {
+        fleet.has_begun().await?;
         let screen = self.screen;
         let kept = match &self.args.keep {
             Some(_) => "kept",
@@ -264,8 +280,12 @@ impl Stage<'_> {
             self.broker.data_dir().display()
         ))?;
         screen.line(format!(
-            "  platforms  {}, each with two publishers (urgent and bulk) and a subscriber over gRPC",
-            fleet.platforms.len()
+            "  platforms  {}, each with {} and a sink connector over gRPC",
+            fleet.platforms.len(),
+            match self.args.risk_levels {
+                Some(_) => "a source connector",
+                None => "two source connectors (urgent and bulk)",
+            }
         ))?;
         if fleet.people() > 0 {
             screen.line(format!(
@@ -291,10 +311,10 @@ impl Stage<'_> {
         let book = &fleet.book;
         let summary = Summary {
             platforms: fleet.platforms.len(),
-            published: book.published.load(Relaxed),
-            acknowledged: book.acknowledged.load(Relaxed),
-            refused: book.refused.load(Relaxed),
-            superseded: book.superseded.load(Relaxed),
+            published: book.published(),
+            acknowledged: book.acknowledged(),
+            refused: book.refused(),
+            superseded: fleet.superseded(),
             held_back,
             applied: MinMax {
                 min: verdict.applied_min,
@@ -306,7 +326,7 @@ impl Stage<'_> {
             went_back: verdict.went_back,
             unknown: verdict.unknown,
             views_equal: verdict.unequal.is_empty() && quiet.late.is_empty(),
-            reconnects: verdict.reconnects,
+            reconnects: fleet.reconnects(),
             latency_ms: Lanes {
                 urgent: LatencyMs::of(&latency.urgent),
                 bulk: LatencyMs::of(&latency.bulk),
@@ -319,7 +339,7 @@ impl Stage<'_> {
         let details = Details {
             quiet: &quiet,
             verdict: &verdict,
-            first_refusal: book.first_refusal(),
+            first_refusal: fleet.first_refusal(),
             cores: machine::cores(),
         };
         summary.print(self.screen, &details)?;

@@ -1,16 +1,22 @@
 //! The people of the demo: made up, a few thousand a platform, drawn again and again so that their
 //! registers change many times.
 
-use super::{platforms::Place, random::Random, registers::Registers};
+use super::{
+    outbox::{Because, Change},
+    platforms::Place,
+    random::Random,
+    registers::Registers,
+};
+use hutong_connectors::pseudonym::Pseudonymiser;
 use hutong_proto::{
-    Delta, EntityId, Issuer, Lane, Micros, Provenance, Revision, Value,
+    EntityId, Issuer, Lane, Micros, Value,
     delta::{Colour, TestOutcome},
 };
 use std::{collections::VecDeque, sync::Arc};
 
 /// In all; three registers each. Small enough that 32 views fit in little memory.
 pub const PEOPLE: u64 = 60_000;
-const PEOPLE_PER_PLATFORM_MIN: u64 = 64;
+const PEOPLE_PER_PLATFORM_MIN: u32 = 64;
 /// So that every run is the same.
 const SEED: u64 = 0x4875_746f_6e67;
 /// One positive pooled tube concerns about this many people.
@@ -18,50 +24,78 @@ const TUBE: usize = 10;
 /// Colours that may be corrected later; older ones are forgotten.
 const COLOURED_MAX: usize = 512;
 /// One person in so many is reserved for positive tests. A person's negative results travel in the
-/// other lane, from the other publisher: a real source numbers the two in one transaction, the demo
+/// other lane, from the other source: a real source numbers the two in one transaction, the demo
 /// keeps them apart.
 const POSITIVE_EVERY: usize = 16;
 
 const HOUR_US: u64 = 3_600_000_000;
 
+/// Somebody who does not exist.
+#[derive(Clone, Copy, Debug)]
+pub struct Person {
+    place: u32,
+    number: u32,
+    /// What everybody but the own platform knows.
+    pub entity: EntityId,
+}
+
+impl Person {
+    pub fn new(place: u32, number: u32, pseudonyms: &Pseudonymiser) -> Person {
+        Person {
+            place,
+            number,
+            entity: pseudonyms
+                .person(&id_number(place, number))
+                .expect("digits, letters and hyphens"),
+        }
+    }
+
+    pub fn id_number(&self) -> String {
+        id_number(self.place, self.number)
+    }
+}
+
+/// No number that anybody has.
+fn id_number(place: u32, number: u32) -> String {
+    format!("{place}-DEMO-{number:07}")
+}
+
 /// Makes the people of every platform and enters them into the directory.
-pub fn settle(places: &[Place], shares: &[f64], registers: &mut Registers) -> Vec<Arc<[EntityId]>> {
+pub fn settle(
+    places: &[Place],
+    shares: &[f64],
+    pseudonyms: &Pseudonymiser,
+    registers: &mut Registers,
+) -> Vec<Arc<[Person]>> {
     let mut all = Vec::with_capacity(places.len());
     for (home, (place, share)) in places.iter().zip(shares).enumerate() {
         let issuer = Issuer::new(place.code).expect("the table holds valid codes");
-        let count = ((PEOPLE as f64 * share) as u64).max(PEOPLE_PER_PLATFORM_MIN);
-        let mut random = Random::new(SEED ^ u64::from(place.code));
-        let people: Arc<[EntityId]> = (0..count).map(|_| person(&mut random)).collect();
-        for entity in people.iter() {
-            registers.add(issuer, entity, home);
+        let count = ((PEOPLE as f64 * share) as u32).max(PEOPLE_PER_PLATFORM_MIN);
+        let people: Arc<[Person]> = (0..count)
+            .map(|number| Person::new(place.code, number, pseudonyms))
+            .collect();
+        for person in people.iter() {
+            registers.add(issuer, &person.entity, home);
         }
         all.push(people);
     }
     all
 }
 
-/// A pseudonym; real ones are keyed hashes and look just as random.
-pub fn person(random: &mut Random) -> EntityId {
-    let mut id = [0; 16];
-    id[..8].copy_from_slice(&random.draw().to_le_bytes());
-    id[8..].copy_from_slice(&random.draw().to_le_bytes());
-    EntityId(id)
-}
-
 /// What happens to the people of one platform, in one lane.
 #[derive(Debug)]
 pub struct Population {
-    people: Arc<[EntityId]>,
+    people: Arc<[Person]>,
     lane: Lane,
     random: Random,
     reasons: Reasons,
     /// Follows from what happened before: the people of a positive tube.
-    coming: VecDeque<(usize, Change)>,
+    coming: VecDeque<(usize, Event)>,
     coloured: VecDeque<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Change {
+enum Event {
     Positive,
     Colour(Colour),
     /// Back to green: the earlier colour was wrong.
@@ -70,16 +104,16 @@ enum Change {
 
 #[derive(Clone, Debug)]
 struct Reasons {
-    tested: Arc<Provenance>,
-    vaccinated: Arc<Provenance>,
-    contact: Arc<Provenance>,
-    travelled: Arc<Provenance>,
-    corrected: Arc<Provenance>,
+    tested: Arc<Because>,
+    vaccinated: Arc<Because>,
+    contact: Arc<Because>,
+    travelled: Arc<Because>,
+    corrected: Arc<Because>,
 }
 
 impl Reasons {
     fn of(place: &Place) -> Reasons {
-        let because = |rule: &str, reason: &str| provenance(place, rule, reason);
+        let because = |rule: &str, reason: &str| because(place, rule, reason);
         Reasons {
             tested: because("TEST", "mass testing"),
             vaccinated: because("VACC", "dose given"),
@@ -91,17 +125,15 @@ impl Reasons {
 }
 
 /// Rules of the demo are named after the province: `340000-CODE`.
-pub fn provenance(place: &Place, rule: &str, reason: &str) -> Arc<Provenance> {
-    Arc::new(Provenance {
-        authority: format!("{}卫生健康委员会", place.province),
+pub fn because(place: &Place, rule: &str, reason: &str) -> Arc<Because> {
+    Arc::new(Because {
         rule_id: format!("{}-{rule}", place.code),
-        rule_version: 1,
         reason: reason.to_owned(),
     })
 }
 
 impl Population {
-    pub fn new(place: &Place, lane: Lane, people: Arc<[EntityId]>) -> Population {
+    pub fn new(place: &Place, lane: Lane, people: Arc<[Person]>) -> Population {
         Population {
             people,
             lane,
@@ -113,23 +145,21 @@ impl Population {
     }
 
     /// The next thing that happens, at its moment.
-    pub fn next(&mut self, at: Micros, revision: Revision) -> Delta {
-        let (person, value, expires, reason) = match self.lane {
+    pub fn next(&mut self, at: Micros) -> Change {
+        let (person, value, expires_at, because) = match self.lane {
             Lane::Urgent => self.urgent(at),
             Lane::Bulk | Lane::Control => self.bulk(at),
         };
-        Delta {
-            entity: self.people[person],
-            revision,
+        Change {
+            person: self.people[person],
             committed_at: at,
-            expires_at: expires,
-            evidence: String::new(),
-            provenance: reason,
+            expires_at,
+            because,
             value,
         }
     }
 
-    fn bulk(&mut self, at: Micros) -> (usize, Value, Micros, Arc<Provenance>) {
+    fn bulk(&mut self, at: Micros) -> (usize, Value, Micros, Arc<Because>) {
         let mut person = self.draw();
         if self.random.below(1000) < 15 {
             let value = Value::Vaccination {
@@ -156,24 +186,24 @@ impl Population {
         (person, value, expires, Arc::clone(&self.reasons.tested))
     }
 
-    fn urgent(&mut self, at: Micros) -> (usize, Value, Micros, Arc<Provenance>) {
+    fn urgent(&mut self, at: Micros) -> (usize, Value, Micros, Arc<Because>) {
         if self.coming.is_empty() {
             self.happen();
         }
-        let (person, change) = self
+        let (person, event) = self
             .coming
             .pop_front()
             .expect("something has just happened");
         let in_days = |days: u64| Micros(at.0 + days * 24 * HOUR_US);
-        match change {
-            Change::Positive => {
+        match event {
+            Event::Positive => {
                 let value = Value::TestResult {
                     outcome: TestOutcome::Positive,
                     sampled_at: Micros(at.0 - 6 * HOUR_US),
                 };
                 (person, value, in_days(14), Arc::clone(&self.reasons.tested))
             }
-            Change::Colour(colour) => {
+            Event::Colour(colour) => {
                 self.coloured.push_back(person);
                 if self.coloured.len() > COLOURED_MAX {
                     self.coloured.pop_front();
@@ -189,7 +219,7 @@ impl Population {
                     Arc::clone(reason),
                 )
             }
-            Change::Corrected => (
+            Event::Corrected => (
                 person,
                 Value::HealthCode(Colour::Green),
                 Micros::ZERO,
@@ -204,19 +234,19 @@ impl Population {
             (0, kept) => {
                 self.coloured.extend(kept);
                 let person = self.draw() / POSITIVE_EVERY * POSITIVE_EVERY;
-                self.coming.push_back((person, Change::Positive));
-                self.coming.push_back((person, Change::Colour(Colour::Red)));
+                self.coming.push_back((person, Event::Positive));
+                self.coming.push_back((person, Event::Colour(Colour::Red)));
                 for neighbour in 1..TUBE {
                     let person = (person + neighbour) % self.people.len();
                     self.coming
-                        .push_back((person, Change::Colour(Colour::Yellow)));
+                        .push_back((person, Event::Colour(Colour::Yellow)));
                 }
             }
-            (1..=6, Some(person)) => self.coming.push_back((person, Change::Corrected)),
+            (1..=6, Some(person)) => self.coming.push_back((person, Event::Corrected)),
             (_, kept) => {
                 self.coloured.extend(kept);
                 let person = self.draw();
-                self.coming.push_back((person, Change::Colour(Colour::Red)));
+                self.coming.push_back((person, Event::Colour(Colour::Red)));
             }
         }
     }
@@ -232,16 +262,18 @@ impl Population {
 mod tests {
     use super::*;
     use crate::demo::platforms::{PLACES, shares};
+    use hutong_connectors::pseudonym::Algorithm;
     use hutong_proto::Kind;
     use std::collections::HashSet;
 
-    fn made(lane: Lane, count: u64) -> (Registers, Vec<Delta>) {
+    fn made(lane: Lane, count: u64) -> (Registers, Vec<Change>) {
         let mut registers = Registers::default();
-        let people = settle(&PLACES, &shares(&PLACES), &mut registers);
+        let pseudonyms = Pseudonymiser::new(Algorithm::HmacSm3, b"any", 1);
+        let people = settle(&PLACES, &shares(&PLACES), &pseudonyms, &mut registers);
         let mut population = Population::new(&PLACES[0], lane, Arc::clone(&people[0]));
         let start = 1_650_000_000_000_000;
         let deltas = (0..count)
-            .map(|i| population.next(Micros(start + i), Revision(i + 1)))
+            .map(|i| population.next(Micros(start + i)))
             .collect();
         (registers, deltas)
     }
@@ -255,7 +287,7 @@ mod tests {
                 assert_eq!(delta.value.lane(), lane);
                 assert!(
                     registers
-                        .find(issuer, &delta.entity, delta.value.kind())
+                        .find(issuer, &delta.person.entity, delta.value.kind())
                         .is_some()
                 );
             }
@@ -270,7 +302,7 @@ mod tests {
             .filter(|d| d.value.kind() == Kind::TestResult)
             .count();
         assert!((19_500..19_900).contains(&tests), "{tests}");
-        let entities: HashSet<EntityId> = deltas.iter().map(|d| d.entity).collect();
+        let entities: HashSet<EntityId> = deltas.iter().map(|d| d.person.entity).collect();
         assert!(entities.len() < 10_000);
     }
 
@@ -291,7 +323,7 @@ mod tests {
                 .1
                 .iter()
                 .filter(|d| d.value.kind() == Kind::TestResult)
-                .map(|d| d.entity)
+                .map(|d| d.person.entity)
                 .collect()
         };
         assert!(tests(Lane::Urgent).is_disjoint(&tests(Lane::Bulk)));

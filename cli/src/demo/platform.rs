@@ -1,33 +1,24 @@
-//! One platform of the demo: what it publishes, what it receives, over gRPC like any other client.
+//! One platform of the demo: what it knows of the others, and the sink that its connector applies to.
 
 use super::{
-    book::{Book, lock},
+    book::lock,
     platforms::Place,
     registers::Registers,
     view::{Counts, View},
 };
-use crate::{errors::CliError, times};
+use crate::times;
 use hdrhistogram::Histogram;
-use hutong_connectors::client::{
-    Delivered, Endpoint, Event, Identity, Pending, Publisher, PublisherOptions, Start, Subscriber,
-    SubscriberOptions,
+use hutong_connectors::{
+    client::Delivered,
+    sink::{Sink, SinkError},
 };
-use hutong_proto::{Cursor, Delta, EntityId, Issuer, Kind, Lane, Micros, Revision};
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::{Duration, Instant},
+use hutong_proto::{Cursor, EntityId, Issuer, Kind, Micros, Revision};
+use std::sync::{
+    Arc, Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 use tokio::sync::mpsc;
 
-/// The name of every platform's subscription.
-pub const SUBSCRIPTION: &str = "demo";
-/// Batches sent and not yet acknowledged, beyond what the publisher itself holds.
-const UNSETTLED_MAX: usize = 256;
-/// How often at most a platform tells the broker what it has applied.
-const APPLIED_EVERY: Duration = Duration::from_millis(20);
 /// Latencies above are counted as this; two digits of precision keep 64 histograms small.
 const LATENCY_US_MAX: u64 = 600_000_000;
 
@@ -51,14 +42,13 @@ pub struct Received {
     pub cursor: Option<Cursor>,
 }
 
-/// A platform. The receiving task writes, everybody else reads.
+/// A platform. Its connectors write, everybody else reads.
 #[derive(Debug)]
 pub struct Platform {
     pub index: usize,
     pub place: &'static Place,
     pub issuer: Issuer,
     received: Mutex<Received>,
-    pub reconnects: AtomicU64,
     /// The source's commit sequence: revisions rise over all its registers.
     revision: AtomicU64,
 }
@@ -78,7 +68,6 @@ impl Platform {
                 latency: [latency_histogram(), latency_histogram()],
                 cursor: None,
             }),
-            reconnects: AtomicU64::new(0),
             revision: AtomicU64::new(base.0),
         }
     }
@@ -111,22 +100,25 @@ impl Platform {
         p99
     }
 
-    pub fn endpoint(&self, address: &str) -> Endpoint {
-        Endpoint::new(address.to_owned(), Identity::Platform(self.issuer))
-    }
-
-    /// Takes deliveries in; returns those that are watched.
-    pub fn take_in(&self, deltas: &[Delivered], registers: &Registers, live: bool) -> Vec<Seen> {
+    /// Takes deliveries in, with the cursor after them unless they are of a snapshot; returns those that
+    /// are watched.
+    pub fn take_in(
+        &self,
+        deltas: &[Delivered],
+        registers: &Registers,
+        cursor: Option<Cursor>,
+    ) -> Vec<Seen> {
         let now = times::now();
         let mut seen = Vec::new();
         let mut received = self.received();
+        received.cursor = cursor.or(received.cursor);
         let Received { view, latency, .. } = &mut *received;
         for delivered in deltas {
             let delta = &delivered.delta;
             let (kind, lane) = (delta.value.kind(), delta.value.lane());
             let register = registers.find(delivered.issuer, &delta.entity, kind);
             view.deliver(register, lane, delta.revision, &delta.value);
-            if live {
+            if cursor.is_some() {
                 let us = now.0.saturating_sub(delta.committed_at.0);
                 latency[lane.index()].saturating_record(us);
             }
@@ -145,137 +137,48 @@ impl Platform {
     }
 }
 
-/// Opens the platform's subscription: all current values first, then what follows.
-pub async fn subscribe(platform: &Platform, address: &str) -> Result<Subscriber, CliError> {
-    let mut options = SubscriberOptions::new(platform.endpoint(address), SUBSCRIPTION.to_owned());
-    options.start = Start::Snapshot;
-    Subscriber::open(options)
-        .await
-        .map_err(|e| broken(platform, "subscribing", &e))
-}
-
-/// Receives until the stream ends for good. Cancelled at the end of the demo.
-pub async fn receive(
-    platform: Arc<Platform>,
-    mut subscriber: Subscriber,
-    registers: Arc<Registers>,
-    stories: mpsc::Sender<Seen>,
-) -> Result<(), CliError> {
-    let failed = |e| broken(&platform, "receiving", &e);
-    let mut told_at = Instant::now();
-    loop {
-        let event = subscriber.next().await.map_err(failed)?;
-        let (cursor, idle) = match event {
-            Event::SnapshotBegin { .. } => continue,
-            Event::Rows(rows) => {
-                platform.take_in(&rows, &registers, false);
-                continue;
-            }
-            Event::Records { deltas, cursor } => {
-                for seen in platform.take_in(&deltas, &registers, true) {
-                    // Nobody listens any more after the stories.
-                    if stories.send(seen).await.is_err() {
-                        break;
-                    }
-                }
-                (cursor, false)
-            }
-            Event::SnapshotEnd { cursor, .. } | Event::Bookmark { cursor, .. } => (cursor, true),
-        };
-        platform.received().cursor = Some(cursor);
-        platform.reconnects.store(subscriber.reconnects(), Relaxed);
-        if idle || told_at.elapsed() >= APPLIED_EVERY {
-            subscriber.applied(cursor).await.map_err(failed)?;
-            told_at = Instant::now();
-        }
-    }
-}
-
-/// One of a platform's two publishers. Lanes have a stream each, so that back pressure on negative
-/// results never holds up a colour.
-#[derive(Clone, Debug)]
-pub struct Source {
-    platform: Arc<Platform>,
-    publisher: Publisher,
-    unsettled: mpsc::Sender<Unsettled>,
-    book: Arc<Book>,
-}
-
-/// A batch that waits for its ack.
+/// Applies to a platform's view. A snapshot finds an empty log, as it is asked for before anything is
+/// published; rows of a later one would count as doubled.
 #[derive(Debug)]
-pub struct Unsettled {
-    pending: Pending,
-    deltas: Vec<Delta>,
+pub struct ViewSink {
+    pub platform: Arc<Platform>,
+    pub registers: Arc<Registers>,
+    pub stories: mpsc::Sender<Seen>,
 }
 
-/// Connects a publisher; the second value is for [`settle`].
-pub async fn source(
-    platform: &Arc<Platform>,
-    lane: Lane,
-    address: &str,
-    book: &Arc<Book>,
-) -> Result<(Source, mpsc::Receiver<Unsettled>), CliError> {
-    let options =
-        PublisherOptions::new(platform.endpoint(address), format!("demo-{}", lane.name()));
-    let publisher = Publisher::connect(options)
-        .await
-        .map_err(|e| broken(platform, "connecting a publisher", &e))?;
-    let (unsettled, acks) = mpsc::channel(UNSETTLED_MAX);
-    let source = Source {
-        platform: Arc::clone(platform),
-        publisher,
-        unsettled,
-        book: Arc::clone(book),
-    };
-    Ok((source, acks))
-}
-
-impl Source {
-    /// Sends a batch; waits while the broker gives no credit.
-    pub async fn publish(&self, deltas: Vec<Delta>) -> Result<(), CliError> {
-        let pending = self
-            .publisher
-            .publish(deltas.clone())
-            .await
-            .map_err(|e| broken(&self.platform, "publishing", &e))?;
-        self.book.published.fetch_add(deltas.len() as u64, Relaxed);
-        self.unsettled
-            .send(Unsettled { pending, deltas })
-            .await
-            .map_err(|_| {
-                CliError::Broken(format!(
-                    "{}: the ack task has ended",
-                    self.platform.place.name
-                ))
-            })
+impl Sink for ViewSink {
+    fn name(&self) -> &'static str {
+        "demo-view"
     }
-}
 
-/// Waits for the acks of a source, in order, and enters them into the book.
-pub async fn settle(
-    platform: Arc<Platform>,
-    mut acks: mpsc::Receiver<Unsettled>,
-    book: Arc<Book>,
-    registers: Arc<Registers>,
-) -> Result<(), CliError> {
-    while let Some(Unsettled { pending, deltas }) = acks.recv().await {
-        let receipt = pending
-            .await
-            .map_err(|e| broken(&platform, "waiting for an ack", &e))?;
-        book.settle(
-            platform.index,
-            platform.issuer,
-            &deltas,
-            &receipt,
-            &registers,
-        );
+    async fn start(&mut self) -> Result<Option<Cursor>, SinkError> {
+        Ok(self.platform.received().cursor)
     }
-    Ok(())
-}
 
-fn broken(platform: &Platform, doing: &str, error: &dyn std::error::Error) -> CliError {
-    CliError::Broken(format!(
-        "{} ({}), {doing}: {error}",
-        platform.place.name, platform.place.code
-    ))
+    async fn begin_snapshot(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    async fn apply(
+        &mut self,
+        deltas: &[Delivered],
+        cursor: Option<Cursor>,
+    ) -> Result<(), SinkError> {
+        for seen in self.platform.take_in(deltas, &self.registers, cursor) {
+            // Nobody listens any more after the stories.
+            if self.stories.send(seen).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_snapshot(&mut self, cursor: Cursor) -> Result<(), SinkError> {
+        self.bookmark(cursor).await
+    }
+
+    async fn bookmark(&mut self, cursor: Cursor) -> Result<(), SinkError> {
+        self.platform.received().cursor = Some(cursor);
+        Ok(())
+    }
 }

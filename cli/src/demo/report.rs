@@ -109,9 +109,9 @@ pub struct ReplayReport {
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
     pub platforms: usize,
-    /// Handed to the broker.
+    /// Rows committed at the sources.
     pub published: u64,
-    /// Durable and applied, by the broker's acks.
+    /// Durable at the broker and applied, and passed by their connector's checkpoint.
     pub acknowledged: u64,
     /// Not accepted, beside those that a newer value had overtaken.
     pub refused: u64,
@@ -188,11 +188,15 @@ impl Summary {
         let mut row = |name: &str, value: String, note: &str| {
             grid.row([name, value.as_str(), note]);
         };
-        row("published", grouped(self.published), "handed to the broker");
+        row(
+            "published",
+            grouped(self.published),
+            "committed at the sources",
+        );
         row(
             "acknowledged",
             grouped(self.acknowledged),
-            "on disk, synced and applied",
+            "on disk at the broker, and so is the connector's checkpoint",
         );
         row(
             "delivered",
@@ -228,7 +232,7 @@ impl Summary {
             (
                 "superseded",
                 self.superseded,
-                "a newer value was there first",
+                "the broker had it, or something newer, already",
             ),
             (
                 "held back",
@@ -241,7 +245,7 @@ impl Summary {
                 "an older value after a newer one",
             ),
             ("unknown", self.unknown, "delivered, but never published"),
-            ("reconnects", self.reconnects, "of subscribers"),
+            ("reconnects", self.reconnects, "of sinks"),
         ] {
             if value > 0 {
                 grid.row([name, grouped(value).as_str(), note]);

@@ -1,10 +1,11 @@
-//! `hutong demo --risk-levels DIR`: the published lists of risk areas, replayed. Every province reads the
-//! folder with the snapshot-folder source, publishes what changed on its part of the lists, and after
-//! sampled files every platform's view is compared with the file itself, area by area.
+//! `hutong demo --risk-levels DIR`: the published lists of risk areas, replayed. Every province has a source
+//! connector that reads the folder and publishes what changed on its part of the lists, and after sampled
+//! files every platform's view is compared with the file itself, area by area.
 
 use super::{
+    book::{Entry, lock},
+    connectors::{Connectors, provenance, wrong_config},
     fleet::Fleet,
-    people::provenance,
     platform::Platform,
     platforms::Place,
     registers::{Register, Registers},
@@ -16,26 +17,26 @@ use crate::{
     output::{Screen, grouped},
 };
 use hutong_connectors::{
-    source::{Source as _, SourceRow},
-    sources::snapshot_folder::{CommittedAt, Format, Settings, SnapshotFolder, parse_risk_levels},
+    config::{Config, SourceSettings, Work},
+    source::{Source, SourceBatch, SourceError, SourceRow},
+    sources::snapshot_folder::{SnapshotFolder, parse_risk_levels},
 };
-use hutong_proto::{
-    Delta, EntityId, Issuer, Kind, Lane, Micros, Provenance, Value, area, delta::RiskLevel,
-};
+use hutong_proto::{EntityId, Issuer, Kind, Revision, Value, area, delta::RiskLevel};
+use serde_json::Value as Json;
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 
 /// Comparisons over a replay, beside the one at its end.
 const COMPARISONS: usize = 24;
-const BATCH_DELTAS_MAX: usize = 2000;
-/// Reading one list takes milliseconds; a source that takes so long waits for something.
+/// Reading and publishing one list takes milliseconds; a connector that takes so long waits for something.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// The lists of a folder, and the areas that stand on any of them.
 #[derive(Debug)]
@@ -139,18 +140,197 @@ fn entity_of(path: &[String]) -> EntityId {
     area::entity(path.iter().map(String::as_str))
 }
 
+/// Starts a source connector a province. They stand before the first list.
+pub fn start(
+    lists: &Lists,
+    fleet: &mut Fleet,
+    connectors: &mut Connectors,
+) -> Result<Replay, CliError> {
+    let turn = watch::Sender::new(0);
+    let mut published = Vec::with_capacity(fleet.platforms.len());
+    for platform in &fleet.platforms {
+        let text = config_text(platform, &lists.dir, connectors);
+        let config = Config::parse("demo.toml", &text).map_err(wrong_config)?;
+        let Work::Source(work) = config.work else {
+            unreachable!("the text has a source");
+        };
+        let SourceSettings::SnapshotFolder(settings) = work.settings else {
+            unreachable!("the text names this source");
+        };
+        let source = Stepped {
+            folder: SnapshotFolder::new(settings),
+            turn: turn.subscribe(),
+            checkpoints: Vec::new(),
+            given: 0,
+            published: Arc::default(),
+        };
+        published.push(Arc::clone(&source.published));
+        let connector = connectors.source(platform, &config.name, source, work.mapping)?;
+        fleet.sources.push(connector);
+    }
+    Ok(Replay { turn, published })
+}
+
+/// The lists of the demo can be read; nothing is announced, and nothing comes after the last.
+/// Latency counts from the moment of publishing, not from 2022. Lists did shrink suddenly, and a replay asks
+/// nobody whether that was right.
+fn config_text(platform: &Platform, dir: &Path, connectors: &Connectors) -> String {
+    let Place { code, province, .. } = platform.place;
+    let provenance = provenance(
+        platform,
+        &format!("rule_id = \"{code}-RISK\"\nreason = \"published list of risk areas\""),
+    );
+    format!(
+        r#"
+name = "risk-levels"
+identity = "platform/{code}"
+broker.address = "{}"
+state.dir = {:?}
+[source]
+type = "snapshot-folder"
+format = "risk-levels"
+dir = {:?}
+province = "{province}"
+notify = false
+settle = "0s"
+once = true
+committed_at = "now"
+shrink_max = 1.0
+[mapping]
+kind = "area_risk"
+entity = {{ area = "path" }}
+level = {{ field = "level", canonical = true }}
+{provenance}"#,
+        connectors.address(),
+        connectors.state_dir().to_string_lossy(),
+        dir.to_string_lossy(),
+    )
+}
+
+/// A folder that is read list by list, when it is each list's turn. Notes what every list says.
+struct Stepped {
+    folder: SnapshotFolder,
+    /// How many lists may be read.
+    turn: watch::Receiver<usize>,
+    /// After each list that was given.
+    checkpoints: Vec<Json>,
+    /// How many lists were given since the checkpoint before the first.
+    given: usize,
+    published: Arc<Mutex<Vec<Row>>>,
+}
+
+/// What the last list says that the one before it did not.
+#[derive(Debug)]
+struct Row {
+    entity: EntityId,
+    revision: Revision,
+    value: Value,
+}
+
+impl Source for Stepped {
+    fn name(&self) -> &'static str {
+        self.folder.name()
+    }
+
+    async fn start(&mut self, checkpoint: Option<Json>) -> Result<(), SourceError> {
+        let at = self
+            .checkpoints
+            .iter()
+            .position(|c| Some(c) == checkpoint.as_ref());
+        self.given = at.map_or(0, |at| at + 1);
+        self.folder.start(checkpoint).await
+    }
+
+    async fn next(&mut self) -> Result<SourceBatch, SourceError> {
+        let given = self.given;
+        let turn = self.turn.wait_for(|turn| *turn > given).await;
+        drop(turn.map_err(|_| SourceError::lasting("the replay is over"))?);
+        let mut batch = self.folder.next().await?;
+        if batch.barrier.is_none() {
+            // A file that is no list. It was said at the beginning, and is nobody's dead letter here.
+            batch.rows.clear();
+            return Ok(batch);
+        }
+        let rows: Option<Vec<Row>> = batch.rows.iter().map(published).collect();
+        let rows = rows.ok_or_else(|| SourceError::lasting("a row without level or path"))?;
+        *lock(&self.published) = rows;
+        self.checkpoints.truncate(self.given);
+        self.checkpoints.push(batch.checkpoint.clone());
+        self.given += 1;
+        Ok(batch)
+    }
+
+    async fn acknowledged(&mut self, checkpoint: &Json) -> Result<(), SourceError> {
+        self.folder.acknowledged(checkpoint).await
+    }
+
+    async fn sample(&mut self, rows: usize) -> Result<Vec<SourceRow>, SourceError> {
+        self.folder.sample(rows).await
+    }
+}
+
+fn published(row: &SourceRow) -> Option<Row> {
+    let level = RiskLevel::from_name(row.fields.get("level")?.as_str()?)?;
+    let parts = row.fields.get("path")?.as_array()?.iter();
+    let path: Vec<String> = parts
+        .map(|part| part.as_str().map(str::to_owned))
+        .collect::<Option<_>>()?;
+    Some(Row {
+        entity: entity_of(&path),
+        revision: row.revision,
+        value: Value::AreaRisk { level, path },
+    })
+}
+
+/// The provinces that stand before the next list.
+#[derive(Debug)]
+pub struct Replay {
+    turn: watch::Sender<usize>,
+    /// By platform.
+    published: Vec<Arc<Mutex<Vec<Row>>>>,
+}
+
+impl Replay {
+    /// Lets every province read and publish its next list, which must be this one. Returns how much they
+    /// published.
+    async fn publish(&self, name: &str, fleet: &Fleet) -> Result<usize, CliError> {
+        self.turn.send_modify(|turn| *turn += 1);
+        let mut changes = 0;
+        let deadline = Instant::now() + STUCK_AFTER;
+        for (source, published) in fleet.sources.iter().zip(&self.published) {
+            while source.complete().as_deref() != Some(name) {
+                if Instant::now() > deadline {
+                    return Err(CliError::Broken(format!(
+                        "{} has been reading or publishing {name} for {} s",
+                        source.platform().place.name,
+                        STUCK_AFTER.as_secs()
+                    )));
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            let rows = std::mem::take(&mut *lock(published));
+            changes += rows.len();
+            fleet.book.publish(rows.len());
+            let entries = rows.iter().map(|row| Entry {
+                entity: row.entity,
+                revision: row.revision,
+                value: &row.value,
+            });
+            fleet.book.settle(source.platform(), entries);
+        }
+        Ok(changes)
+    }
+}
+
 /// Publishes list after list and compares.
 pub async fn replay(
     lists: &Lists,
+    replay: &Replay,
     fleet: &Fleet,
     screen: &Screen,
 ) -> Result<ReplayReport, CliError> {
     introduce(lists, screen)?;
     let every = lists.names.len().div_ceil(COMPARISONS).max(1);
-    let mut provinces = Vec::with_capacity(fleet.platforms.len());
-    for platform in &fleet.platforms {
-        provinces.push(Province::start(platform, &lists.dir).await?);
-    }
     let directory = Directory::new(lists, fleet);
     let mut report = ReplayReport {
         files: lists.names.len(),
@@ -161,14 +341,11 @@ pub async fn replay(
     screen.line(screen.bold(Line::HEADER))?;
     for (i, name) in lists.names.iter().enumerate() {
         let sent_at = Instant::now();
-        let (again, published) = publish_list(provinces, fleet, name).await?;
-        provinces = again;
-        changes += published;
+        changes += replay.publish(name, fleet).await?;
         if !(i + 1).is_multiple_of(every) && i + 1 != lists.names.len() {
             continue;
         }
-        fleet.quiet_down().await;
-        let waited = sent_at.elapsed();
+        let waited = sent_at.elapsed() + fleet.quiet_down().await?.complete_after;
         let levels = levels(&lists.dir, name)?.map_err(|why| {
             CliError::Broken(format!("{name} was a list and is none any more: {why}"))
         })?;
@@ -239,120 +416,6 @@ impl Line<'_> {
     }
 }
 
-/// One province with its own snapshot-folder source.
-struct Province {
-    platform: Arc<Platform>,
-    folder: SnapshotFolder,
-    /// By list: all changes of one list have one reason.
-    authority: Arc<Provenance>,
-}
-
-impl Province {
-    async fn start(platform: &Arc<Platform>, dir: &Path) -> Result<Province, CliError> {
-        let mut folder = SnapshotFolder::new(Settings {
-            provinces: vec![platform.place.province.to_owned()],
-            notify: false,
-            settle: Duration::ZERO,
-            once: true,
-            // Latency counts from the moment of publishing, not from 2022.
-            committed_at: CommittedAt::Now,
-            // Lists did shrink suddenly, and a replay asks nobody whether that was right.
-            shrink_max: 1.0,
-            ..Settings::new(dir, Format::RiskLevels)
-        });
-        folder
-            .start(None)
-            .await
-            .map_err(|e| CliError::Broken(format!("{}: {e}", platform.place.name)))?;
-        Ok(Province {
-            authority: provenance(platform.place, "RISK", "published list of risk areas"),
-            platform: Arc::clone(platform),
-            folder,
-        })
-    }
-
-    /// The changes of the next list, which must be this one.
-    async fn next(&mut self, name: &str) -> Result<Vec<Delta>, CliError> {
-        let wrong = |what: String| {
-            CliError::Broken(format!(
-                "{}, reading {name}: {what}",
-                self.platform.place.name
-            ))
-        };
-        loop {
-            let batch = self.folder.next().await.map_err(|e| wrong(e.to_string()))?;
-            match batch.barrier {
-                // A file that is no list: the source goes past it.
-                None => {}
-                Some(read) if read == name => {
-                    let rows = batch.rows.iter();
-                    return rows
-                        .map(|row| delta(row, &self.authority))
-                        .collect::<Option<_>>()
-                        .ok_or_else(|| wrong("a row without level or path".to_owned()));
-                }
-                Some(other) => return Err(wrong(format!("the source gave {other}"))),
-            }
-        }
-    }
-}
-
-fn delta(row: &SourceRow, authority: &Arc<Provenance>) -> Option<Delta> {
-    let level = RiskLevel::from_name(row.fields.get("level")?.as_str()?)?;
-    let parts = row.fields.get("path")?.as_array()?.iter();
-    let path: Vec<String> = parts
-        .map(|part| part.as_str().map(str::to_owned))
-        .collect::<Option<_>>()?;
-    Some(Delta {
-        entity: entity_of(&path),
-        revision: row.revision,
-        committed_at: row.committed_at,
-        expires_at: Micros::ZERO,
-        evidence: String::new(),
-        provenance: Arc::clone(authority),
-        value: Value::AreaRisk { level, path },
-    })
-}
-
-/// Lets every province read and publish one list. Returns the provinces, and how much they published.
-async fn publish_list(
-    provinces: Vec<Province>,
-    fleet: &Fleet,
-    name: &str,
-) -> Result<(Vec<Province>, usize), CliError> {
-    let mut readers = JoinSet::new();
-    for mut province in provinces {
-        let name = name.to_owned();
-        let source = fleet.source(province.platform.index, Lane::Urgent).clone();
-        readers.spawn(async move {
-            let deltas = province.next(&name).await?;
-            for batch in deltas.chunks(BATCH_DELTAS_MAX) {
-                source.publish(batch.to_vec()).await?;
-            }
-            Ok::<_, CliError>((province, deltas.len()))
-        });
-    }
-    let (mut provinces, mut changes) = (Vec::new(), 0);
-    loop {
-        let next = tokio::time::timeout(STUCK_AFTER, readers.join_next());
-        match next.await {
-            Err(_) => {
-                return Err(CliError::Broken(format!(
-                    "some province has been reading or publishing {name} for {} s",
-                    STUCK_AFTER.as_secs()
-                )));
-            }
-            Ok(None) => return Ok((provinces, changes)),
-            Ok(Some(read)) => {
-                let read = read.map_err(|e| CliError::Broken(format!("a reader died: {e}")))?;
-                let (province, published) = read?;
-                provinces.push(province);
-                changes += published;
-            }
-        }
-    }
-}
-
 /// Where each area is in a view.
 struct Directory {
     registers: HashMap<Vec<String>, Register>,
@@ -405,7 +468,7 @@ fn holds(value: ValueMark, listed: Option<&RiskLevel>) -> bool {
 mod tests {
     use super::*;
     use crate::demo::platforms::first;
-    use hutong_proto::Revision;
+    use hutong_proto::Micros;
     use serde_json::json;
 
     fn list(areas: &[(&str, &str)]) -> String {
@@ -455,19 +518,18 @@ mod tests {
     }
 
     #[test]
-    fn a_row_becomes_a_delta_of_its_area() {
+    fn a_row_is_of_its_area() {
         let row = |fields: serde_json::Value| SourceRow {
             fields: fields.as_object().expect("an object").clone(),
             place: "file 1".to_owned(),
             revision: Revision(7),
             committed_at: Micros(9),
         };
-        let authority = provenance(&first(1)[0], "RISK", "list");
         let good = row(json!({"level": "high", "path": ["安徽省", "宿州市"]}));
-        let made = delta(&good, &authority).expect("a delta");
+        let made = published(&good).expect("a row");
         assert_eq!(made.entity, area::entity(["安徽省", "宿州市"]));
         assert_eq!(made.revision, Revision(7));
-        assert!(delta(&row(json!({"refused": "why"})), &authority).is_none());
+        assert!(published(&row(json!({"refused": "why"}))).is_none());
     }
 
     #[test]

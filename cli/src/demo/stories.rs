@@ -3,10 +3,10 @@
 
 use super::{
     fleet::Fleet,
-    people::{person, provenance},
+    outbox::Change,
+    people::{Person, because},
     platform::Seen,
     platforms::{ANHUI, FUJIAN, Place, SHANGHAI, SICHUAN},
-    random::Random,
     registers::Registers,
     report::{StepReport, StoryReport},
 };
@@ -16,15 +16,19 @@ use crate::{
     output::{Grid, Screen},
     times,
 };
-use hutong_connectors::client::{self, Endpoint, Identity};
+use hutong_connectors::{
+    client::{self, Endpoint, Identity},
+    pseudonym::Pseudonymiser,
+};
 use hutong_proto::{
-    Delta, EntityId, Issuer, Kind, Micros, Revision, Value, api,
+    Issuer, Kind, Micros, Revision, Value, api,
     delta::{Colour, TestOutcome},
 };
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-const SEED: u64 = 0x73_746f_7279;
+/// Numbers of people from here on belong to the stories.
+const FIRST_NUMBER: u32 = 9_000_000;
 const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
 /// How long the broker may take to have heard from every platform that it applied a delta.
 const TRACED_WITHIN: Duration = Duration::from_secs(5);
@@ -37,7 +41,7 @@ const DAY_US: u64 = 24 * 3_600_000_000;
 pub struct Story {
     title: &'static str,
     happened: &'static str,
-    entity: EntityId,
+    person: Person,
     steps: Vec<Step>,
     asks: Ask,
 }
@@ -85,23 +89,27 @@ fn positive(now: Micros) -> Value {
 
 const BATCH: &str = "next half-hourly batch: up to 30 min";
 
-/// The three stories, with entities of their own.
-pub fn all() -> Vec<Story> {
-    let mut random = Random::new(SEED);
+/// The three stories, with people of their own.
+pub fn all(pseudonyms: &Pseudonymiser) -> Vec<Story> {
+    let mut numbers = FIRST_NUMBER..;
+    let mut person = |place| {
+        let number = numbers.next().expect("far from the last one");
+        Person::new(place, number, pseudonyms)
+    };
     vec![
-        wrongly_yellow(person(&mut random)),
-        driver(person(&mut random)),
-        train(person(&mut random)),
+        wrongly_yellow(person(ANHUI)),
+        driver(person(SICHUAN)),
+        train(person(SHANGHAI)),
     ]
 }
 
-fn wrongly_yellow(entity: EntityId) -> Story {
+fn wrongly_yellow(person: Person) -> Story {
     Story {
         title: "A yellow code that was wrong (Anhui)",
         happened: "A code in Anhui is yellow by mistake, and Anhui corrects it. But codes go to the \
             national platform in batches, every 30 minutes: elsewhere the code stays yellow long \
             after it was corrected at home.",
-        entity,
+        person,
         steps: vec![
             Step {
                 what: "Anhui: yellow, by mistake",
@@ -126,12 +134,12 @@ fn wrongly_yellow(entity: EntityId) -> Story {
     }
 }
 
-fn driver(entity: EntityId) -> Story {
+fn driver(person: Person) -> Story {
     Story {
         title: "A driver: red in Anhui, green in Sichuan",
         happened: "A driver's code turned red in Anhui. Eleven hours later Sichuan still showed it \
             green: the change had not arrived.",
-        entity,
+        person,
         steps: vec![
             Step {
                 what: "Sichuan: green",
@@ -156,13 +164,13 @@ fn driver(entity: EntityId) -> Story {
     }
 }
 
-fn train(entity: EntityId) -> Story {
+fn train(person: Person) -> Story {
     Story {
         title: "A positive test in Shanghai, and a train to Fujian",
         happened: "A laboratory in Shanghai finds a sample positive while its owner boards a train for \
             Fujian. In the next batch the result may come after the train has left. The colour \
             follows the result; both must be in Fujian before the traveller is.",
-        entity,
+        person,
         steps: vec![
             Step {
                 what: "Shanghai: test positive",
@@ -209,7 +217,7 @@ pub fn settle(stories: &[Story], places: &[Place], registers: &mut Registers) {
         for step in &story.steps {
             if let Some(home) = places.iter().position(|p| p.code == step.issuer) {
                 let issuer = Issuer::new(step.issuer).expect("the table holds valid codes");
-                registers.add(issuer, &story.entity, home);
+                registers.add(issuer, &story.person.entity, home);
             }
         }
     }
@@ -234,7 +242,7 @@ pub async fn tell(
         screen.blank()?;
         let mut told = Vec::with_capacity(story.steps.len());
         for step in &story.steps {
-            told.push(play(story, step, fleet, seen).await?);
+            told.push(play(story, step, fleet, seen).await);
         }
         print_steps(screen, &told)?;
         let first = told[0].revision;
@@ -257,32 +265,23 @@ struct Told {
 }
 
 /// Publishes one delta and waits until every other platform has applied it.
-async fn play(
-    story: &Story,
-    step: &Step,
-    fleet: &Fleet,
-    seen: &mut mpsc::Receiver<Seen>,
-) -> Result<Told, CliError> {
+async fn play(story: &Story, step: &Step, fleet: &Fleet, seen: &mut mpsc::Receiver<Seen>) -> Told {
     let platform = fleet.by_code(step.issuer).expect("checked before");
     let now = times::now();
-    let delta = Delta {
-        entity: story.entity,
-        revision: platform.next_revision(),
+    let change = Change {
+        person: story.person,
         committed_at: now,
         expires_at: match step.valid_days {
             0 => Micros::ZERO,
             days => Micros(now.0 + days * DAY_US),
         },
-        evidence: String::new(),
-        provenance: provenance(platform.place, step.rule, step.reason),
+        because: because(platform.place, step.rule, step.reason),
         value: (step.value)(now),
     };
-    let (revision, lane) = (delta.revision, delta.value.lane());
-    let key = (platform.issuer, story.entity, delta.value.kind(), revision);
-    fleet
-        .source(platform.index, lane)
-        .publish(vec![delta])
-        .await?;
+    let (kind, lane) = (change.value.kind(), change.value.lane());
+    let outbox = fleet.outbox(platform.index, lane);
+    let revision = outbox.commit(vec![change]).await;
+    let key = (platform.issuer, story.person.entity, kind, revision);
     let others = fleet.platforms.len() - 1;
     let mut arrivals: Vec<(f64, &'static str)> = Vec::with_capacity(others);
     let deadline = tokio::time::Instant::now() + ARRIVES_WITHIN;
@@ -297,7 +296,7 @@ async fn play(
         }
     }
     arrivals.sort_by(|a, b| a.0.total_cmp(&b.0));
-    Ok(Told {
+    Told {
         revision,
         in_life: step.in_life,
         report: StepReport {
@@ -310,7 +309,7 @@ async fn play(
             max_ms: arrivals.last().map(|a| a.0),
             slowest: arrivals.last().map(|a| a.1),
         },
-    })
+    }
 }
 
 fn print_steps(screen: &Screen, told: &[Told]) -> Result<(), CliError> {
@@ -359,7 +358,7 @@ async fn print_explanation(
         client::query(&operator(address)).map_err(|e| CliError::from_client(address, &e))?;
     let answer = query
         .explain(api::ExplainRequest {
-            entity: story.entity.0.to_vec().into(),
+            entity: story.person.entity.0.to_vec().into(),
         })
         .await
         .map_err(|s| CliError::from_status(address, &s))?;
@@ -407,7 +406,7 @@ async fn print_trace(
     let shape = loop {
         let answer = query
             .trace(api::TraceRequest {
-                entity: story.entity.0.to_vec().into(),
+                entity: story.person.entity.0.to_vec().into(),
                 issuer,
                 kind: Kind::TestResult.to_api().into(),
                 revision: revision.0,
@@ -452,11 +451,16 @@ fn trace_grid(shape: TraceShape, to: u32, name: impl Fn(u32) -> String) -> Grid 
 mod tests {
     use super::*;
     use crate::{commands::entity::HopShape, demo::platforms::first, shapes::DeltaShape};
+    use hutong_connectors::pseudonym::Algorithm;
+
+    fn stories() -> Vec<Story> {
+        all(&Pseudonymiser::new(Algorithm::HmacSm3, b"any", 1))
+    }
 
     #[test]
     fn four_platforms_are_enough_for_every_story_and_two_for_the_first_two() {
         let told = |n| {
-            all()
+            stories()
                 .iter()
                 .map(|s| s.can_be_told_by(first(n)))
                 .collect::<Vec<_>>()
@@ -468,13 +472,15 @@ mod tests {
     #[test]
     fn every_register_of_a_story_is_watched() {
         let mut registers = Registers::default();
-        let stories = all();
+        let stories = stories();
         settle(&stories, first(4), &mut registers);
         for story in &stories {
             for step in &story.steps {
                 let issuer = Issuer::new(step.issuer).expect("valid");
                 let kind = (step.value)(Micros(1 << 50)).kind();
-                let register = registers.find(issuer, &story.entity, kind).expect("added");
+                let register = registers
+                    .find(issuer, &story.person.entity, kind)
+                    .expect("added");
                 assert!(registers.is_watched(register));
             }
         }

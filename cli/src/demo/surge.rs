@@ -3,14 +3,15 @@
 
 use super::{
     fleet::Fleet,
+    outbox::{Change, Outbox},
     people::Population,
-    platform::{Platform, Source, latency_histogram},
+    platform::{Platform, latency_histogram},
     platforms,
     report::{Lanes, LiveLine},
 };
 use crate::{errors::CliError, output::Screen, times};
 use hdrhistogram::Histogram;
-use hutong_proto::{Delta, Lane, Micros};
+use hutong_proto::{Lane, Micros};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     task::JoinSet,
@@ -87,8 +88,7 @@ pub async fn run(
         ] {
             let pace = Pace::new(start, start_at, f64::from(rate) * share * lane_part, length);
             let load = Load {
-                platform: Arc::clone(platform),
-                source: fleet.source(platform.index, lane).clone(),
+                outbox: Arc::clone(fleet.outbox(platform.index, lane)),
                 people: fleet.population(platform.index, lane),
                 pace,
                 // The sources do not all tick at the same moment, as 32 platforms would not.
@@ -117,10 +117,10 @@ pub async fn run(
 }
 
 /// Waits for the sources; returns how many deltas they held back.
-async fn finish(mut loads: JoinSet<Result<u64, CliError>>) -> Result<u64, CliError> {
+async fn finish(mut loads: JoinSet<u64>) -> Result<u64, CliError> {
     let mut held_back = 0;
     while let Some(load) = loads.join_next().await {
-        held_back += load.map_err(|e| CliError::Broken(format!("a load task died: {e}")))??;
+        held_back += load.map_err(|e| CliError::Broken(format!("a load task died: {e}")))?;
     }
     Ok(held_back)
 }
@@ -176,8 +176,7 @@ fn p99_of(histogram: &Histogram<u64>) -> Option<u64> {
 
 /// The load of one lane of one platform.
 struct Load {
-    platform: Arc<Platform>,
-    source: Source,
+    outbox: Arc<Outbox>,
     people: Population,
     pace: Pace,
     first_tick: Instant,
@@ -187,7 +186,7 @@ struct Load {
 
 impl Load {
     /// Sends what is due, tick by tick; returns how many were held back.
-    async fn run(mut self) -> Result<u64, CliError> {
+    async fn run(mut self) -> u64 {
         let mut made = 0;
         let mut next_tick = self.first_tick;
         while made < self.pace.total {
@@ -197,20 +196,17 @@ impl Load {
             let due = self.pace.due(Instant::now());
             while made < due {
                 if Instant::now() > self.end + GRACE {
-                    return Ok(self.pace.total - made);
+                    return self.pace.total - made;
                 }
                 let count = (due - made).min(BATCH_DELTAS_MAX);
-                let deltas: Vec<Delta> = (made..made + count)
-                    .map(|i| {
-                        self.people
-                            .next(self.pace.at(i), self.platform.next_revision())
-                    })
+                let changes: Vec<Change> = (made..made + count)
+                    .map(|i| self.people.next(self.pace.at(i)))
                     .collect();
                 made += count;
-                self.source.publish(deltas).await?;
+                self.outbox.commit(changes).await;
             }
         }
-        Ok(0)
+        0
     }
 }
 
