@@ -17,7 +17,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("broker", &["proto", "config", "telemetry"]),
     // The broker only in tests: what they share is the wire.
     ("connectors", &["proto", "config", "telemetry"]),
-    ("cli", &["proto", "telemetry", "broker", "connectors"]),
+    (
+        "cli",
+        &["proto", "config", "telemetry", "broker", "connectors"],
+    ),
     ("bench", &["proto", "connectors"]),
     ("chaos", &[]),
 ];

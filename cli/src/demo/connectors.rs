@@ -100,7 +100,12 @@ impl Connectors {
             .map_err(wrong)?;
         let runner = SourceRunner::new(
             source,
-            BrokerTarget::new(self.address.clone(), platform.issuer, name.to_owned()),
+            BrokerTarget::new(
+                self.address.clone(),
+                platform.issuer,
+                name.to_owned(),
+                &connector.folder,
+            ),
             Mapper::new(mapping, Some(self.pseudonyms.clone())),
             state,
             connector.board.clone(),

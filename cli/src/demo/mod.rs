@@ -90,10 +90,31 @@ pub async fn run(args: DemoArgs, output: Format) -> Result<(), CliError> {
     }
 }
 
-/// The error of being interrupted, when it comes.
-async fn interrupted(interrupts: &mut Signal) -> CliError {
-    interrupts.recv().await;
-    CliError::Interrupted
+/// SIGINT and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, CliError> {
+        let listen = |kind| {
+            signal(kind).map_err(|e| CliError::Broken(format!("cannot listen for signals: {e}")))
+        };
+        Ok(Signals {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    /// The error of being interrupted, when it comes.
+    async fn next(&mut self) -> CliError {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+        CliError::Interrupted
+    }
 }
 
 /// What the parts of the demo have in common.
@@ -121,10 +142,9 @@ async fn play(args: &DemoArgs, screen: &Screen) -> Result<Summary, CliError> {
         Some(dir) => Some(risk_levels::read(dir, places)?),
         None => None,
     };
-    let mut interrupts = signal(SignalKind::interrupt())
-        .map_err(|e| CliError::Broken(format!("cannot listen for an interrupt: {e}")))?;
+    let mut signals = Signals::new()?;
     let broker = tokio::select! {
-        interrupted = interrupted(&mut interrupts) => return Err(interrupted),
+        interrupted = signals.next() => return Err(interrupted),
         broker = Embedded::start(places, args.keep.as_deref()) => broker?,
     };
     let mut connectors = Connectors::new(&broker)?;
@@ -135,19 +155,19 @@ async fn play(args: &DemoArgs, screen: &Screen) -> Result<Summary, CliError> {
         broker: &broker,
     };
     let summary = tokio::select! {
-        interrupted = interrupted(&mut interrupts) => Err(interrupted),
+        interrupted = signals.next() => Err(interrupted),
         summary = stage.play(lists.as_ref(), &mut connectors) => summary,
     };
     // The connectors first, interrupted or not: what they write must not come into a folder that is
     // being removed. Who interrupts once more does not wait for it.
     let kept = tokio::select! {
-        interrupted = interrupted(&mut interrupts) => return Err(interrupted),
+        interrupted = signals.next() => return Err(interrupted),
         kept = async { connectors.stop().await; broker.stop().await } => kept,
     };
     if let Some(config) = kept {
         screen.blank()?;
         screen.line(format!(
-            "  Kept: hutong-broker {} opens this data again; then try hutong lag, get, explain.",
+            "  Kept: hutong-broker run {} opens this data again; then try hutong lag, get, explain.",
             config.display()
         ))?;
     }

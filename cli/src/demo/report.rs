@@ -133,9 +133,7 @@ pub struct Summary {
     /// Of the whole process: the broker and all platforms.
     pub memory_peak_mb: u64,
     pub disk_bytes: u64,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stories: Vec<StoryReport>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub risk_levels: Option<ReplayReport>,
 }
 
@@ -260,6 +258,10 @@ impl Summary {
             ("urgent (colours, positives)", self.latency_ms.urgent),
             ("bulk (negatives, vaccinations)", self.latency_ms.bulk),
         ] {
+            // A replay of lists has nothing in bulk; zeros would look like a latency.
+            if l.max == 0.0 {
+                continue;
+            }
             grid.row([
                 lane.to_owned(),
                 format!("{:.1}", l.p50),

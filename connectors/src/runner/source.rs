@@ -29,7 +29,7 @@ const FIRST_RUN: &str = "first run: everything that the source has is sent";
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// A source that waits for rows hears within this what became durable. Longer than it takes to
 /// answer, as the wait is begun anew then.
-const TELL_WITHIN: Duration = Duration::from_secs(5);
+const TELL_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where a source runner keeps what it must remember.
 #[derive(Debug)]
