@@ -15,6 +15,7 @@ use std::{
     mem,
     sync::{Arc, Mutex, PoisonError},
 };
+use tokio::task::{JoinError, JoinHandle};
 
 /// Batches on their way; the publisher has its own bound in bytes.
 const BATCHES_MAX: usize = 32;
@@ -34,6 +35,7 @@ struct Flight {
 /// What has arrived, in order, not yet on disk here.
 #[derive(Default)]
 struct Settled {
+    batches: usize,
     letters: Vec<NewLetter>,
     checkpoint: Option<Value>,
     barrier: Option<String>,
@@ -48,6 +50,33 @@ pub(super) struct Outgoing {
     board: Board,
     /// Where what arrives is durable.
     log_id: String,
+    /// Waits for its turn to be stored.
+    settled: Settled,
+    /// On its way to the disk here.
+    storing: Option<JoinHandle<Result<Stored, Trouble>>>,
+}
+
+/// What came about.
+pub(super) enum Progress {
+    /// A batch: there is room for another one.
+    Arrived,
+    /// This is on disk here now: a checkpoint, or none when only rows were refused.
+    Stored(Option<Value>),
+}
+
+/// Why nothing more will.
+pub(super) enum Halt {
+    Outlet(Trouble),
+    /// Of this machine's disk.
+    State(Trouble),
+}
+
+struct Stored {
+    checkpoint: Option<Value>,
+    barrier: Option<String>,
+    letters_added: usize,
+    /// Letters that are kept, and their bytes.
+    letters: (usize, u64),
 }
 
 impl Outgoing {
@@ -64,16 +93,22 @@ impl Outgoing {
             dead_letters,
             board,
             log_id,
+            settled: Settled::default(),
+            storing: None,
         }
     }
 
     /// May the source be asked for more?
     pub fn has_room(&self) -> bool {
-        self.flights.len() < BATCHES_MAX && !self.gathered.is_full()
+        // What waits for a slow disk counts as well.
+        self.flights.len() + self.settled.batches < BATCHES_MAX && !self.gathered.is_full()
     }
 
     pub fn is_idle(&self) -> bool {
-        self.flights.is_empty() && self.gathered.is_empty()
+        self.flights.is_empty()
+            && self.gathered.is_empty()
+            && self.settled.batches == 0
+            && self.storing.is_none()
     }
 
     pub fn gathered(&mut self) -> &mut Gathered {
@@ -110,28 +145,46 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Waits until the first batch arrived; for ever when none is on its way. Cancel-safe.
-    pub async fn arrived(&mut self) -> Result<Outcome, Trouble> {
-        let Some(flight) = self.flights.front_mut() else {
-            return std::future::pending().await;
+    /// Waits until a batch arrived, or what arrived is on disk here; for ever when nothing is on its
+    /// way. Rows are sent meanwhile: they do not wait for this disk. Cancel-safe.
+    pub async fn progress(&mut self) -> Result<Progress, Halt> {
+        let stored = async {
+            match &mut self.storing {
+                Some(storing) => storing.await,
+                None => std::future::pending().await,
+            }
         };
-        if let Some(error) = flight.failed.take() {
-            return Err(error.into());
-        }
-        match &mut flight.pending {
-            Some(pending) => Ok(pending.await?),
-            None => Ok(Outcome::default()),
+        let arrived = async {
+            let Some(flight) = self.flights.front_mut() else {
+                return std::future::pending().await;
+            };
+            if let Some(error) = flight.failed.take() {
+                return Err(error);
+            }
+            match &mut flight.pending {
+                Some(pending) => pending.await,
+                None => Ok(Outcome::default()),
+            }
+        };
+        tokio::select! {
+            biased;
+            stored = stored => {
+                self.storing = None;
+                self.stored(stored).map(Progress::Stored).map_err(Halt::State)
+            }
+            arrived = arrived => {
+                self.arrived(arrived.map_err(|e| Halt::Outlet(e.into()))?);
+                Ok(Progress::Arrived)
+            }
         }
     }
 
-    /// Does what is due after [`Outgoing::arrived`], for all batches that arrived meanwhile too: one
-    /// sync for all. Returns the checkpoint that is on disk now. Not cancel-safe.
-    pub async fn settle(&mut self, first: Outcome) -> Result<Option<Value>, Trouble> {
-        let mut settled = Settled::default();
+    /// Takes the first batch, and all others that arrived meanwhile: one sync for all.
+    fn arrived(&mut self, first: Outcome) {
         let mut arrived = Some(first);
         while let Some(outcome) = arrived.take() {
             if let Some(flight) = self.flights.pop_front() {
-                self.take(flight.gathered, outcome, &mut settled);
+                self.take(flight.gathered, outcome);
             }
             // An error is kept: what arrived before it did arrive.
             if let Some(flight) = self.flights.front_mut() {
@@ -146,10 +199,21 @@ impl Outgoing {
                 .and_then(|next| next.map_err(|e| flight.failed = Some(e)).ok());
             }
         }
-        self.store(settled).await
+        self.store();
     }
 
-    fn take(&self, gathered: Gathered, outcome: Outcome, settled: &mut Settled) {
+    /// Waits for what is being stored, if anything is: nothing may be written behind the back of
+    /// whoever begins again.
+    pub async fn finish_storing(&mut self) {
+        if let Some(storing) = self.storing.take() {
+            // What it says is not heard any more: whoever begins again reads what is on disk.
+            drop(storing.await);
+        }
+    }
+
+    fn take(&mut self, gathered: Gathered, outcome: Outcome) {
+        let settled = &mut self.settled;
+        settled.batches += 1;
         let mut not_newer = 0;
         let mut rows: Vec<Option<SourceRow>> = gathered.rows.into_iter().map(Some).collect();
         settled.letters.extend(gathered.refused);
@@ -183,47 +247,69 @@ impl Outgoing {
         });
     }
 
-    /// Dead letters first: a checkpoint says that they are safe.
-    async fn store(&mut self, settled: Settled) -> Result<Option<Value>, Trouble> {
-        let letters_count = settled.letters.len();
-        if letters_count == 0 && settled.checkpoint.is_none() {
-            return Ok(None);
+    /// Begins to store what is settled, unless something is being stored. Dead letters first: a
+    /// checkpoint says that they are safe.
+    fn store(&mut self) {
+        if self.storing.is_some() || self.settled.batches == 0 {
+            return;
         }
-        if letters_count > 0 {
+        let settled = mem::take(&mut self.settled);
+        // Parts of what the source gave at once: the last of them brings the checkpoint.
+        if settled.letters.is_empty() && settled.checkpoint.is_none() {
+            return;
+        }
+        let letters_added = settled.letters.len();
+        if letters_added > 0 {
             let reason = settled.letters[0].reason.clone();
             tracing::warn!(
-                rows = letters_count,
+                rows = letters_added,
                 first = reason,
                 "rows become dead letters"
             );
         }
         let dead_letters = Arc::clone(&self.dead_letters);
         let checkpoints = self.checkpoints.clone();
-        let checkpoint = settled.checkpoint.clone();
+        let checkpoint = settled.checkpoint;
         // What was complete before stays complete.
         let barrier = settled.barrier.or_else(|| self.board.status().barrier);
-        let stand = settled.checkpoint.map(|checkpoint| Stand {
+        let stand = checkpoint.clone().map(|checkpoint| Stand {
             checkpoint,
             barrier: barrier.clone(),
             log_id: Some(self.log_id.clone()),
         });
-        let (letters_kept, bytes) = on_disk(move || {
+        self.storing = Some(tokio::spawn(on_disk(move || {
             let mut store = dead_letters.lock().unwrap_or_else(PoisonError::into_inner);
             store.add(settled.letters, now())?;
             if let Some(stand) = &stand {
                 checkpoints.store(stand)?;
             }
-            Ok(store.size())
-        })
-        .await?;
+            Ok(Stored {
+                checkpoint,
+                barrier,
+                letters_added,
+                letters: store.size(),
+            })
+        })));
+    }
+
+    fn stored(
+        &mut self,
+        stored: Result<Result<Stored, Trouble>, JoinError>,
+    ) -> Result<Option<Value>, Trouble> {
+        let stored = stored.map_err(|panic| Trouble {
+            passing: false,
+            message: format!("state: a defect while writing: {panic}"),
+        })??;
         self.board.count(|counts| {
-            counts.rows_refused += letters_count as u64;
-            counts.dead_letters = letters_kept as u64;
-            counts.dead_letters_bytes = bytes;
+            counts.rows_refused += stored.letters_added as u64;
+            counts.dead_letters = stored.letters.0 as u64;
+            counts.dead_letters_bytes = stored.letters.1;
         });
-        if let Some(barrier) = barrier {
+        if let Some(barrier) = stored.barrier {
             self.board.barrier(barrier);
         }
-        Ok(checkpoint)
+        // Only after what came before it is on disk.
+        self.store();
+        Ok(stored.checkpoint)
     }
 }

@@ -4,7 +4,10 @@
 //! is among the dead letters. The checkpoint moves over done rows only, so that after kill -9 rows come
 //! again, and the broker knows them by their revision; none is lost.
 
-use super::{Connect, Outlet, Pauses, Trouble, after_trouble, open, outgoing::Outgoing};
+use super::{
+    Connect, Outlet, Pauses, Trouble, after_trouble, open,
+    outgoing::{Halt, Outgoing, Progress},
+};
 use crate::{
     checkpoint::{CheckpointFile, StateFolder},
     dlq::DeadLetters,
@@ -186,6 +189,7 @@ where
             // After trouble with the state nothing may be settled: a later checkpoint would go over
             // what could not be written.
             Ended::State(trouble) | Ended::Outlet(trouble) => {
+                outgoing.finish_storing().await;
                 *outlet = None;
                 return Err(trouble);
             }
@@ -199,6 +203,7 @@ where
             }),
         };
         if let Err(trouble) = drained {
+            outgoing.finish_storing().await;
             *outlet = None;
             if ended.is_ok() {
                 // It was told to stop, and nothing is lost: the checkpoint did not move.
@@ -256,9 +261,11 @@ where
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Ended::Told),
-                arrived = outgoing.arrived() => {
-                    let outcome = arrived.map_err(Ended::Outlet)?;
-                    let reached = outgoing.settle(outcome).await.map_err(Ended::State)?;
+                progress = outgoing.progress() => {
+                    let reached = match progress? {
+                        Progress::Arrived => None,
+                        Progress::Stored(checkpoint) => checkpoint,
+                    };
                     if reached.is_some() {
                         self.pauses.worked();
                         self.normal = (State::Running, "");
@@ -313,8 +320,9 @@ where
     async fn drain(&mut self, link: &mut C::Link, outgoing: &mut Outgoing) -> Result<(), Trouble> {
         outgoing.send_all(link).await?;
         while !outgoing.is_idle() {
-            let outcome = outgoing.arrived().await?;
-            if let Some(checkpoint) = outgoing.settle(outcome).await? {
+            let progress = outgoing.progress().await;
+            let progress = progress.map_err(|(Halt::Outlet(t) | Halt::State(t))| t)?;
+            if let Progress::Stored(Some(checkpoint)) = progress {
                 // A source in trouble may not hear it; the checkpoint is on disk all the same.
                 if let Err(e) = self.source.acknowledged(&checkpoint).await {
                     tracing::debug!(
@@ -362,6 +370,15 @@ fn another_log(was: &str, now: &str) -> Trouble {
              data were lost or replaced, or the address is wrong. If it is right, start once with --new-log: \
              then everything that the source still has is sent again"
         ),
+    }
+}
+
+impl From<Halt> for Ended {
+    fn from(halt: Halt) -> Ended {
+        match halt {
+            Halt::Outlet(trouble) => Ended::Outlet(trouble),
+            Halt::State(trouble) => Ended::State(trouble),
+        }
     }
 }
 
