@@ -3,8 +3,9 @@
 use serde_json::Value;
 use std::{
     env, fs,
-    path::PathBuf,
-    process::{Command, Output},
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
 };
 
 fn demo(args: &[&str]) -> Output {
@@ -98,6 +99,83 @@ fn people_read_a_summary_and_the_data_is_kept_when_asked() {
     }
     assert!(!text.contains('\x1b'), "colour without a terminal:\n{text}");
     assert!(fs::read_dir(&dir).expect("kept").count() > 0);
+}
+
+/// Everything below a folder, without the folders themselves.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).expect("a folder").flatten();
+    entries
+        .flat_map(|entry| match entry.path() {
+            path if path.is_dir() => files(&path),
+            path => vec![path],
+        })
+        .collect()
+}
+
+#[test]
+fn every_platform_has_connectors_that_keep_their_state_and_nothing_is_refused() {
+    let parent = tempfile::tempdir().expect("a folder");
+    let dir = parent.path().join("kept");
+    let path = dir.to_str().expect("a plain path");
+    let json = good(&demo(&[
+        "--for",
+        "1",
+        "--rate",
+        "400",
+        "--platforms",
+        "2",
+        "--keep",
+        path,
+        "--json",
+    ]));
+    assert!(json["published"].as_u64() >= Some(400));
+    for platform in ["340000", "510000"] {
+        for connector in ["urgent", "bulk"] {
+            let state = dir.join("state").join(platform).join(connector);
+            let text = fs::read_to_string(state.join("checkpoint.json")).expect("a checkpoint");
+            let stored: Value = serde_json::from_str(&text).expect("JSON");
+            assert_eq!(stored["source"], "demo-outbox", "{text}");
+            assert!(stored["checkpoint"].as_u64() > Some(0), "{text}");
+            let letters = state.join("dead-letters.jsonl");
+            assert!(!letters.exists(), "{}", letters.display());
+        }
+    }
+}
+
+#[test]
+fn an_interrupt_in_the_middle_leaves_nothing_behind() {
+    let temporary = tempfile::tempdir().expect("a folder");
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_hutong"))
+        .args(["demo", "--for", "600", "--rate", "2000", "--platforms", "4"])
+        .env("TMPDIR", temporary.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let stdout = demo.stdout.take().expect("a pipe");
+    let mut lines = BufReader::new(stdout).lines();
+    // A line of the load: connectors write their checkpoints now.
+    let loaded = lines.by_ref().find(|line| {
+        let line = line.as_deref().unwrap_or("");
+        line.split_whitespace().next() == Some("1")
+    });
+    assert!(loaded.is_some(), "it ended before the load");
+    assert!(!files(temporary.path()).is_empty());
+    let killed = Command::new("kill")
+        .args(["-INT", &demo.id().to_string()])
+        .status()
+        .expect("kill runs");
+    assert!(killed.success());
+    let status = demo.wait().expect("it ends");
+    let mut stderr = String::new();
+    let mut pipe = demo.stderr.take().expect("a pipe");
+    pipe.read_to_string(&mut stderr).expect("text");
+    assert_eq!(status.code(), Some(130), "{stderr}");
+    let left: Vec<_> = fs::read_dir(temporary.path())
+        .expect("the folder")
+        .flatten()
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 /// The published lists of risk areas, where somebody has put them; they are no part of the project.

@@ -98,14 +98,11 @@ impl Connectors {
         let wrong = |trouble: Trouble| broken(platform, name, &trouble);
         let state = SourceState::open(&connector.folder, source.name(), DEAD_LETTERS_BYTES_MAX)
             .map_err(wrong)?;
+        let (address, producer) = (self.address.clone(), name.to_owned());
+        let target = BrokerTarget::new(address, platform.issuer, producer, &connector.folder);
         let runner = SourceRunner::new(
             source,
-            BrokerTarget::new(
-                self.address.clone(),
-                platform.issuer,
-                name.to_owned(),
-                &connector.folder,
-            ),
+            target,
             Mapper::new(mapping, Some(self.pseudonyms.clone())),
             state,
             connector.board.clone(),

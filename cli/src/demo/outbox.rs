@@ -273,3 +273,123 @@ impl Source for OutboxSource {
         Ok(first.map(|(r, change)| self.0.row(*r, change)).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::{
+        connectors::outbox_mapping, people::because, platforms::PLACES, registers::Registers,
+    };
+    use hutong_connectors::{
+        mapping::Mapper,
+        pseudonym::{Algorithm, Pseudonymiser},
+    };
+    use hutong_proto::Delta;
+
+    const NOW: Micros = Micros(1_650_000_000_123_456);
+
+    fn pseudonyms() -> Pseudonymiser {
+        Pseudonymiser::new(Algorithm::HmacSm3, b"any", 1)
+    }
+
+    fn change(number: u32, value: Value) -> Change {
+        Change {
+            person: Person::new(PLACES[0].code, number, &pseudonyms()),
+            committed_at: NOW,
+            expires_at: Micros::ZERO,
+            because: because(&PLACES[0], "CODE", "corrected on review"),
+            value,
+        }
+    }
+
+    fn outbox() -> Arc<Outbox> {
+        let platform = Arc::new(Platform::new(0, &PLACES[0], 0, Revision(100)));
+        let book = Arc::new(Book::new(1, Arc::new(Registers::default())));
+        Arc::new(Outbox::new(platform, book))
+    }
+
+    fn values() -> Vec<Value> {
+        let codes = Colour::ALL.iter().map(|c| Value::HealthCode(*c));
+        let tests = TestOutcome::ALL.iter().map(|outcome| Value::TestResult {
+            outcome: *outcome,
+            sampled_at: Micros(NOW.0 - 7),
+        });
+        let dose = Value::Vaccination {
+            doses: 2,
+            product: "inactivated".to_owned(),
+            vaccinated_at: Micros(NOW.0 - 9),
+        };
+        codes.chain(tests).chain([dose]).collect()
+    }
+
+    #[test]
+    fn every_change_becomes_the_delta_that_it_is_by_the_mapping() {
+        let outbox = outbox();
+        let mapping = outbox_mapping(&outbox.platform).expect("a valid mapping");
+        let mut mapper = Mapper::new(mapping, Some(pseudonyms()));
+        for (i, value) in values().into_iter().enumerate() {
+            let mut change = change(7, value);
+            let may_expire = change.value.kind() != hutong_proto::Kind::Vaccination;
+            if may_expire && i % 2 == 0 {
+                change.expires_at = Micros(NOW.0 + 1);
+            }
+            let row = outbox.row(Revision(9), &change);
+            let delta = mapper.map(&row).expect("mapped").delta;
+            let Delta { provenance, .. } = &delta;
+            assert_eq!(provenance.rule_id, "340000-CODE");
+            assert_eq!(provenance.reason, "corrected on review");
+            assert_eq!(provenance.authority, "安徽省卫生健康委员会");
+            let expected = Delta {
+                entity: change.person.entity,
+                revision: Revision(9),
+                committed_at: NOW,
+                expires_at: change.expires_at,
+                evidence: String::new(),
+                provenance: Arc::clone(provenance),
+                value: change.value,
+            };
+            assert_eq!(delta, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_not_acknowledged_comes_again() {
+        let outbox = outbox();
+        let mut source = OutboxSource(Arc::clone(&outbox));
+        let revisions = |batch: &SourceBatch| -> Vec<u64> {
+            batch.rows.iter().map(|row| row.revision.0).collect()
+        };
+        source.start(None).await.expect("started");
+        let green = || change(7, Value::HealthCode(Colour::Green));
+        assert_eq!(outbox.commit(vec![green(), green()]).await, Revision(102));
+        let first = source.next().await.expect("rows");
+        assert_eq!(revisions(&first), [101, 102]);
+        outbox.commit(vec![green()]).await;
+        let second = source.next().await.expect("rows");
+        assert_eq!(revisions(&second), [103]);
+
+        source.start(None).await.expect("from the beginning");
+        let again = source.next().await.expect("rows");
+        assert_eq!(revisions(&again), [101, 102, 103]);
+        let checkpoint = Some(first.checkpoint);
+        source.start(checkpoint).await.expect("from a checkpoint");
+        let again = source.next().await.expect("rows");
+        assert_eq!(revisions(&again), [103]);
+        assert_eq!(outbox.book.acknowledged(), 2);
+        source.acknowledged(&again.checkpoint).await.expect("kept");
+        assert_eq!(outbox.book.acknowledged(), 3);
+        assert!(outbox.take().is_none());
+    }
+
+    #[tokio::test]
+    async fn whoever_writes_too_much_waits() {
+        let outbox = outbox();
+        let many = vec![change(7, Value::HealthCode(Colour::Green)); WAITING_MAX];
+        outbox.commit(many.clone()).await;
+        let mut more = std::pin::pin!(outbox.commit(many));
+        let waits = std::future::poll_fn(|cx| std::task::Poll::Ready(more.as_mut().poll(cx)));
+        assert!(waits.await.is_pending());
+        assert_eq!(outbox.take().map(|b| b.rows.len()), Some(BATCH_ROWS_MAX));
+        more.await;
+    }
+}
