@@ -219,8 +219,12 @@ async fn refused_rows_become_dead_letters_and_the_rest_goes_on() {
     let expected = expected.map(|(p, r)| (p.to_owned(), r.to_owned()));
     assert_eq!(running.dead_letters(), expected);
     assert_eq!(broker.kept().revisions(), [1, 2, 4, 6, 7, 8, 9, 10]);
-    let counts = running.board.status().counts;
-    assert_eq!((counts.rows_refused, counts.dead_letters), (2, 2));
+    running
+        .until("the counts", |r| {
+            let counts = r.board.status().counts;
+            (counts.rows_refused, counts.dead_letters) == (2, 2)
+        })
+        .await;
     running.stop().await;
 }
 
