@@ -3,7 +3,6 @@
 
 use super::{embedded::Embedded, outbox::MAPPING, platform::Platform};
 use crate::errors::CliError;
-use hutong_config::{ConfigErrors, Document};
 use hutong_connectors::{
     checkpoint::StateFolder,
     config::SubscriptionSettings,
@@ -216,9 +215,7 @@ impl Connector {
 /// The mapping of a platform's outboxes.
 pub fn outbox_mapping(platform: &Platform) -> Result<MappingSettings, CliError> {
     let text = format!("{}{MAPPING}", provenance(platform, ""));
-    let doc = Document::parse("demo.toml", &text);
-    let mapping = MappingSettings::read(&mut doc.root());
-    doc.finish(mapping).map_err(wrong_config)
+    MappingSettings::parse("demo.toml", &text).map_err(wrong_config)
 }
 
 /// Who decides at a platform; `more` is what all its rows have in common.
@@ -229,7 +226,7 @@ pub fn provenance(platform: &Platform, more: &str) -> String {
     )
 }
 
-pub fn wrong_config(errors: ConfigErrors) -> CliError {
+pub fn wrong_config(errors: impl std::fmt::Display) -> CliError {
     CliError::Broken(format!("the demo's own configuration is wrong: {errors}"))
 }
 

@@ -5,7 +5,7 @@ use super::{
     fields::Origin,
     times::{FORMATS, TimeReader},
 };
-use hutong_config::{Read, Scalar, Table, Value, read};
+use hutong_config::{ConfigErrors, Document, Read, Scalar, Table, Value, read};
 use hutong_proto::{
     Kind,
     delta::{Colour, RiskLevel, TestOutcome},
@@ -36,6 +36,13 @@ const RULES_MAX: usize = 64;
 const EXPIRY_MAX: Duration = Duration::from_secs(3650 * 86_400);
 
 impl MappingSettings {
+    /// Of a text that has nothing else, for connectors that are not started from a file.
+    pub fn parse(name: &str, text: &str) -> Result<MappingSettings, ConfigErrors> {
+        let doc = Document::parse(name, text);
+        let settings = MappingSettings::read(&mut doc.root());
+        doc.finish(settings)
+    }
+
     /// Reads `[mapping]`, or each `[[mapping]]`, and `[provenance]`.
     pub fn read(root: &mut Table<'_>) -> Option<MappingSettings> {
         let mut provenance = root.table("provenance");
