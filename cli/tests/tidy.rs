@@ -17,10 +17,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("broker", &["proto", "config", "telemetry"]),
     // The broker only in tests: what they share is the wire.
     ("connectors", &["proto", "config", "telemetry"]),
-    (
-        "cli",
-        &["proto", "config", "telemetry", "broker", "connectors"],
-    ),
+    ("cli", &["proto", "telemetry", "broker", "connectors"]),
     ("bench", &["proto", "connectors"]),
     ("chaos", &[]),
 ];
