@@ -117,17 +117,21 @@ async fn kills_on_the_way_lose_nothing_and_double_nothing() {
     for (round, (victim, twice)) in (1..).zip(victims) {
         let before = expected.changes;
         let end = count * round / rounds;
-        fleet.drop_lists(end);
-        expected.read(fleet.lists(), end);
-        // Somewhere within the changes of this round.
+        let most = end - (end - fleet.dropped).div_ceil(4);
+        fleet.drop_lists(most);
+        expected.read(fleet.lists(), most);
+        // Somewhere within the changes of these lists.
         let new = usize::try_from(expected.changes - before).expect("few");
-        let moment = before + random.below((new * 3 / 4).max(1)) as u64;
+        expected.read(fleet.lists(), end);
+        let moment = before + random.below(new.max(1)) as u64;
         let progress = fleet.progress();
         until("changes arrive", async || match progress.deltas() {
             enough if enough >= moment => Ok(()),
             some => Err(format!("{some} of {moment} lines")),
         })
         .await;
+        // The last ones come with the kill: also where all the others are through by now, it hits.
+        fleet.drop_lists(end);
         let some = progress.deltas();
         under_way += usize::from(some < expected.changes);
         println!(
