@@ -5,7 +5,14 @@
 
 mod support;
 
-use hutong_proto::{Cursor, Offset, Value, api::subscribe_open::Start, delta::Colour};
+use hutong_broker::log::{
+    Append, Log, ReadError,
+    embedded::{EmbeddedLog, EmbeddedOptions},
+};
+use hutong_proto::{
+    Cursor, KindSet, Lane, Offset, Partition, Shard, Value, api::subscribe_open::Start,
+    delta::Colour,
+};
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
@@ -15,6 +22,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 use support::{
     ANHUI, Consumer, Producer, SHANGHAI, SICHUAN, batch, delta, entity, open,
@@ -361,4 +369,62 @@ async fn a_broker_whose_disk_fails_stops_by_itself_with_exit_code_3() {
     let (code, log) = broker.wait();
     assert_eq!(code, Some(3), "{log}");
     assert!(log.contains("can no longer keep its promises"), "{log}");
+}
+
+/// Old records go as whole files. A reader that comes for them must be told, also when the power goes
+/// right after: the mark is on disk before the files go.
+#[test]
+fn what_was_trimmed_is_known_after_a_power_cut() {
+    let mut disk = Disk::new();
+    disk.mount();
+    let dir = disk.mount_point().join("log");
+    let open = || EmbeddedLog::open(&dir, EmbeddedOptions::default()).expect("the log opens");
+    let partition = Partition {
+        issuer: support::issuer(ANHUI),
+        lane: Lane::Urgent,
+        shard: Shard(0),
+    };
+    let mut log = open();
+    let mut number = 0u64;
+    // Each opening makes a file of what was appended before it; some of them are merged into one that
+    // can go as a whole.
+    for _ in 0..8 {
+        for _ in 0..16 {
+            number += 1;
+            let bytes = (0..4096).flat_map(|i| random(number << 20 | i).to_le_bytes());
+            let (told, outcome) = std::sync::mpsc::channel();
+            log.append(Append {
+                partition,
+                kinds: KindSet::ALL,
+                deltas: 1,
+                record: bytes.collect(),
+                done: Box::new(move |result| told.send(result).expect("the test waits")),
+            });
+            outcome.recv().expect("told").expect("durable");
+        }
+        drop(log);
+        log = open();
+    }
+    let begun = Instant::now();
+    // Two families of columns, and with four files each one begins to merge.
+    while log.store().level0_files > 6 {
+        assert!(begun.elapsed() < support::PATIENCE, "{:?}", log.store());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let before = log.store().disk_bytes;
+    log.trim(partition, Offset(number)).expect("trimmed");
+    let after = log.store().disk_bytes;
+    assert!(after < before, "no file went: {before} and {after} bytes");
+    disk.cut(|| {});
+    drop(log);
+    disk.unmount();
+
+    disk.mount();
+    let log = open();
+    match log.read(partition, Offset::FIRST, 1) {
+        Err(ReadError::Trimmed { trimmed_below, .. }) => assert_eq!(trimmed_below, Offset(number)),
+        other => panic!("records are gone and nobody is told: {other:?}"),
+    }
+    drop(log);
+    disk.unmount();
 }

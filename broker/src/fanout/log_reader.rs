@@ -39,22 +39,25 @@ pub fn read(
             next: below.max(from),
         });
     }
+    let refusal = |error| match error {
+        ReadError::Trimmed {
+            partition,
+            trimmed_below,
+        } => compacted(lane, partition, trimmed_below, from),
+        ReadError::Io(_) | ReadError::Damaged { .. } => internal(&error),
+    };
     let merged = shared
         .log
         .read_merged(&partitions, from, below, CHUNK_BYTES)
-        .map_err(|error| match error {
-            ReadError::Trimmed {
-                partition,
-                trimmed_below,
-            } => compacted(lane, partition, trimmed_below, from),
-            ReadError::Io(_) | ReadError::Damaged { .. } => internal(&error),
-        })?;
+        .map_err(refusal)?;
     let exceptions: BTreeMap<Vec<u8>, Vec<u8>> = shared
         .state
         .scan_range(&keys::exception(from), &keys::exception(merged.next))
         .map_err(|error| internal(&error))?
         .into_iter()
         .collect();
+    // An exception goes when its record does: of what was trimmed in the meantime one may be missing.
+    shared.log.check_kept(&partitions, from).map_err(refusal)?;
     let mut chunk = LogChunk {
         entries: Vec::with_capacity(merged.entries.len()),
         last: None,

@@ -269,6 +269,38 @@ fn what_is_trimmed_is_told_and_stays_trimmed(h: &mut dyn Harness) {
     );
 }
 
+fn a_read_beside_a_trim_gives_everything_or_says_so(h: &mut dyn Harness) {
+    let log = h.log();
+    let last = (0..300)
+        .map(|n| start(log, urgent(), &format!("r{n}")))
+        .map(|told| told.recv_timeout(PATIENCE).expect("told").expect("durable"))
+        .last()
+        .expect("some");
+    // It is read last, a while after the read began.
+    let issuers = (110_000..=110_400).step_by(2);
+    let mut partitions: Vec<_> = issuers.map(|code| partition(code, Lane::Bulk)).collect();
+    partitions.push(urgent());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for before in 1..=last.0 {
+                log.trim(urgent(), Offset(before)).expect("trims");
+            }
+        });
+        let mut from = Offset::FIRST;
+        while from < last {
+            match log.read_merged(&partitions, from, last, 100) {
+                Ok(merged) => assert_eq!(
+                    merged.entries.first().map(|entry| entry.head.offset),
+                    Some(from),
+                    "a hole that nobody was told of"
+                ),
+                Err(ReadError::Trimmed { trimmed_below, .. }) => from = trimmed_below,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+}
+
 fn the_tail_gives_everything_once_also_while_others_append(h: &mut dyn Harness) {
     for n in 0..20 {
         append(h.log(), urgent(), &format!("old{n}")).expect("durable");
@@ -347,6 +379,26 @@ fn a_failed_sync_is_indefinite_and_poisons(h: &mut dyn Harness) {
     );
 }
 
+fn a_failed_sync_of_a_trim_poisons(h: &mut dyn Harness) {
+    let offsets: Vec<_> = (0..4)
+        .map(|n| append(h.log(), urgent(), &format!("r{n}")).expect("durable"))
+        .collect();
+    h.faults().fail_sync();
+    assert!(h.log().trim(urgent(), offsets[2]).is_err());
+    assert!(h.log().poisoned().is_some());
+    assert_eq!(
+        append(h.log(), urgent(), "later"),
+        Err(AppendError::Poisoned)
+    );
+    h.reopen();
+    // Trimmed or not, but told, and what was to be kept is whole.
+    let kept = all(h.log(), urgent());
+    assert!(kept.len() == 2 || kept.len() == 4, "{kept:?}");
+    assert_eq!(texts(&kept[kept.len() - 2..]), ["r2", "r3"]);
+    h.log().trim(urgent(), offsets[2]).expect("trims");
+    assert_eq!(texts(&all(h.log(), urgent())), ["r2", "r3"]);
+}
+
 fn closing_finishes_what_is_queued_and_ends_the_tail(h: &mut dyn Harness) {
     let log = h.log();
     let mut tail = log.tail(Offset::FIRST).expect("a tail");
@@ -386,8 +438,10 @@ conformance! {
     records_keep_their_order_and_places
     reading_goes_on_where_it_stopped
     what_is_trimmed_is_told_and_stays_trimmed
+    a_read_beside_a_trim_gives_everything_or_says_so
     the_tail_gives_everything_once_also_while_others_append
     a_failed_write_is_not_acknowledged_and_poisons
     a_failed_sync_is_indefinite_and_poisons
+    a_failed_sync_of_a_trim_poisons
     closing_finishes_what_is_queued_and_ends_the_tail
 }

@@ -46,7 +46,7 @@ mod planted {
 
 /// No faults in a release.
 #[cfg(not(test))]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Faults(());
 
 #[cfg(not(test))]

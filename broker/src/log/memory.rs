@@ -243,6 +243,11 @@ impl Log for MemoryLog {
         if let Some(stored) = inner.partitions.get_mut(&partition) {
             let before = before.min(stored.last.next());
             if before > stored.trimmed_below {
+                if self.faults.take_sync() {
+                    let why = "a sync failed: planted";
+                    inner.poison(why);
+                    return Err(LogError::Poisoned(why.to_owned()));
+                }
                 stored.trimmed_below = before;
                 stored.entries = stored.entries.split_off(&before);
             }

@@ -160,6 +160,21 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
         bytes_max: usize,
     ) -> Result<Merged, ReadError>;
 
+    /// An error if records of these partitions at or after `from` were trimmed.
+    fn check_kept(&self, partitions: &[Partition], from: Offset) -> Result<(), ReadError> {
+        for partition in partitions {
+            if let Some(info) = self.partition(*partition)
+                && from < info.trimmed_below
+            {
+                return Err(ReadError::Trimmed {
+                    partition: *partition,
+                    trimmed_below: info.trimmed_below,
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// The first record of `partition` at or after `from`, without its bytes. Not an error when what
     /// is below it was trimmed: lag is measured from what is kept.
     fn head_at(&self, partition: Partition, from: Offset) -> Result<Option<EntryHead>, ReadError>;

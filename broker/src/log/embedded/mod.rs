@@ -112,6 +112,9 @@ struct Shared {
     id: LogId,
     positions: Mutex<Positions>,
     poison: Mutex<Option<String>>,
+    /// One sync at a time.
+    syncing: Mutex<()>,
+    faults: Faults,
 }
 
 /// Unbounded by count: what is queued holds room that ingress took before, which bounds its bytes.
@@ -147,6 +150,8 @@ impl EmbeddedLog {
             id,
             positions: Mutex::new(positions),
             poison: Mutex::new(None),
+            syncing: Mutex::new(()),
+            faults: options.faults.clone(),
         });
         let (urgent, urgent_queue) = unbounded();
         let (bulk, bulk_queue) = unbounded();
@@ -266,6 +271,59 @@ impl Shared {
         }
     }
 
+    /// What was written before is on disk when it returns. After a failed sync the kernel may have
+    /// dropped the pages, and the next one would report success without them: an error poisons, and
+    /// nobody tries again.
+    fn sync(&self) -> Result<(), LogError> {
+        let _alone = self.syncing.lock();
+        self.check()?;
+        let synced = match self.faults.take_sync() {
+            true => Err("planted".to_owned()),
+            false => self.db.flush_wal(true).map_err(|e| e.to_string()),
+        };
+        synced.map_err(|error| {
+            let why = format!("a sync failed: {error}");
+            self.poison(&why);
+            LogError::Poisoned(why)
+        })
+    }
+
+    /// Marks what is below `before` as gone, and deletes it; not synced. Returns from where on records
+    /// are kept, if that changes.
+    fn trim(&self, partition: Partition, before: Offset) -> Result<Option<Offset>, LogError> {
+        let mut positions = self.positions.lock();
+        let Some(known) = positions.partitions.get_mut(&partition) else {
+            return Ok(None);
+        };
+        let before = before.min(known.row.last.next());
+        if before <= known.trimmed_below {
+            return Ok(None);
+        }
+        let (entries, meta) = read::families(&self.db)?;
+        let (from, to) = (
+            keys::entry(partition, Offset::NONE),
+            keys::entry(partition, before),
+        );
+        let mut batch = WriteBatch::default();
+        batch.put_cf(meta, keys::trimmed(partition), before.0.to_be_bytes());
+        batch.delete_range_cf(entries, from, to);
+        self.db
+            .write(batch)
+            .map_err(|error| LogError::Io(error.to_string()))?;
+        // Readers are refused from here on, whatever fails below.
+        known.trimmed_below = before;
+        let kept = read::head_at(&self.db, partition, before)?;
+        let records = |first: u64| u128::from((known.row.last_ordinal + 1).saturating_sub(first));
+        let (old, new) = (
+            records(known.first_ordinal).max(1),
+            kept.map_or(0, |h| records(h.ordinal)),
+        );
+        known.bytes = (u128::from(known.bytes) * new / old) as u64;
+        known.first = kept.map_or(Offset::NONE, |h| h.offset);
+        known.first_ordinal = kept.map_or(0, |h| h.ordinal);
+        Ok(Some(before))
+    }
+
     /// Takes nothing from now on, and ends the tail after what was given to it.
     fn poison(&self, why: &str) {
         self.poison.lock().get_or_insert_with(|| why.to_owned());
@@ -336,21 +394,12 @@ impl Log for EmbeddedLog {
         bytes_max: usize,
     ) -> Result<Merged, ReadError> {
         // What is written but not synced yet is not in the log.
-        let (below, check) = {
-            let positions = self.shared.positions.lock();
-            let trimmed = partitions.iter().find_map(|p| {
-                let known = positions.partitions.get(p)?;
-                (from < known.trimmed_below).then_some((*p, known.trimmed_below))
-            });
-            (below.min(positions.next), trimmed)
-        };
-        if let Some((partition, trimmed_below)) = check {
-            return Err(ReadError::Trimmed {
-                partition,
-                trimmed_below,
-            });
-        }
-        read::merged(&self.shared.db, partitions, from, below, bytes_max)
+        let below = below.min(self.next_offset());
+        self.check_kept(partitions, from)?;
+        let merged = read::merged(&self.shared.db, partitions, from, below, bytes_max)?;
+        // What was trimmed in the meantime may be missing in it.
+        self.check_kept(partitions, from)?;
+        Ok(merged)
     }
 
     fn head_at(&self, partition: Partition, from: Offset) -> Result<Option<EntryHead>, ReadError> {
@@ -374,40 +423,22 @@ impl Log for EmbeddedLog {
 
     fn trim(&self, partition: Partition, before: Offset) -> Result<(), LogError> {
         self.shared.check()?;
-        let mut positions = self.shared.positions.lock();
-        let Some(known) = positions.partitions.get_mut(&partition) else {
+        let Some(before) = self.shared.trim(partition, before)? else {
             return Ok(());
         };
-        let before = before.min(known.row.last.next());
-        if before <= known.trimmed_below {
-            return Ok(());
-        }
-        let io = |e: rocksdb::Error| LogError::Io(e.to_string());
-        let (entries, meta) = read::families(&self.shared.db).map_err(LogError::Read)?;
+        // The mark is on disk before a file goes: without it, after a power cut, a reader would take
+        // the hole for all there is.
+        self.shared.sync()?;
+        // Gives whole files back at once; the rest goes at compaction.
+        let (entries, _) = read::families(&self.shared.db)?;
         let (from, to) = (
             keys::entry(partition, Offset::NONE),
             keys::entry(partition, before),
         );
-        let mut batch = WriteBatch::default();
-        batch.put_cf(meta, keys::trimmed(partition), before.0.to_be_bytes());
-        batch.delete_range_cf(entries, from, to);
-        self.shared.db.write(batch).map_err(io)?;
-        let kept = read::head_at(&self.shared.db, partition, before)?;
-        let records = |first: u64| u128::from((known.row.last_ordinal + 1).saturating_sub(first));
-        let (old, new) = (
-            records(known.first_ordinal).max(1),
-            kept.map_or(0, |h| records(h.ordinal)),
-        );
-        known.bytes = (u128::from(known.bytes) * new / old) as u64;
-        known.first = kept.map_or(Offset::NONE, |h| h.offset);
-        known.first_ordinal = kept.map_or(0, |h| h.ordinal);
-        known.trimmed_below = before;
-        drop(positions);
-        // Gives whole files back at once; the rest goes at compaction.
         self.shared
             .db
             .delete_file_in_range_cf(entries, from, to)
-            .map_err(io)
+            .map_err(|error| LogError::Io(error.to_string()))
     }
 
     fn partitions(&self) -> Vec<PartitionInfo> {

@@ -98,9 +98,7 @@ impl Writer {
             return finish(group, outcome);
         }
         let written = Instant::now();
-        if let Err(error) = self.sync() {
-            // After a failed sync the kernel may have dropped the pages: never try again.
-            self.shared.poison(&format!("a sync failed: {error}"));
+        if self.shared.sync().is_err() {
             (self.options.observer)(Err(CommitFailed));
             return finish(group, AppendError::Indefinite);
         }
@@ -147,7 +145,7 @@ impl Writer {
     }
 
     fn write(&self, placed: &Placed) -> Result<(), WriteError> {
-        if self.options.faults.take_write() {
+        if self.shared.faults.take_write() {
             return Err(WriteError::Nothing("planted".to_owned()));
         }
         let (entries, meta) =
@@ -164,13 +162,6 @@ impl Writer {
             .db
             .write(batch)
             .map_err(|e| WriteError::Unknown(e.to_string()))
-    }
-
-    fn sync(&self) -> Result<(), String> {
-        if self.options.faults.take_sync() {
-            return Err("planted".to_owned());
-        }
-        self.shared.db.flush_wal(true).map_err(|e| e.to_string())
     }
 
     /// The group is durable: it becomes visible, its appenders are told, and the tail gets it.
