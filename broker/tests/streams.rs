@@ -589,3 +589,21 @@ async fn a_trace_tells_the_way_of_one_delta() {
     assert!(hop.applied_at_us >= hop.sent_at_us && hop.sent_at_us > 0);
     broker.shutdown().await;
 }
+
+/// The number of a refused batch becomes durable too. A process that takes over meanwhile must know of
+/// it, or its own first batch would be taken for that one.
+#[tokio::test]
+async fn who_takes_over_while_a_batch_is_refused_loses_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let broker = start(dir.path()).await;
+    for round in 0..100 {
+        let (mut old, durable) = Producer::open(&broker, ANHUI, "p", 2 * round + 1).await;
+        let refused = batch(SICHUAN, durable + 1, &[delta(1, 1, GREEN)]);
+        old.send(publish_request::Message::Batch(refused)).await;
+        let (mut new, durable) = Producer::open(&broker, ANHUI, "p", 2 * round + 2).await;
+        let good = batch(ANHUI, durable + 1, &[delta(round, round + 1, GREEN)]);
+        let ack = new.publish(good).await.expect("an ack");
+        assert_eq!((ack.accepted, ack.duplicate), (1, false), "round {round}");
+    }
+    broker.shutdown().await;
+}

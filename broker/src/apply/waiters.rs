@@ -44,18 +44,48 @@ pub struct Waiters {
     batches: Mutex<HashMap<BatchKey, Waiting>>,
 }
 
+/// Forgets a batch whose session ends before all its parts are appended: nobody would resolve it.
+#[derive(Debug)]
+pub struct Registration<'a> {
+    waiters: &'a Waiters,
+    key: Option<&'a BatchKey>,
+}
+
+impl Registration<'_> {
+    /// The log has every part, and will tell what came of it.
+    pub fn complete(mut self) {
+        self.key = None;
+    }
+}
+
+impl Drop for Registration<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.waiters.batches.lock().remove(key);
+        }
+    }
+}
+
 impl Waiters {
     /// Call before the first part is appended. A batch under the same key that still waits (its
     /// session was taken over) is forgotten: its connection is gone.
-    pub fn register(&self, key: BatchKey, parts: usize) -> oneshot::Receiver<BatchOutcome> {
+    pub fn register<'a>(
+        &'a self,
+        key: &'a BatchKey,
+        parts: usize,
+    ) -> (Registration<'a>, oneshot::Receiver<BatchOutcome>) {
         let (answer, outcome) = oneshot::channel();
         let waiting = Waiting {
             parts,
             done: Vec::with_capacity(parts),
             answer,
         };
-        self.batches.lock().insert(key, waiting);
-        outcome
+        self.batches.lock().insert(key.clone(), waiting);
+        let registration = Registration {
+            waiters: self,
+            key: Some(key),
+        };
+        (registration, outcome)
     }
 
     /// One part is durable and applied.

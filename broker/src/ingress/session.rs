@@ -54,6 +54,8 @@ struct Owed {
     sequence: Sequence,
     charge: u64,
     arrived: Instant,
+    /// Of the batch as a whole.
+    error: Option<Refusal>,
     refused: Vec<(u32, Refusal)>,
     /// Index in the batch for each index in each record, by partition.
     indexes: HashMap<u32, Vec<u32>>,
@@ -66,8 +68,6 @@ enum Outcome {
     Submitted(oneshot::Receiver<BatchOutcome>),
     /// It was durable before.
     Duplicate,
-    /// Refused as a whole.
-    Refused(Refusal),
 }
 
 pub struct Session {
@@ -235,8 +235,8 @@ impl Session {
                 last = sequence;
                 tokio::select! {
                     () = stop.cancelled() => return stopped(),
-                    // Not cancel-safe, but when it is cancelled the session ends, and what was
-                    // appended of the batch is sent again by the producer.
+                    // Not cancel-safe, but when it is cancelled the session ends, a part of the batch is
+                    // missing in the log, and so the producer sends all of it again.
                     ack = self.take(batch, sequence, charge, opened) => ack?,
                 }
             };
@@ -264,23 +264,20 @@ impl Session {
             epoch: opened.epoch,
             epoch_base: opened.base,
         };
-        let routed = match admission::admit(&bytes, &rules) {
-            Ok(admitted) => routing::route(admitted, &origin),
+        let (routed, error) = match admission::admit(&bytes, &rules) {
+            Ok(admitted) => (routing::route(admitted, &origin), None),
             Err(refusal) => {
                 self.shared
                     .metrics
                     .refused(self.platform, refusal.reason, 1);
                 // Its number must be durable all the same, or those after it could not be.
                 let empty = routing::empty(self.platform, sequence, &origin);
-                let mut owed = self.submit(empty, charge, opened).await?;
-                if let Outcome::Submitted(outcome) = owed.outcome {
-                    settled(outcome).await?;
-                }
-                owed.outcome = Outcome::Refused(refusal);
-                return Ok(owed);
+                (empty, Some(refusal))
             }
         };
-        self.submit(routed, charge, opened).await
+        let mut owed = self.submit(routed, charge, opened).await?;
+        owed.error = error;
+        Ok(owed)
     }
 
     /// Appends the records of a batch, urgent first. Waiting for room slows this producer alone.
@@ -296,10 +293,7 @@ impl Session {
                 .metrics
                 .refused(self.platform, refusal.reason, 1);
         }
-        let outcome = self
-            .shared
-            .waiters
-            .register(key.clone(), routed.parts.len());
+        let (registration, outcome) = self.shared.waiters.register(&key, routed.parts.len());
         let mut owed = Owed::settled(routed.sequence, charge, Outcome::Submitted(outcome));
         owed.refused = routed.refused;
         for part in routed.parts {
@@ -326,6 +320,7 @@ impl Session {
                 }),
             });
         }
+        registration.complete();
         Ok(owed)
     }
 
@@ -365,12 +360,12 @@ impl Session {
         let mut ack = api::PublishAck {
             sequence: owed.sequence.0,
             credit_bytes: charge,
+            error: owed.error.map(|refusal| refusal.to_api()),
             ..Default::default()
         };
         let mut refused = owed.refused;
         match owed.outcome {
             Outcome::Duplicate => ack.duplicate = true,
-            Outcome::Refused(refusal) => ack.error = Some(refusal.to_api()),
             Outcome::Submitted(outcome) => {
                 let parts = settled(outcome).await?;
                 let mut accepted = 0;
@@ -445,6 +440,7 @@ impl Owed {
             sequence,
             charge,
             arrived: Instant::now(),
+            error: None,
             refused: Vec::new(),
             indexes: HashMap::new(),
             outcome,
