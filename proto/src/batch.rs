@@ -12,8 +12,8 @@ use std::{ops::Range, sync::Arc};
 
 /// Field of the provenance table and of the deltas, the same in a batch and in a record, so that
 /// they move from one to the other with their tags.
-pub(crate) const PROVENANCE_FIELD: u32 = 9;
-pub(crate) const DELTA_FIELD: u32 = 10;
+pub const PROVENANCE_FIELD: u32 = 9;
+pub const DELTA_FIELD: u32 = 10;
 
 type Result<T, E = Refusal> = std::result::Result<T, E>;
 

@@ -4,6 +4,8 @@
 
 pub mod exceptions;
 pub mod producers;
+#[cfg(test)]
+mod tests;
 pub mod waiters;
 
 use crate::{
@@ -232,7 +234,7 @@ impl Apply {
             if delta.revision > *highest {
                 *highest = delta.revision;
                 effects.highest.insert(bucket);
-            } else if let Some(row) = group.get_register(&key)?
+            } else if let Some(row) = group.get_register(&key, entry.head.durable_at)?
                 && row.revision >= delta.revision
             {
                 stale.push(index as u32);

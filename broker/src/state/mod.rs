@@ -179,6 +179,8 @@ struct Shared {
     changed: Condvar,
     /// Wakes the flush thread; one token is enough.
     wake: crossbeam_channel::Sender<()>,
+    /// Of the last record whose effect is on disk, for compaction: what it forgets must be forgotten for
+    /// every record that a restart applies again, too.
     log_time: Arc<AtomicU64>,
     /// Nothing below is in the log any more.
     log_start: Arc<AtomicU64>,
@@ -477,6 +479,12 @@ impl State {
         rocks::gauges(&self.shared.db, FAMILIES)
     }
 
+    /// At once, what else happens in the background.
+    #[cfg(test)]
+    pub fn compact(&self) {
+        self.shared.db.compact_range(None::<&[u8]>, None::<&[u8]>);
+    }
+
     /// Runs `f` over all registers as of one moment, while writes go on. Blocks for as long.
     pub fn with_snapshot<R>(
         &self,
@@ -561,8 +569,12 @@ impl Group<'_> {
         self.state.shared.get_other(&self.memory, key)
     }
 
-    /// The register's row, unless it is forgotten.
-    pub fn get_register(&self, key: &RegisterKey) -> Result<Option<OwnedRow>, StateError> {
+    /// The register's row, unless it is forgotten at this time of the log.
+    pub fn get_register(
+        &self,
+        key: &RegisterKey,
+        log_time: Micros,
+    ) -> Result<Option<OwnedRow>, StateError> {
         let encoded = key.encode();
         let frozen = self.memory.frozen.iter().rev().map(|f| &f.gather);
         let gathered = [&self.memory.active]
@@ -584,7 +596,7 @@ impl Group<'_> {
         };
         let Some(bytes) = bytes else { return Ok(None) };
         let (_, row) = decode_register(&encoded, bytes)?;
-        Ok((!row.forgotten(self.memory.applied.log_time)).then(|| row.to_owned()))
+        Ok((!row.forgotten(log_time)).then(|| row.to_owned()))
     }
 
     pub fn put(&mut self, key: &[u8], row: &[u8]) {
@@ -606,10 +618,6 @@ impl Group<'_> {
             "the log is applied forward only"
         );
         self.memory.applied = applied;
-        self.state
-            .shared
-            .log_time
-            .store(applied.log_time.0, Ordering::Release);
         if self.memory.active.bytes() > self.state.options.gather_bytes_max {
             self.state.shared.freeze(&mut self.memory);
         }

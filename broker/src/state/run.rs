@@ -147,6 +147,8 @@ fn flush(shared: &Shared, run: &Arc<Frozen>, serial: u64) -> Result<Flush, State
         let mut memory = shared.memory.write();
         memory.frozen.remove(0);
         memory.stored = run.applied;
+        let log_time = run.applied.log_time.0;
+        shared.log_time.store(log_time, Ordering::Release);
     }
     let mut stats = shared.stats.lock();
     stats.flushes += 1;
