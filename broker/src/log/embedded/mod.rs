@@ -1,11 +1,12 @@
 //! The default log: RocksDB in this process, its write-ahead log synced before every ack.
 //!
 //! A thread owns writing. It takes what is queued, urgent first, writes it as one batch, syncs, and
-//! only then tells those who wait and the tail. Recovery drops a torn tail, which nobody was told is
-//! durable, and refuses to open when something before it is damaged: a prefix, never a hole.
+//! only then tells those who wait and the tail. Recovery drops a torn end, which nobody was told is
+//! durable, and refuses to open when something before it is damaged: a prefix, never a hole (`wal.rs`).
 
 mod keys;
 mod read;
+mod wal;
 mod writer;
 
 use crate::{
@@ -112,8 +113,9 @@ struct Shared {
     id: LogId,
     positions: Mutex<Positions>,
     poison: Mutex<Option<String>>,
-    /// One sync at a time.
-    syncing: Mutex<()>,
+    /// Held from a write to the end of its sync: no record is written behind one that is not on disk,
+    /// which is how `wal.rs` knows a torn end from damage.
+    committing: Mutex<()>,
     faults: Faults,
 }
 
@@ -139,6 +141,7 @@ impl EmbeddedLog {
             why,
         };
         std::fs::create_dir_all(dir).map_err(|e| failed(e.to_string()))?;
+        wal::mend(dir).map_err(failed)?;
         let entries = ColumnFamilyDescriptor::new(ENTRIES, entry_options());
         let meta = ColumnFamilyDescriptor::new(META, Options::default());
         let db = DB::open_cf_descriptors(&database_options(), dir, [entries, meta])
@@ -150,7 +153,7 @@ impl EmbeddedLog {
             id,
             positions: Mutex::new(positions),
             poison: Mutex::new(None),
-            syncing: Mutex::new(()),
+            committing: Mutex::new(()),
             faults: options.faults.clone(),
         });
         let (urgent, urgent_queue) = unbounded();
@@ -271,12 +274,10 @@ impl Shared {
         }
     }
 
-    /// What was written before is on disk when it returns. After a failed sync the kernel may have
+    /// What was written is on disk when it returns; call it with `committing` held since the write. After a failed sync the kernel may have
     /// dropped the pages, and the next one would report success without them: an error poisons, and
     /// nobody tries again.
     fn sync(&self) -> Result<(), LogError> {
-        let _alone = self.syncing.lock();
-        self.check()?;
         let synced = match self.faults.take_sync() {
             true => Err("planted".to_owned()),
             false => self.db.flush_wal(true).map_err(|e| e.to_string()),
@@ -422,13 +423,19 @@ impl Log for EmbeddedLog {
     }
 
     fn trim(&self, partition: Partition, before: Offset) -> Result<(), LogError> {
+        let committing = self.shared.committing.lock();
         self.shared.check()?;
-        let Some(before) = self.shared.trim(partition, before)? else {
+        let trimmed = self.shared.trim(partition, before);
+        if let Err(error) = &trimmed {
+            self.shared.poison(&format!("a trim failed: {error}"));
+        }
+        let Some(before) = trimmed? else {
             return Ok(());
         };
         // The mark is on disk before a file goes: without it, after a power cut, a reader would take
         // the hole for all there is.
         self.shared.sync()?;
+        drop(committing);
         // Gives whole files back at once; the rest goes at compaction.
         let (entries, _) = read::families(&self.shared.db)?;
         let (from, to) = (

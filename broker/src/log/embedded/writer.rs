@@ -81,7 +81,8 @@ impl Writer {
     }
 
     fn commit(&self, group: Vec<Append>) {
-        if self.shared.poison.lock().is_some() {
+        let committing = self.shared.committing.lock();
+        if self.shared.check().is_err() {
             return finish(group, AppendError::Poisoned);
         }
         let placed = self.place(&group);
@@ -102,6 +103,7 @@ impl Writer {
             (self.options.observer)(Err(CommitFailed));
             return finish(group, AppendError::Indefinite);
         }
+        drop(committing);
         (self.options.observer)(Ok(Commit {
             records: group.len(),
             bytes,
