@@ -92,8 +92,7 @@ impl BrokerProcess {
         let started = Instant::now();
         while started.elapsed() < START_TIMEOUT {
             // The listener is bound before data is opened, but answers only when ready.
-            if self
-                .get("/readyz")
+            if get(&self.http, "/readyz")
                 .await
                 .is_some_and(|answer| answer.contains(" 200 "))
             {
@@ -104,17 +103,6 @@ impl BrokerProcess {
         let kept = std::env::temp_dir().join("hutong-bench-broker.log");
         fs::copy(log, &kept)?;
         Err(BrokerError::NotReady(START_TIMEOUT, kept))
-    }
-
-    /// A plain HTTP GET, answered as text with its head.
-    pub async fn get(&self, path: &str) -> Option<String> {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect(&self.http).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.ok()?;
-        Some(String::from_utf8_lossy(&answer).into_owned())
     }
 
     pub fn usage(&self) -> Usage {
@@ -132,6 +120,18 @@ impl Drop for BrokerProcess {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// A plain HTTP GET, answered as text with its head. 1.0, so that the answer comes in one piece.
+pub async fn get(address: &str, path: &str) -> Option<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+    let request =
+        format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.ok()?;
+    Some(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// Of the process with this id, or "self".
@@ -173,6 +173,6 @@ fn folder_bytes(dir: &Path) -> u64 {
         .sum()
 }
 
-fn free_port() -> std::io::Result<u16> {
+pub fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

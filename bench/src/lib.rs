@@ -2,7 +2,9 @@
 //! fsyncs; the load shares the machine with it, and every report says what it took.
 
 pub mod broker;
+pub mod compare;
 pub mod fanout;
 pub mod ingest;
 pub mod load;
 pub mod report;
+mod systems;

@@ -1,8 +1,8 @@
 //! `hutong-bench`: measures the broker on this machine.
 
 use clap::{Parser, Subcommand};
-use hutong_bench::{fanout, ingest, report::Report};
-use std::process::ExitCode;
+use hutong_bench::{compare, fanout, ingest, report::Report};
+use std::{error::Error, process::ExitCode};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -24,6 +24,8 @@ enum Scenario {
     Ingest(ingest::Options),
     /// A fixed rate to many subscribers; latency from source commit to applied.
     Fanout(fanout::Options),
+    /// The same load on this broker and on its peers, in turn.
+    Compare(compare::Options),
 }
 
 fn main() -> ExitCode {
@@ -38,19 +40,28 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let result = runtime.block_on(async {
-        match &cli.scenario {
-            Scenario::Ingest(options) => ingest::run(options).await,
-            Scenario::Fanout(options) => fanout::run(options).await,
+    let result = runtime.block_on(run(&cli));
+    result.unwrap_or_else(|error| {
+        eprintln!("hutong-bench: {error}");
+        ExitCode::from(2)
+    })
+}
+
+async fn run(cli: &Cli) -> Result<ExitCode, Box<dyn Error>> {
+    Ok(match &cli.scenario {
+        Scenario::Ingest(options) => finish(&ingest::run(options).await?, cli.json),
+        Scenario::Fanout(options) => finish(&fanout::run(options).await?, cli.json),
+        Scenario::Compare(options) => {
+            let comparison = compare::run(options)
+                .await
+                .map_err(|error| error.to_string())?;
+            match cli.json {
+                true => println!("{}", comparison.to_json()),
+                false => print!("{}", comparison.to_text()),
+            }
+            ExitCode::SUCCESS
         }
-    });
-    match result {
-        Ok(report) => finish(&report, cli.json),
-        Err(error) => {
-            eprintln!("hutong-bench: {error}");
-            ExitCode::from(2)
-        }
-    }
+    })
 }
 
 fn finish(report: &Report, json: bool) -> ExitCode {

@@ -9,6 +9,85 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are valid")
 }
 
+/// The middle of several turns, and how far they lie apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Spread {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
+        let middle = values.len() / 2;
+        Spread {
+            median: match values.len() % 2 {
+                0 => f64::midpoint(at(middle.wrapping_sub(1)), at(middle)),
+                _ => at(middle),
+            },
+            min: at(0),
+            max: at(values.len().wrapping_sub(1)),
+        }
+    }
+
+    pub fn to_json(self) -> Value {
+        json!({ "median": self.median, "min": self.min, "max": self.max })
+    }
+
+    pub fn to_text(self, digits: usize) -> String {
+        let Spread { median, min, max } = self;
+        match min < max {
+            true => format!("{median:.digits$} ({min:.digits$} to {max:.digits$})"),
+            false => format!("{median:.digits$}"),
+        }
+    }
+}
+
+/// Where a figure was measured.
+#[derive(Debug)]
+pub struct Environment {
+    cores: usize,
+    processor: String,
+    memory_mb: u64,
+    kernel: String,
+    commit: String,
+}
+
+impl Environment {
+    pub fn read() -> Environment {
+        let text = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+        let value = |text: &str, key: &str| {
+            let line = text.lines().find(|line| line.starts_with(key));
+            let value = line.and_then(|line| line.split_once(':'));
+            value.map_or(String::new(), |(_, value)| value.trim().to_owned())
+        };
+        let memory = value(&text("/proc/meminfo"), "MemTotal");
+        let memory_kb: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
+        let git = std::process::Command::new("git")
+            .args(["describe", "--always", "--dirty"])
+            .output();
+        Environment {
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            processor: value(&text("/proc/cpuinfo"), "model name"),
+            memory_mb: memory_kb / 1024,
+            kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
+            commit: git.map_or(String::new(), |output| {
+                String::from_utf8_lossy(&output.stdout).trim().to_owned()
+            }),
+        }
+    }
+
+    pub fn to_json(&self) -> Value {
+        json!({
+            "cores": self.cores, "processor": self.processor, "memory_mb": self.memory_mb,
+            "kernel": self.kernel, "commit": self.commit, "version": env!("CARGO_PKG_VERSION"),
+        })
+    }
+}
+
 #[derive(Debug)]
 pub struct Report {
     pub scenario: &'static str,

@@ -1,0 +1,102 @@
+//! This broker, through its own SDK.
+
+use crate::{
+    broker::{BrokerProcess, Usage},
+    systems::{Ack, Failure, Receiver, Sender, System},
+};
+use futures_util::future::BoxFuture;
+use hutong_connectors::client::{
+    EncodedBatch, Endpoint, Filter, Identity, Publisher, PublisherOptions, Start, Subscriber,
+    SubscriberOptions,
+};
+use hutong_proto::{Cursor, Issuer, record};
+
+/// More than any scenario has: the scenario bounds what is under way.
+const BATCHES_IN_FLIGHT_MAX: usize = 4096;
+
+pub struct Hutong {
+    broker: BrokerProcess,
+}
+
+impl Hutong {
+    pub async fn start(issuers: &[Issuer]) -> Result<Hutong, Failure> {
+        let broker = BrokerProcess::start(issuers, None, "").await?;
+        Ok(Hutong { broker })
+    }
+
+    fn endpoint(&self, issuer: Issuer) -> Endpoint {
+        Endpoint::new(self.broker.grpc.clone(), Identity::Platform(issuer))
+    }
+}
+
+impl System for Hutong {
+    fn sender(&self, issuer: Issuer) -> BoxFuture<'_, Result<Box<dyn Sender>, Failure>> {
+        Box::pin(async move {
+            let mut options = PublisherOptions::new(self.endpoint(issuer), "bench");
+            options.batches_in_flight_max = BATCHES_IN_FLIGHT_MAX;
+            let publisher = Publisher::connect(options).await?;
+            Ok(Box::new(HutongSender(publisher)) as Box<dyn Sender>)
+        })
+    }
+
+    fn receiver(&self, issuer: Issuer) -> BoxFuture<'_, Result<Box<dyn Receiver>, Failure>> {
+        Box::pin(async move {
+            let mut options = SubscriberOptions::new(self.endpoint(issuer), "bench");
+            // As the peers do: to everybody also what is its own.
+            options.filter = Filter {
+                include_own: true,
+                ..Filter::default()
+            };
+            options.start = Start::Now;
+            let subscriber = Subscriber::open(options).await?;
+            Ok(Box::new(HutongReceiver(subscriber)) as Box<dyn Receiver>)
+        })
+    }
+
+    fn usage(&self) -> Usage {
+        self.broker.usage()
+    }
+}
+
+struct HutongSender(Publisher);
+
+impl Sender for HutongSender {
+    fn send(&mut self, batch: EncodedBatch) -> BoxFuture<'_, Result<Ack, Failure>> {
+        Box::pin(async move {
+            let deltas = batch.deltas;
+            let pending = self.0.publish_encoded(batch).await?;
+            Ok(Box::pin(async move {
+                let receipt = pending.await?;
+                match receipt.accepted == deltas {
+                    true => Ok(()),
+                    false => Err(format!("{} of {deltas} deltas accepted", receipt.accepted).into()),
+                }
+            }) as Ack)
+        })
+    }
+}
+
+struct HutongReceiver(Subscriber);
+
+impl Receiver for HutongReceiver {
+    fn receive(&mut self) -> BoxFuture<'_, Result<u64, Failure>> {
+        Box::pin(async move {
+            loop {
+                let frame = self.0.next_frame().await?;
+                let Some(records) = record::read_delivery(&frame)? else {
+                    continue;
+                };
+                let cursor = self.0.cursor();
+                if let Some(last) = records.last() {
+                    let applied = Cursor {
+                        bulk: last.offset.next(),
+                        ..cursor
+                    };
+                    self.0.applied(applied).await?;
+                }
+                return Ok(records.len() as u64);
+            }
+        })
+    }
+}
+
