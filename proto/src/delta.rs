@@ -2,7 +2,8 @@
 
 use crate::{
     ids::{EntityId, Kind, Lane, Micros, Revision},
-    wire,
+    reason::{Reason, Refusal},
+    wire::{self, FieldValue, Reader},
 };
 use std::{fmt, sync::Arc};
 
@@ -213,7 +214,42 @@ pub struct DeltaParts<'a> {
     pub value: &'a [u8],
 }
 
-impl DeltaParts<'_> {
+impl<'a> DeltaParts<'a> {
+    /// Reads a delta that admission let pass before; what it checked is not checked again.
+    pub fn read(bytes: &'a [u8]) -> Result<DeltaParts<'a>, Refusal> {
+        let missing = |field| Refusal::new(Reason::FieldMissing, field);
+        let (mut revision, mut committed_at, mut expires_at, mut provenance) = (0, 0, 0, 0);
+        let (mut entity, mut evidence, mut value) = (None, &[][..], None);
+        let mut reader = Reader::new(bytes);
+        while let Some(field) = reader.field()? {
+            match (field.number, field.value) {
+                (1, FieldValue::Len(b)) => entity = EntityId::from_slice(b),
+                (2, FieldValue::Varint(n)) => revision = n,
+                (3, FieldValue::Varint(n)) => committed_at = n,
+                (4, FieldValue::Varint(n)) => expires_at = n,
+                (5, FieldValue::Varint(n)) => provenance = n,
+                (6, FieldValue::Len(b)) => evidence = b,
+                (n, FieldValue::Len(b)) => {
+                    let kind = Kind::ALL.into_iter().find(|kind| value_field(*kind) == n);
+                    value = kind.map(|kind| (kind, b));
+                }
+                _ => return Err(Refusal::new(Reason::FieldUnknown, "delta")),
+            }
+        }
+        let (kind, value) = value.ok_or_else(|| missing("value"))?;
+        Ok(DeltaParts {
+            entity: entity.ok_or_else(|| missing("entity"))?,
+            revision: Revision(revision),
+            committed_at: Micros(committed_at),
+            expires_at: Micros(expires_at),
+            provenance: u32::try_from(provenance).map_err(|_| missing("provenance"))?,
+            evidence: std::str::from_utf8(evidence)
+                .map_err(|_| Refusal::new(Reason::StringNotUtf8, "evidence"))?,
+            kind,
+            value,
+        })
+    }
+
     pub fn encode(&self, out: &mut Vec<u8>) {
         wire::put_bytes(out, 1, &self.entity.0);
         wire::put_number(out, 2, self.revision.0);

@@ -2,6 +2,7 @@
 
 use crate::{
     batch::{DELTA_FIELD, DeltaView, PROVENANCE_FIELD, ProvenanceView, inner},
+    delta::DeltaParts,
     ids::{Epoch, Issuer, Lane, Micros, Offset, Partition, Sequence, Shard},
     reason::{Reason, Refusal},
     wire::{self, FieldValue, Reader},
@@ -126,6 +127,11 @@ impl<'a> RecordView<'a> {
 
     pub fn delta(&self, index: usize) -> Result<DeltaView<'a>, Refusal> {
         DeltaView::parse(inner(&self.bytes[self.deltas[index].clone()])?)
+    }
+
+    /// The same without looking into its value.
+    pub fn delta_parts(&self, index: usize) -> Result<DeltaParts<'a>, Refusal> {
+        DeltaParts::read(inner(&self.bytes[self.deltas[index].clone()])?)
     }
 
     /// The same record with only the deltas that `keep` says yes to. The header and the provenance

@@ -21,7 +21,7 @@ use crate::{
 use exceptions::Dropped;
 use hutong_proto::{
     Issuer, Kind, Lane, Reason, Refusal, Revision, Shard, api,
-    batch::DeltaView,
+    delta::DeltaParts,
     record::{self, RecordView},
 };
 use producers::{Fate, Producer};
@@ -59,6 +59,8 @@ pub struct Apply {
     highest: HashMap<(Issuer, Kind, Shard), Revision>,
     producers: HashMap<(Issuer, Arc<str>), Producer>,
     provenances: HashMap<(Issuer, Box<[u8]>), ProvenanceId>,
+    /// The row in the making.
+    row: Vec<u8>,
 }
 
 /// What a group changed, to be told after it is committed.
@@ -87,6 +89,7 @@ impl Apply {
             highest: HashMap::new(),
             producers: HashMap::new(),
             provenances: HashMap::new(),
+            row: Vec::new(),
         };
         let damaged = |key: &[u8]| StateError::damaged(key, "does not decode");
         for (key, value) in apply.state.scan(&keys::highest_prefix())? {
@@ -223,13 +226,13 @@ impl Apply {
         // Most records use few entries of their table; ids are found when first used.
         let mut ids: BTreeMap<u32, ProvenanceId> = BTreeMap::new();
         for index in 0..record.deltas.len() {
-            let delta = record.delta(index)?;
+            let delta = record.delta_parts(index)?;
             let key = RegisterKey {
                 entity: delta.entity,
-                kind: delta.kind(),
+                kind: delta.kind,
                 issuer,
             };
-            let bucket = (issuer, delta.kind(), shard);
+            let bucket = (issuer, delta.kind, shard);
             let highest = self.highest.entry(bucket).or_default();
             if delta.revision > *highest {
                 *highest = delta.revision;
@@ -249,7 +252,8 @@ impl Apply {
                     id
                 }
             };
-            group.put_register(&key, &row_of(&delta, entry, provenance).encode());
+            row_of(&delta, entry, provenance).encode(&mut self.row);
+            group.put_register(&key, &self.row);
             effects.deltas += 1;
         }
         Ok(stale)
@@ -280,7 +284,7 @@ impl Apply {
     }
 }
 
-fn row_of<'a>(delta: &DeltaView<'a>, entry: &Entry, provenance: ProvenanceId) -> Row<'a> {
+fn row_of<'a>(delta: &DeltaParts<'a>, entry: &Entry, provenance: ProvenanceId) -> Row<'a> {
     Row {
         revision: delta.revision,
         committed_at: delta.committed_at,
@@ -288,7 +292,7 @@ fn row_of<'a>(delta: &DeltaView<'a>, entry: &Entry, provenance: ProvenanceId) ->
         offset: entry.head.offset,
         provenance,
         evidence: delta.evidence,
-        value: delta.value_bytes,
+        value: delta.value,
     }
 }
 

@@ -44,19 +44,19 @@ pub struct OwnedRow {
 }
 
 impl<'a> Row<'a> {
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(56 + self.evidence.len() + self.value.len());
+    /// Puts it in the place of what is in `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.clear();
         out.push(VERSION);
-        wire::put_number(&mut out, 1, self.revision.0);
-        wire::put_number(&mut out, 2, self.committed_at.0);
-        wire::put_number(&mut out, 3, self.expires_at.0);
-        wire::put_number(&mut out, 4, self.offset.0);
-        wire::put_bytes(&mut out, 5, &self.provenance.0);
+        wire::put_number(out, 1, self.revision.0);
+        wire::put_number(out, 2, self.committed_at.0);
+        wire::put_number(out, 3, self.expires_at.0);
+        wire::put_number(out, 4, self.offset.0);
+        wire::put_bytes(out, 5, &self.provenance.0);
         if !self.evidence.is_empty() {
-            wire::put_bytes(&mut out, 6, self.evidence.as_bytes());
+            wire::put_bytes(out, 6, self.evidence.as_bytes());
         }
-        wire::put_bytes(&mut out, 7, self.value);
-        out
+        wire::put_bytes(out, 7, self.value);
     }
 
     pub fn decode(bytes: &'a [u8]) -> Option<Row<'a>> {
@@ -96,8 +96,7 @@ impl<'a> Row<'a> {
 
     /// So long expired that it counts as never written.
     pub fn forgotten(&self, log_time: Micros) -> bool {
-        self.expires_at != Micros::ZERO
-            && self.expires_at.0.saturating_add(EXPIRED_KEPT_US) <= log_time.0
+        forgotten(self.expires_at, log_time)
     }
 
     pub fn to_owned(&self) -> OwnedRow {
@@ -111,6 +110,27 @@ impl<'a> Row<'a> {
             value: self.value.to_owned(),
         }
     }
+}
+
+/// As [`Row::forgotten`].
+pub fn forgotten(expires_at: Micros, log_time: Micros) -> bool {
+    expires_at != Micros::ZERO && expires_at.0.saturating_add(EXPIRED_KEPT_US) <= log_time.0
+}
+
+/// Of an encoded row, without reading the rest; `None` if it does not decode so far.
+pub fn expires_at(bytes: &[u8]) -> Option<Micros> {
+    let (version, fields) = bytes.split_first()?;
+    let mut reader = Reader::new(fields);
+    while *version == VERSION
+        && let Some(field) = reader.field().ok()?
+    {
+        match (field.number, field.value) {
+            (3, FieldValue::Varint(n)) => return Some(Micros(n)),
+            (1 | 2, _) => {}
+            _ => return Some(Micros::ZERO),
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -136,8 +156,10 @@ mod tests {
                 evidence: &evidence,
                 value: &value,
             };
-            let bytes = row.encode();
+            let mut bytes = vec![1];
+            row.encode(&mut bytes);
             prop_assert_eq!(Row::decode(&bytes), Some(row));
+            prop_assert_eq!(expires_at(&bytes), Some(row.expires_at));
             prop_assert_eq!(Row::decode(&bytes[..cut.index(bytes.len())]), None);
         }
     }

@@ -6,7 +6,7 @@
 use crate::state::{
     Flush, Frozen, Shared, StateError,
     keys::{self, KeyKind},
-    row::Row,
+    row,
 };
 use crossbeam_channel::Receiver;
 use hutong_proto::{Micros, Offset};
@@ -61,8 +61,8 @@ pub fn open(
 /// What is long expired goes at compaction, by the log's time. It counts as absent before that too,
 /// so when it goes makes no difference.
 fn expiry(value: &[u8], log_time: Micros) -> CompactionDecision {
-    match Row::decode(value) {
-        Some(row) if row.forgotten(log_time) => CompactionDecision::Remove,
+    match row::expires_at(value) {
+        Some(expires_at) if row::forgotten(expires_at, log_time) => CompactionDecision::Remove,
         _ => CompactionDecision::Keep,
     }
 }

@@ -23,12 +23,7 @@ struct Sorted {
 
 impl Sorted {
     fn new(run: Arc<Frozen>) -> Sorted {
-        let keys = run
-            .gather
-            .sorted_registers()
-            .into_iter()
-            .map(|(key, _)| *key)
-            .collect();
+        let keys = run.gather.sorted_registers().map(|(key, _)| key).collect();
         Sorted { run, keys, at: 0 }
     }
 

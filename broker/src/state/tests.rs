@@ -20,6 +20,7 @@ fn register(n: u8) -> RegisterKey {
 }
 
 fn row(revision: u64, expires_at: u64) -> Vec<u8> {
+    let mut out = Vec::new();
     Row {
         revision: Revision(revision),
         committed_at: Micros(revision),
@@ -29,7 +30,8 @@ fn row(revision: u64, expires_at: u64) -> Vec<u8> {
         evidence: "e",
         value: &[8, 1],
     }
-    .encode()
+    .encode(&mut out);
+    out
 }
 
 fn open(dir: &Path) -> State {
