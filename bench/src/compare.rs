@@ -197,7 +197,11 @@ async fn measure(
     let delivered_in = shared.begin.elapsed().as_secs_f64();
     let deltas = batches * u64::from(shared.batch);
     let usage = system.usage();
-    let seconds = if deliveries > 0 { delivered_in } else { produced_in };
+    let seconds = if deliveries > 0 {
+        delivered_in
+    } else {
+        produced_in
+    };
     Ok(Turn {
         deltas_per_s: deltas as f64 / seconds,
         deliveries_per_s: (deliveries * u64::from(shared.batch)) as f64 / seconds,

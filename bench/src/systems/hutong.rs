@@ -69,7 +69,9 @@ impl Sender for HutongSender {
                 let receipt = pending.await?;
                 match receipt.accepted == deltas {
                     true => Ok(()),
-                    false => Err(format!("{} of {deltas} deltas accepted", receipt.accepted).into()),
+                    false => {
+                        Err(format!("{} of {deltas} deltas accepted", receipt.accepted).into())
+                    }
                 }
             }) as Ack)
         })
@@ -99,4 +101,3 @@ impl Receiver for HutongReceiver {
         })
     }
 }
-

@@ -63,7 +63,12 @@ impl JetStream {
             .stdout(Stdio::null())
             .stderr(fs::File::create(dir.path().join("nats.log"))?)
             .spawn()
-            .map_err(|error| format!("cannot start {}: {error}", program.display()))?;
+            .map_err(|error| {
+                format!(
+                    "cannot start {}: {error}; `./dev bench` installs it, or set HUTONG_NATS_SERVER",
+                    program.display()
+                )
+            })?;
         let server = JetStream {
             child,
             url: format!("nats://127.0.0.1:{port}"),
