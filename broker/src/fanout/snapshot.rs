@@ -197,7 +197,9 @@ impl Sender {
         if !self.message.rows.is_empty() {
             self.flush()?;
         }
-        // Before it is sent: whoever gets it may say at once that it is applied.
+        // Not before it can be sent: who stops taking rows has not got the snapshot, and keeps what it had.
+        self.wait_for_credit()?;
+        // But before it is sent: whoever gets it may say at once that it is applied.
         let now = (self.clock)();
         self.lease.begin(cursor, Begin::AfterSnapshot, now)?;
         let end = api::SnapshotEnd {
@@ -207,8 +209,7 @@ impl Sender {
         self.send(response(api::subscribe_response::Message::SnapshotEnd(end)))
     }
 
-    fn send(&mut self, frame: Bytes) -> Result<(), Refusal> {
-        let gone = || Refusal::from(Reason::SessionTakenOver).detail("the client went away");
+    fn wait_for_credit(&self) -> Result<(), Refusal> {
         let runtime = tokio::runtime::Handle::current();
         while !self.credit.available() {
             let more = runtime.block_on(async {
@@ -222,6 +223,12 @@ impl Sender {
                 return Err(gone());
             }
         }
+        Ok(())
+    }
+
+    fn send(&mut self, frame: Bytes) -> Result<(), Refusal> {
+        self.wait_for_credit()?;
+        let runtime = tokio::runtime::Handle::current();
         self.credit.spend(frame.len());
         let sent = runtime.block_on(async {
             tokio::select! {
@@ -232,6 +239,10 @@ impl Sender {
         self.sent_at = Instant::now();
         if sent { Ok(()) } else { Err(gone()) }
     }
+}
+
+fn gone() -> Refusal {
+    Refusal::from(Reason::SessionTakenOver).detail("the client went away")
 }
 
 fn internal(error: &StateError) -> Refusal {
