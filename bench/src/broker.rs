@@ -106,11 +106,21 @@ impl BrokerProcess {
     }
 
     pub fn usage(&self) -> Usage {
-        usage_of(&self.child.id().to_string())
+        usage_of(&self.process())
     }
 
-    pub fn data_bytes(&self) -> u64 {
-        folder_bytes(&self.dir.path().join("data"))
+    /// Its id, for [`usage_of`].
+    pub fn process(&self) -> String {
+        self.child.id().to_string()
+    }
+
+    pub fn disk_mb(&self) -> f64 {
+        folder_bytes(&self.dir.path().join("data")) as f64 / 1e6
+    }
+
+    /// Of one of its folders: "state" or "log".
+    pub fn disk_mb_of(&self, folder: &str) -> f64 {
+        folder_bytes(&self.dir.path().join("data").join(folder)) as f64 / 1e6
     }
 }
 

@@ -4,10 +4,12 @@
 //! delta, drops repeats and keeps the newest value of each register; the peers only store and send.
 
 use crate::{
+    Failure,
     broker::{Usage, usage_of},
     load::{self, Generator},
-    report::{Environment, Spread, histogram},
-    systems::{Ack, Failure, Kind, Receiver, Sender, System},
+    measure::histogram,
+    report::{Environment, Spread},
+    systems::{Ack, Kind, Receiver, Sender, System},
 };
 use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;

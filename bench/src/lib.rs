@@ -3,8 +3,14 @@
 
 pub mod broker;
 pub mod compare;
-pub mod fanout;
-pub mod ingest;
+pub mod file;
+pub mod fill;
+pub mod fleet;
 pub mod load;
+pub mod measure;
 pub mod report;
-mod systems;
+pub mod scenarios;
+pub mod systems;
+
+/// What a run fails with.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;

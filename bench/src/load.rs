@@ -7,7 +7,9 @@ use hutong_proto::{
     delta::{Colour, DeltaParts, TestOutcome},
     wire,
 };
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+const CEILING_FOR: Duration = Duration::from_millis(200);
 
 /// The 32 platforms by code.
 pub const PLATFORMS: [u32; 32] = [
@@ -40,6 +42,9 @@ pub struct Generator {
     platform: Issuer,
     revision: u64,
     provenance: Vec<u8>,
+    /// Each person once, in turn, instead of at random.
+    in_turn: bool,
+    turn: u64,
 }
 
 impl Generator {
@@ -58,7 +63,28 @@ impl Generator {
             platform,
             revision: now().0,
             provenance: entry,
+            in_turn: false,
+            turn: 0,
         }
+    }
+
+    /// Each person once, in turn: after `people` deltas there are as many registers.
+    pub fn in_turn(platform: Issuer, people: u64) -> Generator {
+        Generator {
+            in_turn: true,
+            ..Generator::new(platform, people, 1)
+        }
+    }
+
+    /// Deltas a second that one thread makes when nothing takes them: where the load itself ends.
+    pub fn ceiling_per_s(batch: u32) -> f64 {
+        let issuer = issuers(1)[0];
+        let mut generator = Generator::new(issuer, 1_000_000, 1);
+        let (begin, mut made) = (Instant::now(), 0u64);
+        while begin.elapsed() < CEILING_FOR {
+            made += u64::from(generator.batch(batch, Lane::Bulk, |_| Micros(1)).deltas);
+        }
+        made as f64 / begin.elapsed().as_secs_f64()
     }
 
     fn next_random(&mut self) -> u64 {
@@ -70,7 +96,11 @@ impl Generator {
     }
 
     fn entity(&mut self) -> EntityId {
-        let person = self.next_random() % self.people;
+        let person = match self.in_turn {
+            true => self.turn % self.people,
+            false => self.next_random() % self.people,
+        };
+        self.turn += 1;
         let mut id = [0; 16];
         id[..8].copy_from_slice(&person.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
         id[8..].copy_from_slice(&(person ^ u64::from(self.platform.code()) << 40).to_be_bytes());

@@ -1,35 +1,82 @@
 //! `hutong-bench`: measures the broker on this machine.
 
-use clap::{Parser, Subcommand};
-use hutong_bench::{compare, fanout, ingest, report::Report};
-use std::{error::Error, process::ExitCode};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use hutong_bench::{
+    Failure, compare, file,
+    report::{Environment, Report, html, table},
+    scenarios::Scenario,
+};
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Measures a broker that it starts itself, beside its own load, and says what both took.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "hutong-bench", version, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
-    scenario: Scenario,
+    command: Command,
     /// Print one JSON object instead of a table.
     #[arg(long, global = true)]
     json: bool,
+    /// Also write a page with plots.
+    #[arg(long, global = true, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Scenario {
-    /// As many deltas as are acknowledged, in batches, without subscribers.
-    Ingest(ingest::Options),
-    /// A fixed rate to many subscribers; latency from source commit to applied.
-    Fanout(fanout::Options),
+enum Command {
+    #[command(flatten)]
+    Scenario(Scenario),
     /// The same load on this broker and on its peers, in turn.
     Compare(compare::Options),
+    /// What a file says: a scenario and its options. Options after it win.
+    Run(RunFile),
+    /// Every scenario and the comparison; a folder of reports, and the table of a page.
+    All(All),
+    /// Every scenario for a moment: that it runs and reports, not how fast it is.
+    Smoke,
 }
 
+#[derive(Debug, Args)]
+struct RunFile {
+    file: PathBuf,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    options: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct All {
+    /// Where the JSON and the pages go.
+    #[arg(long, default_value = "bench-results")]
+    out: PathBuf,
+    /// The page whose table is written anew.
+    #[arg(long, value_name = "FILE")]
+    into: Option<PathBuf>,
+    /// Only these, by name; `compare` is one of them.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+/// Each scenario as small as it can be and still go through all of its parts.
+const SMOKE: [&str; 8] = [
+    "ingest --seconds 0.5 --warmup 0.1 --people 1000",
+    "single --seconds 0.5 --warmup 0.1 --people 1000 --in-flight 16",
+    "fanout --seconds 0.5 --warmup 0.1 --rate 4000 --subscribers 4 --stalled 1",
+    "surge --warmup 0.1 --subscribers 4 --probe-seconds 0.5 --probe-rate 40000 --surge-seconds 0.5",
+    "catchup --seconds 0.5 --warmup 0.1 --subscribers 4 --behind 20000 --rate 2000",
+    "bootstrap --registers 20000",
+    "scale --seconds 0.3 --warmup 0.1 --registers 2000,8000 --log 64MiB",
+    "idle --seconds 0.3 --warmup 0.1 --subscribers 4",
+];
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -40,40 +87,197 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let result = runtime.block_on(run(&cli));
+    let result = runtime.block_on(run(Cli::parse()));
     result.unwrap_or_else(|error| {
         eprintln!("hutong-bench: {error}");
         ExitCode::from(2)
     })
 }
 
-async fn run(cli: &Cli) -> Result<ExitCode, Box<dyn Error>> {
-    Ok(match &cli.scenario {
-        Scenario::Ingest(options) => finish(&ingest::run(options).await?, cli.json),
-        Scenario::Fanout(options) => finish(&fanout::run(options).await?, cli.json),
-        Scenario::Compare(options) => {
-            let comparison = compare::run(options)
-                .await
-                .map_err(|error| error.to_string())?;
+async fn run(mut cli: Cli) -> Result<ExitCode, Failure> {
+    if let Command::Run(RunFile { file, options }) = &cli.command {
+        let mut arguments = file::arguments(file, &Cli::command())?;
+        arguments.extend(options.iter().cloned());
+        let given = parse(arguments)?;
+        cli = Cli {
+            json: cli.json || given.json,
+            html: cli.html.or(given.html),
+            ..given
+        };
+    }
+    match &cli.command {
+        Command::Scenario(scenario) => {
+            let report = repeat(scenario).await?;
+            if let Some(file) = &cli.html {
+                write(file, &html::page(&report))?;
+            }
+            match cli.json {
+                true => println!("{}", report.to_json()),
+                false => print!("{}", report.to_text()),
+            }
+            Ok(verdict(&report))
+        }
+        Command::Compare(options) => {
+            let comparison = compare::run(options).await?;
             match cli.json {
                 true => println!("{}", comparison.to_json()),
                 false => print!("{}", comparison.to_text()),
             }
-            ExitCode::SUCCESS
+            Ok(ExitCode::SUCCESS)
         }
-    })
+        Command::Run(_) => Err("a file names a scenario, not another file".into()),
+        Command::All(options) => all(options).await,
+        Command::Smoke => smoke().await,
+    }
 }
 
-fn finish(report: &Report, json: bool) -> ExitCode {
-    if json {
-        println!("{}", report.to_json());
-    } else {
-        print!("{}", report.to_text());
+fn parse(arguments: Vec<OsString>) -> Result<Cli, Failure> {
+    let mut matches = Cli::command().try_get_matches_from(arguments)?;
+    Ok(Cli::from_arg_matches_mut(&mut matches)?)
+}
+
+async fn repeat(scenario: &Scenario) -> Result<Report, Failure> {
+    let mut report = Report {
+        scenario: scenario.name(),
+        options: scenario.options(),
+        environment: Environment::read(),
+        runs: Vec::new(),
+    };
+    let repeats = scenario.common().repeats.max(1);
+    for i in 1..=repeats {
+        eprintln!("{i} of {repeats}: {}", scenario.name());
+        report.runs.push(scenario.run().await?);
     }
+    Ok(report)
+}
+
+fn verdict(report: &Report) -> ExitCode {
     if report.whole() {
-        ExitCode::SUCCESS
-    } else {
-        eprintln!("hutong-bench: something was lost or doubled");
-        ExitCode::from(1)
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("hutong-bench: something was lost or doubled");
+    ExitCode::from(1)
+}
+
+fn write(file: &Path, text: &str) -> Result<(), Failure> {
+    fs::write(file, text).map_err(|e| format!("{}: {e}", file.display()).into())
+}
+
+async fn all(options: &All) -> Result<ExitCode, Failure> {
+    let shown = options.out.display();
+    fs::create_dir_all(&options.out).map_err(|e| format!("{shown}: {e}"))?;
+    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
+    let mut names: Vec<&str> = SMOKE.iter().filter_map(|s| s.split(' ').next()).collect();
+    names.push("compare");
+    if let Some(unknown) = options.only.iter().find(|o| !names.contains(&o.as_str())) {
+        return Err(format!("--only {unknown}: there are {}", names.join(", ")).into());
+    }
+    let mut code = ExitCode::SUCCESS;
+    for name in names.into_iter().filter(|name| wanted(name)) {
+        let file = options.out.join(name);
+        match parse(vec!["hutong-bench".into(), name.into()])?.command {
+            Command::Scenario(scenario) => {
+                let report = repeat(&scenario).await?;
+                print!("{}", report.to_text());
+                write(&file.with_extension("json"), &report.to_json().to_string())?;
+                write(&file.with_extension("html"), &html::page(&report))?;
+                if !report.whole() {
+                    code = verdict(&report);
+                }
+            }
+            Command::Compare(options) => {
+                let comparison = compare::run(&options).await?;
+                print!("{}", comparison.to_text());
+                write(
+                    &file.with_extension("json"),
+                    &comparison.to_json().to_string(),
+                )?;
+            }
+            _ => unreachable!("only scenarios are named"),
+        }
+    }
+    if let Some(page) = &options.into {
+        table::put(&options.out, page)?;
+    }
+    Ok(code)
+}
+
+/// One JSON object a line, of each scenario.
+async fn smoke() -> Result<ExitCode, Failure> {
+    for line in SMOKE {
+        let mut arguments: Vec<OsString> = vec!["hutong-bench".into()];
+        arguments.extend(line.split(' ').map(Into::into));
+        arguments.extend(["--repeats".into(), "1".into()]);
+        let Command::Scenario(scenario) = parse(arguments)?.command else {
+            unreachable!("only scenarios are named");
+        };
+        let report = repeat(&scenario).await?;
+        let page = html::page(&report);
+        if !page.ends_with("</html>\n") {
+            return Err(format!("{}: the page is not whole", report.scenario).into());
+        }
+        println!("{}", report.to_json());
+        if !report.whole() {
+            return Ok(verdict(&report));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options_of(arguments: Vec<OsString>) -> serde_json::Value {
+        match parse(arguments).expect("valid").command {
+            Command::Scenario(scenario) => scenario.options(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The files are where a reader looks for the defaults, so they must be them, and all of them.
+    #[test]
+    fn the_files_of_scenarios_say_what_holds_without_them() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        for name in SMOKE.iter().filter_map(|s| s.split(' ').next()) {
+            let file = folder.join(name).with_extension("toml");
+            let arguments = file::arguments(&file, &Cli::command()).expect("valid");
+            let given: Vec<String> = (arguments.iter().skip(2))
+                .map(|a| a.to_string_lossy().into_owned())
+                .collect();
+            let plain = options_of(vec!["hutong-bench".into(), name.into()]);
+            for key in plain.as_object().expect("options").keys() {
+                let flag = format!("--{}=", key.replace('_', "-"));
+                assert!(given.iter().any(|g| g.starts_with(&flag)), "{name}: {key}");
+            }
+            assert_eq!(options_of(arguments), plain, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_with_a_mistake_is_refused_with_its_line() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("s.toml");
+        let refused = |text: &str| {
+            fs::write(&file, text).expect("written");
+            file::arguments(&file, &Cli::command())
+                .expect_err("a mistake")
+                .to_string()
+        };
+        let unknown = refused("scenario = \"surge\"\n\nsurge_second = 3\n");
+        assert!(unknown.contains("s.toml:3:"), "{unknown}");
+        assert!(unknown.contains("surge_second\"") && unknown.contains("surge_seconds"));
+        assert!(refused("seconds = 3\n").contains("scenario"));
+        assert!(refused("scenario = \"sing\"\n").contains("single"));
+        assert!(refused("scenario =\n").contains("line 1"));
+    }
+
+    #[test]
+    fn options_after_a_file_win() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let file = folder.join("fanout.toml");
+        let mut arguments = file::arguments(&file, &Cli::command()).expect("valid");
+        arguments.extend(["--rate".into(), "7".into()]);
+        assert_eq!(options_of(arguments)["rate"], 7);
     }
 }

@@ -24,38 +24,109 @@ fn positive(report: &Value, path: &str) {
 }
 
 #[test]
-fn ingest_and_fanout_report_what_they_measured() {
-    let ingest = run(&["ingest", "--seconds", "0.5", "--warmup", "0.1"]);
-    for path in [
-        "/deltas_per_s",
-        "/latency_ms/ack/p99",
-        "/broker/memory_peak_mb",
-    ] {
-        positive(&ingest, path);
+fn every_scenario_runs_loses_nothing_and_reports_what_it_measured() {
+    let output = Command::new(env!("CARGO_BIN_EXE_hutong-bench"))
+        .arg("smoke")
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let reports: Vec<Value> = (text.lines())
+        .map(|line| serde_json::from_str(line).expect("one JSON object a line"))
+        .collect();
+    let wanted = [
+        (
+            "ingest",
+            &[
+                "/deltas_per_s",
+                "/latency_ms/ack/p99",
+                "/broker/cpu_s_per_million",
+            ][..],
+        ),
+        ("single", &["/deltas_per_s", "/latency_ms/ack/p999"]),
+        (
+            "fanout",
+            &[
+                "/deliveries_per_s",
+                "/latency_ms/urgent/p99",
+                "/latency_ms/bulk/max",
+            ],
+        ),
+        (
+            "surge",
+            &[
+                "/figures/fits_bulk_deltas_per_s",
+                "/latency_ms/urgent/p99",
+                "/figures/drained_in_s",
+            ],
+        ),
+        (
+            "catchup",
+            &[
+                "/figures/catchup_deltas_per_s",
+                "/figures/urgent_p99_ms_alone",
+            ],
+        ),
+        ("bootstrap", &["/figures/registers_per_s"]),
+        (
+            "scale",
+            &[
+                "/figures/cost_to_first_at_8000",
+                "/figures/deltas_per_s_at_2000",
+            ],
+        ),
+        ("idle", &["/broker/memory_peak_mb"]),
+    ];
+    assert_eq!(reports.len(), wanted.len(), "{text}");
+    for (report, (scenario, paths)) in reports.iter().zip(wanted) {
+        assert_eq!(report["scenario"], scenario);
+        for path in paths {
+            positive(report, path);
+            positive(&report["repeats"], &format!("{path}/median"));
+        }
+        assert_eq!(
+            (&report["lost"], &report["doubled"]),
+            (&Value::from(0), &Value::from(0))
+        );
+        positive(report, "/environment/cores");
     }
-    assert_eq!(ingest["lost"], 0);
-    let fanout = run(&[
-        "fanout",
-        "--seconds",
-        "0.5",
-        "--warmup",
-        "0.1",
+    assert_eq!(reports[5]["figures"]["registers"], 20_000.0);
+}
+
+#[test]
+fn a_page_has_plots_and_a_file_is_a_scenario() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (file, page) = (dir.path().join("mine.toml"), dir.path().join("page.html"));
+    std::fs::write(
+        &file,
+        "scenario = \"fanout\"\nseconds = 2\nwarmup = 0.1\nrate = 2000\nsubscribers = 3\nrepeats = 2\n",
+    )
+    .expect("written");
+    let shown = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
+    let report = run(&[
+        "run",
+        &shown(&file),
         "--rate",
-        "4000",
-        "--subscribers",
-        "4",
+        "1000",
+        "--html",
+        &shown(&page),
     ]);
-    for path in [
-        "/deliveries_per_s",
-        "/latency_ms/urgent/p99",
-        "/latency_ms/bulk/max",
-    ] {
-        positive(&fanout, path);
-    }
     assert_eq!(
-        (&fanout["lost"], &fanout["doubled"]),
-        (&Value::from(0), &Value::from(0))
+        (&report["options"]["rate"], &report["repeats"]["count"]),
+        (&1000.into(), &2.into())
     );
+    let page = std::fs::read_to_string(page).expect("a page");
+    for title in [
+        "Latency, urgent",
+        "Latency, bulk",
+        "Deliveries",
+        "Memory of the broker",
+    ] {
+        assert!(page.contains(&format!("<figcaption>{title}")), "{title}");
+    }
+    assert!(page.contains("<polyline"), "drawn, not only listed");
 }
 
 #[test]

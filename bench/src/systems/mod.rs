@@ -4,14 +4,12 @@
 mod hutong;
 mod jetstream;
 
+pub use crate::Failure;
 use crate::broker::Usage;
 use clap::ValueEnum;
 use futures_util::future::BoxFuture;
 use hutong_connectors::client::EncodedBatch;
 use hutong_proto::Issuer;
-use std::error::Error;
-
-pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// Resolves when the batch is durable.
 pub type Ack = BoxFuture<'static, Result<(), Failure>>;

@@ -1,0 +1,177 @@
+//! Closed loop: producers that have a bounded number of batches under way all the time, so that the
+//! broker takes as much as it can.
+
+use crate::{
+    Failure,
+    broker::BrokerProcess,
+    load::{self, Generator},
+    measure::{Counters, Latencies},
+};
+use clap::Args;
+use hutong_connectors::client::{Endpoint, Identity, Pending, Publisher, PublisherOptions};
+use hutong_proto::{Issuer, Lane};
+use serde::Serialize;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+use tokio::task::JoinSet;
+
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Fill {
+    /// Producers, each of its own platform.
+    #[arg(long, default_value_t = 8)]
+    pub producers: usize,
+    /// Deltas in a batch.
+    #[arg(long, default_value_t = 256)]
+    pub batch: u32,
+    /// Batches under way at each producer.
+    #[arg(long, default_value_t = 16)]
+    pub in_flight: usize,
+}
+
+/// When a producer ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Until {
+    Time(Instant),
+    /// So many registers of each producer were written once.
+    Registers(u64),
+}
+
+/// What the producers did after `begin`.
+#[derive(Debug, Default)]
+pub struct Filled {
+    pub published: u64,
+    pub acknowledged: u64,
+    pub ack: Latencies,
+    /// Share of their time in which the producers waited for the broker: near one means that they could
+    /// have sent more.
+    pub waited_share: f64,
+    waited_s: f64,
+}
+
+impl Fill {
+    /// Deltas at random over `people` of each platform, or each once.
+    pub async fn run(
+        &self,
+        broker: &BrokerProcess,
+        people: u64,
+        until: Until,
+        begin: Instant,
+        counters: &Arc<Counters>,
+    ) -> Result<Filled, Failure> {
+        let mut tasks = JoinSet::new();
+        for (i, issuer) in load::issuers(self.producers).into_iter().enumerate() {
+            let endpoint = Endpoint::new(broker.grpc.clone(), Identity::Platform(issuer));
+            let mut options = PublisherOptions::new(endpoint, "fill");
+            options.batches_in_flight_max = self.in_flight + 1;
+            let producer = Producer {
+                publisher: Publisher::connect(options).await?,
+                generator: match until {
+                    Until::Time(_) => Generator::new(issuer, people, i as u64 + 1),
+                    Until::Registers(count) => Generator::in_turn(issuer, count),
+                },
+                options: self.clone(),
+                until,
+                begin,
+                counters: Arc::clone(counters),
+            };
+            tasks.spawn(producer.run());
+        }
+        let mut all = Filled::default();
+        while let Some(one) = tasks.join_next().await {
+            let one = one??;
+            all.published += one.published;
+            all.acknowledged += one.acknowledged;
+            all.waited_s += one.waited_s;
+            all.ack.add(&one.ack);
+        }
+        let time = begin.elapsed().as_secs_f64() * self.producers as f64;
+        all.waited_share = all.waited_s / time.max(1e-3);
+        Ok(all)
+    }
+
+    /// Writes `registers` registers, spread over the producers' platforms.
+    pub async fn registers(&self, broker: &BrokerProcess, registers: u64) -> Result<(), Failure> {
+        let each = registers.div_ceil(self.producers as u64);
+        let counters = Arc::default();
+        let filled = self
+            .run(
+                broker,
+                each,
+                Until::Registers(each),
+                Instant::now(),
+                &counters,
+            )
+            .await?;
+        match filled.published == filled.acknowledged {
+            true => Ok(()),
+            false => Err("the broker did not take all registers".into()),
+        }
+    }
+
+    pub fn issuers(&self) -> Vec<Issuer> {
+        load::issuers(self.producers)
+    }
+}
+
+struct Producer {
+    publisher: Publisher,
+    generator: Generator,
+    options: Fill,
+    until: Until,
+    begin: Instant,
+    counters: Arc<Counters>,
+}
+
+impl Producer {
+    async fn run(mut self) -> Result<Filled, Failure> {
+        let mut filled = Filled::default();
+        let mut pending: VecDeque<(Instant, bool, Pending)> = VecDeque::new();
+        let mut made = 0;
+        loop {
+            let now = Instant::now();
+            let left = match self.until {
+                Until::Time(end) if now < end => self.options.batch,
+                Until::Time(_) => 0,
+                Until::Registers(count) => u64::from(self.options.batch).min(count - made) as u32,
+            };
+            if left == 0 || pending.len() >= self.options.in_flight {
+                let Some((sent_at, measured, receipt)) = pending.pop_front() else {
+                    break;
+                };
+                let accepted = u64::from(receipt.await?.accepted);
+                self.counters
+                    .acknowledged
+                    .fetch_add(accepted, Ordering::AcqRel);
+                if now >= self.begin {
+                    filled.waited_s += now.elapsed().as_secs_f64();
+                }
+                if measured {
+                    let second = sent_at.duration_since(self.begin).as_secs() as usize;
+                    filled
+                        .ack
+                        .record(second, sent_at.elapsed().as_micros() as u64, 1);
+                    filled.acknowledged += accepted;
+                }
+                continue;
+            }
+            let committed_at = load::now();
+            let batch = self.generator.batch(left, Lane::Bulk, |_| committed_at);
+            made += u64::from(left);
+            let measured = now >= self.begin;
+            if measured {
+                filled.published += u64::from(left);
+            }
+            let handed_over = Instant::now();
+            let receipt = self.publisher.publish_encoded(batch).await?;
+            if measured {
+                filled.waited_s += handed_over.elapsed().as_secs_f64();
+            }
+            pending.push_back((now, measured, receipt));
+        }
+        self.publisher.close().await?;
+        Ok(filled)
+    }
+}

@@ -1,0 +1,265 @@
+//! The table of docs/benchmarks.md, from the JSON files that runs left. Nobody copies figures by hand.
+
+use crate::Failure;
+use serde_json::Value;
+use std::{fmt::Write, fs, path::Path};
+
+const BEGIN: &str = "<!-- figures: begin (written by `./dev bench`, not by hand) -->";
+const END: &str = "<!-- figures: end -->";
+
+/// What is shown, where that is in the JSON, and with how many digits.
+type Row = (&'static str, &'static str, usize);
+
+const ROWS: &[(&str, &[Row])] = &[
+    (
+        "ingest",
+        &[
+            ("deltas a second, acknowledged", "deltas_per_s", 0),
+            ("ack p50, ms", "latency_ms.ack.p50", 1),
+            ("ack p99, ms", "latency_ms.ack.p99", 1),
+            (
+                "broker CPU seconds per million deltas",
+                "broker.cpu_s_per_million",
+                2,
+            ),
+            ("broker memory at its peak, MB", "broker.memory_peak_mb", 0),
+        ],
+    ),
+    (
+        "single",
+        &[
+            ("deltas a second, acknowledged", "deltas_per_s", 0),
+            ("ack p99, ms", "latency_ms.ack.p99", 1),
+            (
+                "broker CPU seconds per million deltas",
+                "broker.cpu_s_per_million",
+                2,
+            ),
+        ],
+    ),
+    (
+        "fanout",
+        &[
+            ("deltas a second", "deltas_per_s", 0),
+            ("deliveries a second", "deliveries_per_s", 0),
+            ("urgent p50, ms", "latency_ms.urgent.p50", 1),
+            ("urgent p99, ms", "latency_ms.urgent.p99", 1),
+            ("urgent max, ms", "latency_ms.urgent.max", 0),
+            ("bulk p99, ms", "latency_ms.bulk.p99", 0),
+            (
+                "broker CPU seconds per million deliveries",
+                "broker.cpu_s_per_million_deliveries",
+                2,
+            ),
+            ("broker memory at its peak, MB", "broker.memory_peak_mb", 0),
+            (
+                "the load was late by (p99), ms",
+                "figures.load_late_p99_ms",
+                1,
+            ),
+        ],
+    ),
+    (
+        "surge",
+        &[
+            (
+                "bulk deltas a second that fit",
+                "figures.fits_bulk_deltas_per_s",
+                0,
+            ),
+            (
+                "bulk deltas a second offered",
+                "figures.offered_bulk_deltas_per_s",
+                0,
+            ),
+            ("urgent p50, ms", "latency_ms.urgent.p50", 1),
+            ("urgent p99, ms", "latency_ms.urgent.p99", 1),
+            ("urgent max, ms", "latency_ms.urgent.max", 0),
+            ("drained after, s", "figures.drained_in_s", 1),
+            ("broker memory at its peak, MB", "broker.memory_peak_mb", 0),
+        ],
+    ),
+    (
+        "catchup",
+        &[
+            (
+                "deltas a second to who catches up",
+                "figures.catchup_deltas_per_s",
+                0,
+            ),
+            (
+                "urgent p99 of the others before, ms",
+                "figures.urgent_p99_ms_alone",
+                1,
+            ),
+            (
+                "urgent p99 of the others meanwhile, ms",
+                "figures.urgent_p99_ms_beside",
+                1,
+            ),
+        ],
+    ),
+    (
+        "bootstrap",
+        &[("registers a second", "figures.registers_per_s", 0)],
+    ),
+    (
+        "idle",
+        &[
+            ("broker memory, MB", "broker.memory_peak_mb", 0),
+            ("broker cores", "figures.broker_cores", 3),
+        ],
+    ),
+];
+
+/// Puts the table in its place in a page.
+pub fn put(results: &Path, page: &Path) -> Result<(), Failure> {
+    let text = fs::read_to_string(page).map_err(|e| format!("{}: {e}", page.display()))?;
+    let missing = || format!("{}: there is no line `{BEGIN}`", page.display());
+    let (before, rest) = text.split_once(BEGIN).ok_or_else(missing)?;
+    let missing = || format!("{}: there is no line `{END}`", page.display());
+    let (_, after) = rest.split_once(END).ok_or_else(missing)?;
+    let table = table(results)?;
+    fs::write(page, format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
+        .map_err(|e| format!("{}: {e}", page.display()).into())
+}
+
+fn table(results: &Path) -> Result<String, Failure> {
+    let mut out = String::from("| scenario | figure | median (range) |\n|---|---|---|\n");
+    let mut machine = None;
+    for (scenario, rows) in ROWS {
+        let Some(report) = read(results, scenario)? else {
+            continue;
+        };
+        for (label, path, digits) in *rows {
+            line(&mut out, scenario, label, &report, path, *digits);
+        }
+        machine = machine.or_else(|| report.get("environment").cloned());
+    }
+    if let Some(report) = read(results, "scale")? {
+        for registers in report["options"]["registers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            let million = registers.as_f64().unwrap_or(0.0) / 1e6;
+            for (label, name, digits) in [
+                ("deltas a second", "deltas_per_s", 0),
+                (
+                    "broker CPU seconds per million deltas",
+                    "cpu_s_per_million",
+                    2,
+                ),
+                ("times the first", "cost_to_first", 2),
+                ("state on disk, MB", "state_mb", 0),
+                ("broker memory, MB", "memory_mb", 0),
+            ] {
+                let label = format!("{million} M registers: {label}");
+                let path = format!("figures.{name}_at_{registers}");
+                line(&mut out, "scale", &label, &report, &path, digits);
+            }
+        }
+    }
+    if let Some(report) = read(results, "compare")? {
+        out += "\nThis broker divided by a peer, of medians; below one, the peer is faster:\n\n\
+                | peer | ingest | fanout | single |\n|---|---|---|---|\n";
+        for (peer, rows) in report["ratio"].as_object().into_iter().flatten() {
+            let ratio = |row: &str| match rows[row].as_f64() {
+                Some(ratio) => format!("{ratio:.2}"),
+                None => "-".to_owned(),
+            };
+            writeln!(
+                out,
+                "| {peer} | {} | {} | {} |",
+                ratio("ingest"),
+                ratio("fanout"),
+                ratio("single")
+            )?;
+        }
+    }
+    if let Some(machine) = machine {
+        let text = |name: &str| machine[name].as_str().unwrap_or("?").to_owned();
+        writeln!(
+            out,
+            "\nMeasured at commit {} on {} cores ({}), {} MB, Linux {}.",
+            text("commit"),
+            machine["cores"],
+            text("processor"),
+            machine["memory_mb"],
+            text("kernel")
+        )?;
+    }
+    Ok(out)
+}
+
+fn read(results: &Path, scenario: &str) -> Result<Option<Value>, Failure> {
+    let file = results.join(scenario).with_extension("json");
+    if !file.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&file)?;
+    let value = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", file.display()))?;
+    Ok(Some(value))
+}
+
+fn line(out: &mut String, scenario: &str, label: &str, report: &Value, path: &str, digits: usize) {
+    let pointer = format!("/repeats/{}", path.replace('.', "/"));
+    let number = |name: &str| report.pointer(&format!("{pointer}/{name}"))?.as_f64();
+    let all = (number("median"), number("min"), number("max"));
+    let (Some(median), Some(min), Some(max)) = all else {
+        return;
+    };
+    let show = |value: f64| grouped(&format!("{value:.digits$}"));
+    let spread = match min < max {
+        true => format!(" ({} to {})", show(min), show(max)),
+        false => String::new(),
+    };
+    *out += &format!("| {scenario} | {label} | {}{spread} |\n", show(median));
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(number: &str) -> String {
+    let (whole, rest) = match number.split_once('.') {
+        Some((whole, rest)) => (whole, format!(".{rest}")),
+        None => (number, String::new()),
+    };
+    let mut out = String::new();
+    for (i, digit) in whole.chars().enumerate() {
+        if i > 0 && (whole.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out + &rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_table_takes_its_figures_from_the_files_and_its_place_in_the_page() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let spread = json!({ "median": 1_234_567.4, "min": 1.0, "max": 2_000_000.0 });
+        let ingest = json!({
+            "repeats": { "deltas_per_s": spread },
+            "environment": { "commit": "abc", "cores": 2, "processor": "P", "memory_mb": 1, "kernel": "K" },
+        });
+        fs::write(dir.path().join("ingest.json"), ingest.to_string()).expect("written");
+        let compare = json!({ "ratio": { "jetstream": { "ingest": 1.5, "fanout": 0.9 } } });
+        fs::write(dir.path().join("compare.json"), compare.to_string()).expect("written");
+        let page = dir.path().join("page.md");
+        fs::write(&page, format!("before\n{BEGIN}\nold\n{END}\nafter\n")).expect("written");
+        put(dir.path(), &page).expect("it has a place");
+        let text = fs::read_to_string(&page).expect("it is there");
+        assert!(text.starts_with("before\n") && text.ends_with("after\n"));
+        assert!(!text.contains("old"));
+        let row = "| ingest | deltas a second, acknowledged | 1,234,567 (1 to 2,000,000) |";
+        assert!(text.contains(row), "{text}");
+        assert!(text.contains("| jetstream | 1.50 | 0.90 | - |"), "{text}");
+        fs::write(&page, "no place").expect("written");
+        let error = put(dir.path(), &page).expect_err("nowhere to put it");
+        assert!(error.to_string().contains("figures: begin"), "{error}");
+    }
+}

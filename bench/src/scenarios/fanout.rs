@@ -1,0 +1,84 @@
+//! `fanout`: a fixed rate in, every platform publishing and subscribing, and how long a delta takes
+//! from its commit at the source until it is applied at each platform.
+
+use crate::{
+    Failure,
+    fleet::{AtEnd, Fleet, FleetOptions, Load},
+    load,
+    measure::{Run, Sampler, between},
+    scenarios::{Common, Times, look},
+};
+use clap::Args;
+use hutong_proto::Lane;
+use serde::Serialize;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Options {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    #[serde(flatten)]
+    times: Times,
+    #[command(flatten)]
+    #[serde(flatten)]
+    fleet: FleetOptions,
+    /// Deltas a second, over all platforms.
+    #[arg(long, default_value_t = 60_000)]
+    rate: u64,
+    /// Share of urgent deltas.
+    #[arg(long, default_value_t = 0.03)]
+    urgent: f64,
+}
+
+pub async fn run(options: &Options) -> Result<Run, Failure> {
+    let issuers = load::issuers(options.fleet.subscribers);
+    let broker = options.common.broker(&issuers, "").await?;
+    let counters = Arc::default();
+    let fleet = Fleet::start(&options.fleet, &broker, Arc::clone(&counters)).await?;
+    let begin = Instant::now() + options.times.warmup();
+    let sampler = Sampler::start(&broker, Arc::clone(&counters), begin);
+    let rate = options.rate as f64;
+    let load = Load {
+        urgent_per_s: rate * options.urgent,
+        bulk_per_s: rate * (1.0 - options.urgent),
+        warmup: options.times.warmup(),
+        seconds: options.times.seconds(),
+        stop: CancellationToken::new(),
+        at_end: AtEnd::Drain,
+    };
+    let looked = async {
+        tokio::time::sleep_until(begin.into()).await;
+        let before = look(&broker);
+        tokio::time::sleep(load.seconds).await;
+        (before, look(&broker))
+    };
+    let (driven, (before, after)) = tokio::join!(fleet.drive(&load), looked);
+    let (phase, driven) = driven?;
+    let tally = fleet.finish().await?;
+    let mut run = Run {
+        seconds: driven.seconds,
+        published: driven.published,
+        acknowledged: driven.acknowledged,
+        delivered: phase.delivered.load(Ordering::Acquire),
+        lost: tally.lost,
+        doubled: tally.doubled,
+        latencies: vec![
+            ("urgent", phase.take(Lane::Urgent)),
+            ("bulk", phase.take(Lane::Bulk)),
+        ],
+        broker: between(before.broker, after.broker),
+        load: between(before.load, after.load),
+        disk_mb: broker.disk_mb(),
+        series: sampler.series(),
+        ..Run::default()
+    };
+    run.broker.memory_peak_mb = broker.usage().memory_peak_mb;
+    run.figure("load_late_p99_ms", driven.late.p99_ms());
+    Ok(run)
+}

@@ -1,0 +1,48 @@
+//! `idle`: what a broker takes that has its subscribers connected and nothing to do.
+
+use crate::{
+    Failure,
+    fleet::{Fleet, FleetOptions},
+    load,
+    measure::{Run, Sampler, between},
+    scenarios::{Common, Times, look},
+};
+use clap::Args;
+use serde::Serialize;
+use std::{sync::Arc, time::Instant};
+
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Options {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    #[serde(flatten)]
+    times: Times,
+    #[command(flatten)]
+    #[serde(flatten)]
+    fleet: FleetOptions,
+}
+
+pub async fn run(options: &Options) -> Result<Run, Failure> {
+    let issuers = load::issuers(options.fleet.subscribers);
+    let broker = options.common.broker(&issuers, "").await?;
+    let counters = Arc::default();
+    let fleet = Fleet::start(&options.fleet, &broker, Arc::clone(&counters)).await?;
+    tokio::time::sleep(options.times.warmup()).await;
+    let (before, begin) = (look(&broker), Instant::now());
+    let sampler = Sampler::start(&broker, counters, begin);
+    tokio::time::sleep(options.times.seconds()).await;
+    let after = look(&broker);
+    let mut run = Run {
+        seconds: begin.elapsed().as_secs_f64(),
+        broker: between(before.broker, after.broker),
+        load: between(before.load, after.load),
+        disk_mb: broker.disk_mb(),
+        series: sampler.series(),
+        ..Run::default()
+    };
+    run.figure("broker_cores", run.broker.cpu_s / run.seconds);
+    fleet.finish().await?;
+    Ok(run)
+}

@@ -1,0 +1,81 @@
+//! `scale`: what a delta costs when it falls on one of a million, ten million or a hundred million
+//! registers, and what those take on disk.
+
+use crate::{
+    Failure,
+    fill::{Fill, Until},
+    measure::{Run, Sampler, between},
+    scenarios::{Common, Times, look},
+};
+use clap::Args;
+use serde::Serialize;
+use std::{sync::Arc, time::Instant};
+
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Options {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    #[serde(flatten)]
+    times: Times,
+    #[command(flatten)]
+    #[serde(flatten)]
+    fill: Fill,
+    /// Registers of each step, rising.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1000000,10000000,100000000"
+    )]
+    registers: Vec<u64>,
+    /// Bytes of log that the broker keeps, as in its configuration: here the state is looked at.
+    #[arg(long, default_value = "2GiB")]
+    log: String,
+}
+
+pub async fn run(options: &Options) -> Result<Run, Failure> {
+    let issuers = options.fill.issuers();
+    let retention = format!("[retention]\nbytes = \"{}\"", options.log);
+    let broker = options.common.broker(&issuers, &retention).await?;
+    let mut run = Run::default();
+    let mut first_cost = None;
+    for registers in &options.registers {
+        options.fill.registers(&broker, *registers).await?;
+        let each = registers / options.fill.producers as u64;
+        let begin = Instant::now() + options.times.warmup();
+        let until = Until::Time(begin + options.times.seconds());
+        let counters = Arc::default();
+        let sampler = Sampler::start(&broker, Arc::clone(&counters), begin);
+        let filling = options.fill.run(&broker, each, until, begin, &counters);
+        let before = async {
+            tokio::time::sleep_until(begin.into()).await;
+            look(&broker)
+        };
+        let (filled, before) = tokio::join!(filling, before);
+        let (filled, after) = (filled?, look(&broker));
+        let seconds = begin.elapsed().as_secs_f64();
+        let took = between(before.broker, after.broker);
+        let cost = took.cpu_s / (filled.acknowledged as f64 / 1e6);
+        let first = *first_cost.get_or_insert(cost);
+        for (name, value) in [
+            ("deltas_per_s", filled.acknowledged as f64 / seconds),
+            ("cpu_s_per_million", cost),
+            ("cost_to_first", cost / first),
+            ("state_mb", broker.disk_mb_of("state")),
+            ("memory_mb", sampler.memory_peak_mb()),
+        ] {
+            run.figure(format!("{name}_at_{registers}"), value);
+        }
+        // The whole is the last and largest step.
+        run.seconds = seconds;
+        run.published = filled.published;
+        run.acknowledged = filled.acknowledged;
+        run.latencies = vec![("ack", filled.ack)];
+        run.broker = took;
+        run.load = between(before.load, after.load);
+        run.disk_mb = broker.disk_mb();
+        run.series = sampler.series();
+    }
+    Ok(run)
+}

@@ -1,0 +1,98 @@
+//! `surge`: colours at a steady rate while test results are offered at several times what fits. First
+//! it finds out what fits, with all subscribers; then it offers that many times over, and waits until
+//! all of it has gone through.
+
+use crate::{
+    Failure,
+    fleet::{AtEnd, Fleet, FleetOptions, Load},
+    load,
+    measure::{Run, Sampler, between},
+    scenarios::{Common, look},
+};
+use clap::Args;
+use hutong_proto::Lane;
+use serde::Serialize;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Options {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    #[serde(flatten)]
+    fleet: FleetOptions,
+    /// Urgent deltas a second, over all platforms.
+    #[arg(long, default_value_t = 1_800)]
+    urgent_rate: u64,
+    /// How many times what fits is offered in bulk.
+    #[arg(long, default_value_t = 3.0)]
+    times: f64,
+    #[arg(long, default_value_t = 5.0)]
+    warmup: f64,
+    /// How long to find out what fits.
+    #[arg(long, default_value_t = 10.0)]
+    probe_seconds: f64,
+    /// Offered while finding out, in bulk deltas a second: more than any broker here takes.
+    #[arg(long, default_value_t = 3_000_000)]
+    probe_rate: u64,
+    /// How long the surge itself lasts.
+    #[arg(long, default_value_t = 20.0)]
+    surge_seconds: f64,
+}
+
+pub async fn run(options: &Options) -> Result<Run, Failure> {
+    let issuers = load::issuers(options.fleet.subscribers);
+    let broker = options.common.broker(&issuers, "").await?;
+    let counters = Arc::default();
+    let fleet = Fleet::start(&options.fleet, &broker, Arc::clone(&counters)).await?;
+    let begin = Instant::now();
+    let sampler = Sampler::start(&broker, Arc::clone(&counters), begin);
+    let mut load = Load {
+        urgent_per_s: options.urgent_rate as f64,
+        bulk_per_s: options.probe_rate as f64,
+        warmup: Duration::from_secs_f64(options.warmup),
+        seconds: Duration::from_secs_f64(options.probe_seconds),
+        stop: CancellationToken::new(),
+        at_end: AtEnd::Leave,
+    };
+    let (_, probed) = fleet.drive(&load).await?;
+    let fits = probed.bulk_acknowledged as f64 / (probed.seconds + probed.drained_in.as_secs_f64());
+    load.bulk_per_s = fits * options.times;
+    load.warmup = Duration::ZERO;
+    load.seconds = Duration::from_secs_f64(options.surge_seconds);
+    load.at_end = AtEnd::Drain;
+    let before = look(&broker);
+    let surge_from = begin.elapsed();
+    let (phase, driven) = fleet.drive(&load).await?;
+    let after = look(&broker);
+    let tally = fleet.finish().await?;
+    let mut run = Run {
+        seconds: driven.seconds + driven.drained_in.as_secs_f64(),
+        published: driven.published,
+        acknowledged: driven.acknowledged,
+        delivered: phase.delivered.load(Ordering::Acquire),
+        lost: tally.lost,
+        doubled: tally.doubled,
+        latencies: vec![
+            ("urgent", phase.take(Lane::Urgent)),
+            ("bulk", phase.take(Lane::Bulk)),
+        ],
+        broker: between(before.broker, after.broker),
+        load: between(before.load, after.load),
+        disk_mb: broker.disk_mb(),
+        series: sampler.series(),
+        ..Run::default()
+    };
+    run.broker.memory_peak_mb = broker.usage().memory_peak_mb;
+    run.figure("fits_bulk_deltas_per_s", fits);
+    run.figure("offered_bulk_deltas_per_s", load.bulk_per_s);
+    run.figure("surge_from_s", surge_from.as_secs_f64());
+    run.figure("surge_s", driven.seconds);
+    run.figure("drained_in_s", driven.drained_in.as_secs_f64());
+    Ok(run)
+}
