@@ -51,11 +51,13 @@ pub const SHARDS_MAX: u32 = 64;
 /// Bytes of batches that one producer may have under way.
 pub const PUBLISH_CREDIT_BYTES: u64 = 8 << 20;
 /// Bytes that a subscriber gets before it gives credit, unless it asks for another amount.
-pub const SUBSCRIBE_CREDIT_BYTES_DEFAULT: u64 = 16 << 20;
+pub const SUBSCRIBE_CREDIT_BYTES_DEFAULT: u64 = 4 << 20;
 pub const SUBSCRIBE_CREDIT_BYTES_MIN: u64 = 64 << 10;
 pub const SUBSCRIBE_CREDIT_BYTES_MAX: u64 = 64 << 20;
 /// A delivered message stays below this, unless a single record is larger.
 pub const DELIVERY_BYTES_TARGET: usize = 1 << 20;
+/// A bulk one while urgent records come: the next urgent one waits behind it.
+pub const BULK_BESIDE_URGENT_BYTES: usize = 128 << 10;
 
 /// A stream carries a bookmark at least this often.
 pub const BOOKMARK_EVERY_MS: u64 = 500;

@@ -3,6 +3,7 @@
 use crate::{
     batch::{DELTA_FIELD, DeltaView, PROVENANCE_FIELD, ProvenanceView, inner},
     delta::DeltaParts,
+    frame::Frame,
     ids::{Epoch, Issuer, Lane, Micros, Offset, Partition, Sequence, Shard},
     reason::{Reason, Refusal},
     wire::{self, FieldValue, Reader},
@@ -168,12 +169,14 @@ pub fn encode_logged(offset: Offset, durable_at: Micros, record: &[u8]) -> Bytes
 const RECORDS_FIELD: u32 = 5;
 
 /// A `SubscribeResponse` with these entries of [`encode_logged`].
-pub fn encode_delivery<'a>(entries: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
-    let len: usize = entries.clone().map(Bytes::len).sum();
-    let mut out = Vec::with_capacity(len + 8);
-    wire::put_len(&mut out, RECORDS_FIELD, len);
-    entries.for_each(|e| out.extend_from_slice(e));
-    out.into()
+pub fn delivery(entries: Vec<Bytes>) -> Frame {
+    let mut head = Vec::with_capacity(8);
+    wire::put_len(
+        &mut head,
+        RECORDS_FIELD,
+        entries.iter().map(Bytes::len).sum(),
+    );
+    Frame::in_parts(head.into(), entries)
 }
 
 /// A record as a subscriber gets it, without copying.

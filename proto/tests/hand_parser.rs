@@ -317,7 +317,7 @@ proptest! {
         prop_assert_eq!(cut.deltas, kept);
 
         let logged = record::encode_logged(Offset(offset), Micros(7), &bytes);
-        let message = record::encode_delivery([&logged, &logged].into_iter());
+        let message = record::delivery(vec![logged.clone(), logged.clone()]).to_bytes();
         let response = api::SubscribeResponse::decode(message.clone()).expect("generated code");
         let Some(api::subscribe_response::Message::Records(records)) = response.message else {
             return Err(TestCaseError::fail("records expected"));

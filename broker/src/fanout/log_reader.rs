@@ -1,96 +1,238 @@
-//! Reading the log for a subscriber that fell behind the rings: exactly what the rings would have
-//! given it. Blocking.
+//! Reading the log for subscribers that fell behind the rings: exactly what the rings would have given
+//! them. In a surge all of them fall behind, and at about the same place: so what one reads is kept a
+//! while for the others, bounded in bytes, and the log is read once instead of once for each.
 
 use crate::{
-    apply::exceptions::Dropped,
-    fanout::{Fanout, session::cut_kinds},
-    filter::FilterSpec,
-    log::ReadError,
-    state::keys,
+    apply::exceptions::Dropped, fanout::Fanout, filter::FilterSpec, log::ReadError, state::keys,
+    tail::TailEntry,
 };
-use bytes::Bytes;
 use hutong_proto::{Lane, Offset, Partition, Reason, Refusal, record};
-use std::collections::BTreeMap;
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+use tokio::sync::Semaphore;
 
-/// Read from the log at one time.
+/// Read for one subscriber alone.
 const CHUNK_BYTES: usize = 1 << 20;
+/// Read for all: to read on, each partition's next record has to be found again, so more at one time.
+const SHARED_CHUNK_BYTES: usize = 8 << 20;
+const SHARED_BYTES_MAX: usize = 64 << 20;
+/// Readers at one time: each holds about two chunks.
+const READERS_MAX: usize = 4;
 
+/// A stretch of one lane.
 #[derive(Debug)]
-pub struct LogChunk {
-    pub entries: Vec<Bytes>,
-    pub last: Option<Offset>,
-    pub next: Offset,
+struct Chunk {
+    from: Offset,
+    /// Every record of its partitions below this is in `entries`, unless it is below `from`.
+    next: Offset,
+    entries: Vec<TailEntry>,
+    bytes: usize,
 }
 
-/// What is wanted of a lane from `from` on. Only what is applied is read, so nothing is delivered
-/// that apply might still drop.
-pub fn read(
+/// What was read last, the newest at the back.
+#[derive(Debug)]
+pub struct LogReaders {
+    kept: Mutex<VecDeque<(Lane, Arc<Chunk>)>>,
+    permits: Semaphore,
+}
+
+impl Default for LogReaders {
+    fn default() -> LogReaders {
+        LogReaders {
+            kept: Mutex::default(),
+            permits: Semaphore::new(READERS_MAX),
+        }
+    }
+}
+
+impl LogReaders {
+    fn get(&self, lane: Lane, from: Offset) -> Option<Arc<Chunk>> {
+        let mut kept = self.kept.lock();
+        let has = |(of, chunk): &(Lane, Arc<Chunk>)| {
+            *of == lane && chunk.from <= from && from < chunk.next
+        };
+        let found = kept.iter().position(has)?;
+        let used = kept.remove(found)?;
+        let chunk = Arc::clone(&used.1);
+        kept.push_back(used);
+        Some(chunk)
+    }
+
+    fn put(&self, lane: Lane, chunk: &Arc<Chunk>) {
+        let mut kept = self.kept.lock();
+        kept.push_back((lane, Arc::clone(chunk)));
+        let mut bytes: usize = kept.iter().map(|(_, chunk)| chunk.bytes).sum();
+        while bytes > SHARED_BYTES_MAX
+            && let Some((_, oldest)) = kept.pop_front()
+        {
+            bytes -= oldest.bytes;
+        }
+    }
+}
+
+/// What is wanted of a lane from `from` on, about one delivery of it, and where it goes on. Only what is
+/// applied is read, so nothing is delivered that apply might still drop.
+pub async fn read(
     shared: &Fanout,
     filter: &FilterSpec,
     lane: Lane,
     from: Offset,
-) -> Result<LogChunk, Refusal> {
+    bytes_max: usize,
+) -> Result<(Vec<TailEntry>, Offset), Refusal> {
     let below = shared.rings.next();
     let partitions = filter.partitions(lane, &shared.platforms);
     if partitions.is_empty() || from >= below {
-        return Ok(LogChunk {
-            entries: Vec::new(),
-            last: None,
-            next: below.max(from),
+        return Ok((Vec::new(), below.max(from)));
+    }
+    let readers = &shared.log_readers;
+    let chunk = match readers.get(lane, from) {
+        Some(chunk) => chunk,
+        None => {
+            let permit = readers.permits.acquire().await;
+            let permit = permit.map_err(|_| Refusal::from(Reason::ShuttingDown))?;
+            // Whoever was before us may have read it.
+            let chunk = match readers.get(lane, from) {
+                Some(chunk) => chunk,
+                None => {
+                    let (shared, partitions) = (shared.clone(), partitions.clone());
+                    tokio::task::spawn_blocking(move || {
+                        read_for_all(&shared, lane, &partitions, from, below)
+                    })
+                    .await
+                    .map_err(|_| Refusal::from(Reason::Internal))??
+                }
+            };
+            drop(permit);
+            chunk
+        }
+    };
+    // Of what others read, the beginning may have been trimmed since.
+    let kept = shared.log.check_kept(&partitions, from);
+    kept.map_err(|error| refusal(error, lane, from))?;
+    Ok(wanted(&chunk, filter, from, bytes_max))
+}
+
+fn wanted(
+    chunk: &Chunk,
+    filter: &FilterSpec,
+    from: Offset,
+    bytes_max: usize,
+) -> (Vec<TailEntry>, Offset) {
+    let start = chunk.entries.partition_point(|e| e.head.offset < from);
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    for entry in &chunk.entries[start..] {
+        if !filter.passes(&entry.head) {
+            continue;
+        }
+        if bytes > 0 && bytes + entry.logged.len() > bytes_max {
+            return (entries, entry.head.offset);
+        }
+        bytes += entry.logged.len();
+        entries.push(entry.clone());
+    }
+    (entries, chunk.next)
+}
+
+/// The whole lane, for others too, if this subscriber wants most of it anyway.
+fn read_for_all(
+    shared: &Fanout,
+    lane: Lane,
+    wanted: &[Partition],
+    from: Offset,
+    below: Offset,
+) -> Result<Arc<Chunk>, Refusal> {
+    let all = shared.platforms.iter().flat_map(|(issuer, shards)| {
+        (0..*shards).map(|shard| Partition {
+            issuer: *issuer,
+            lane,
+            shard: hutong_proto::Shard(shard),
+        })
+    });
+    let all: Vec<Partition> = all.collect();
+    if wanted.len() * 2 > all.len() {
+        match read_chunk(shared, &all, from, below, SHARED_CHUNK_BYTES) {
+            Ok(chunk) => {
+                let chunk = Arc::new(chunk);
+                shared.log_readers.put(lane, &chunk);
+                return Ok(chunk);
+            }
+            // What this subscriber does not want may have been trimmed further.
+            Err(ReadError::Trimmed { .. }) => {}
+            Err(error) => return Err(refusal(error, lane, from)),
+        }
+    }
+    let chunk = read_chunk(shared, wanted, from, below, CHUNK_BYTES);
+    chunk
+        .map(Arc::new)
+        .map_err(|error| refusal(error, lane, from))
+}
+
+/// Blocking.
+fn read_chunk(
+    shared: &Fanout,
+    partitions: &[Partition],
+    from: Offset,
+    below: Offset,
+    bytes_max: usize,
+) -> Result<Chunk, ReadError> {
+    let log = &shared.log;
+    let merged = log.read_merged(partitions, from, below, bytes_max)?;
+    let exceptions: BTreeMap<Vec<u8>, Vec<u8>> = shared
+        .state
+        .scan_range(&keys::exception(from), &keys::exception(merged.next))
+        .map_err(|error| ReadError::Io(error.to_string()))?
+        .into_iter()
+        .collect();
+    // An exception goes when its record does: of what was trimmed in the meantime one may be missing.
+    log.check_kept(partitions, from)?;
+    let mut chunk = Chunk {
+        from,
+        next: merged.next,
+        entries: Vec::with_capacity(merged.entries.len()),
+        bytes: 0,
+    };
+    for entry in merged.entries {
+        let head = entry.head;
+        let dropped = exceptions
+            .get(keys::exception(head.offset).as_slice())
+            .map_or(Dropped::Nothing, |row| Dropped::decode(row));
+        let damaged = |refusal: Refusal| ReadError::Damaged {
+            partition: head.partition,
+            offset: head.offset,
+            what: refusal.to_string(),
+        };
+        let cut = dropped.cut_unread(&head, &entry.record).map_err(damaged)?;
+        let Some(delivered) = cut else { continue };
+        let logged = record::encode_logged(head.offset, head.durable_at, &delivered);
+        let record = logged.slice(logged.len() - delivered.len()..);
+        chunk.bytes += logged.len();
+        chunk.entries.push(TailEntry {
+            head,
+            logged,
+            record,
         });
     }
-    let refusal = |error| match error {
+    Ok(chunk)
+}
+
+fn refusal(error: ReadError, lane: Lane, from: Offset) -> Refusal {
+    match error {
         ReadError::Trimmed {
             partition,
             trimmed_below,
         } => compacted(lane, partition, trimmed_below, from),
-        ReadError::Io(_) | ReadError::Damaged { .. } => internal(&error),
-    };
-    let merged = shared
-        .log
-        .read_merged(&partitions, from, below, CHUNK_BYTES)
-        .map_err(refusal)?;
-    let exceptions: BTreeMap<Vec<u8>, Vec<u8>> = shared
-        .state
-        .scan_range(&keys::exception(from), &keys::exception(merged.next))
-        .map_err(|error| internal(&error))?
-        .into_iter()
-        .collect();
-    // An exception goes when its record does: of what was trimmed in the meantime one may be missing.
-    shared.log.check_kept(&partitions, from).map_err(refusal)?;
-    let mut chunk = LogChunk {
-        entries: Vec::with_capacity(merged.entries.len()),
-        last: None,
-        next: merged.next,
-    };
-    for entry in merged.entries {
-        let head = entry.head;
-        if !filter.passes(&head) {
-            continue;
+        ReadError::Io(_) | ReadError::Damaged { .. } => {
+            tracing::error!(%error, "a subscriber's read failed");
+            Reason::Internal.into()
         }
-        let dropped = exceptions
-            .get(keys::exception(head.offset).as_slice())
-            .map_or(Dropped::Nothing, |row| Dropped::decode(row));
-        let Some(mut delivered) = dropped.cut_unread(&head, &entry.record)? else {
-            continue;
-        };
-        if !filter.passes_whole(&head) {
-            delivered = cut_kinds(&delivered, filter)?;
-        }
-        let logged = record::encode_logged(head.offset, head.durable_at, &delivered);
-        chunk.entries.push(logged);
-        chunk.last = Some(head.offset);
     }
-    Ok(chunk)
 }
 
 pub fn compacted(lane: Lane, partition: Partition, trimmed: Offset, at: Offset) -> Refusal {
     Refusal::new(Reason::CursorCompacted, format!("open.cursor.{lane}")).detail(format!(
         "offset {at}, partition {partition} is kept from {trimmed} on"
     ))
-}
-
-fn internal(error: &dyn std::error::Error) -> Refusal {
-    tracing::error!(%error, "a subscriber's read failed");
-    Reason::Internal.into()
 }

@@ -22,6 +22,7 @@ use crate::{
 use hutong_proto::{
     Issuer, LogId, api::stream::subscribe_service_server::SubscribeService, frame::Frame,
 };
+pub use log_reader::LogReaders;
 use registry::Subscriptions;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
@@ -47,8 +48,7 @@ pub struct Fanout {
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
     pub snapshots: Arc<Semaphore>,
-    /// Readers of the log at one time: each holds a chunk of it in memory.
-    pub log_readers: Arc<Semaphore>,
+    pub log_readers: Arc<LogReaders>,
     pub tasks: TaskTracker,
     pub draining: CancellationToken,
 }

@@ -18,10 +18,13 @@ use hutong_proto::{
 };
 use prost::Message;
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{sync::mpsc, task::JoinError, time::Instant};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Urgent records come as long as the last one is not older.
+const URGENT_FOR: Duration = Duration::from_secs(1);
 const BOOKMARK_EVERY: Duration = Duration::from_millis(limits::BOOKMARK_EVERY_MS);
 
 pub type Out = mpsc::Sender<Result<Frame, Status>>;
@@ -246,19 +249,29 @@ impl Session {
     async fn pump(&self, lease: &Lease, credit: &Credit) -> Result<(), Refusal> {
         let mut applied = self.shared.rings.applied();
         let mut bookmark_at = Instant::now();
+        // Bulk that is on its way from the log: many may wait for that, and urgent must not. A task of its
+        // own, so that it holds up no other reader while this client takes nothing.
+        let mut reading = None;
+        let mut urgent_at: Option<Instant> = None;
         loop {
             applied.borrow_and_update();
             let mut sent = false;
-            if credit.available() {
-                for lane in Lane::DELIVERED {
-                    // After one delivery look at urgent again.
-                    if self.step(lane, lease, credit).await? {
-                        sent = true;
-                        break;
-                    }
-                }
-            } else {
+            if !credit.available() {
                 self.shared.metrics.credit_exhausted(self.platform);
+            } else if self.step_urgent(lease, credit).await? {
+                // Look at urgent again before any bulk.
+                sent = true;
+                urgent_at = Some(Instant::now());
+            } else if reading.is_none() {
+                let urgent = urgent_at.is_some_and(|at| at.elapsed() < URGENT_FOR);
+                let target = match urgent {
+                    true => limits::BULK_BESIDE_URGENT_BYTES,
+                    false => limits::DELIVERY_BYTES_TARGET,
+                };
+                match self.read_ring(Lane::Bulk, target, lease)? {
+                    Some(chunk) => sent = self.deliver(Lane::Bulk, chunk, lease, credit).await?,
+                    None => reading = Some(self.read_log(Lane::Bulk, target, lease)),
+                }
             }
             if Instant::now() >= bookmark_at {
                 self.bookmark(&lease.subscription).await?;
@@ -267,7 +280,9 @@ impl Session {
             if sent {
                 continue;
             }
-            if self.shared.draining.is_cancelled() {
+            let draining = self.shared.draining.is_cancelled();
+            // Who can still take something gets all that is applied first.
+            if draining && (reading.is_none() || !credit.available()) {
                 self.bookmark(&lease.subscription).await?;
                 let reason = "the broker is stopping".to_owned();
                 let bye = api::Draining { reason };
@@ -275,65 +290,86 @@ impl Session {
                     .send(api::subscribe_response::Message::Draining(bye))
                     .await;
             }
+            let read = async {
+                match &mut reading {
+                    Some(read) => read.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 changed = applied.changed() => {
                     if changed.is_err() {
                         return Err(Reason::ShuttingDown.into());
                     }
                 }
+                read = read, if credit.available() => {
+                    reading = None;
+                    let chunk = read_chunk(read, lease)?;
+                    self.deliver(Lane::Bulk, chunk, lease, credit).await?;
+                }
                 () = credit.changed() => {}
                 () = tokio::time::sleep_until(bookmark_at) => {}
-                () = self.shared.draining.cancelled() => {}
+                () = self.shared.draining.cancelled(), if !draining => {}
             }
         }
     }
 
-    /// Sends one delivery of a lane, if there is something.
-    async fn step(&self, lane: Lane, lease: &Lease, credit: &Credit) -> Result<bool, Refusal> {
-        let filter = &lease.filter;
-        let from = lease.subscription.position(lane);
+    /// Sends one delivery of urgent records, if there is one.
+    async fn step_urgent(&self, lease: &Lease, credit: &Credit) -> Result<bool, Refusal> {
         let target = limits::DELIVERY_BYTES_TARGET;
-        let chunk = match self.shared.rings.read(lane, from, filter, target) {
-            TailRead::Entries { entries, next } => ring_chunk(entries, next, filter)?,
-            TailRead::Behind => {
-                self.shared.metrics.fell_behind(self.platform);
-                self.log_chunk(lane, from, filter).await?
-            }
+        let chunk = match self.read_ring(Lane::Urgent, target, lease)? {
+            Some(chunk) => chunk,
+            None => read_chunk(self.read_log(Lane::Urgent, target, lease).await, lease)?,
         };
+        self.deliver(Lane::Urgent, chunk, lease, credit).await
+    }
+
+    /// `None` when the subscription is behind the ring.
+    fn read_ring(
+        &self,
+        lane: Lane,
+        target: usize,
+        lease: &Lease,
+    ) -> Result<Option<Chunk>, Refusal> {
+        let from = lease.subscription.position(lane);
+        match self.shared.rings.read(lane, from, &lease.filter, target) {
+            TailRead::Entries { entries, next } => chunk(entries, next, &lease.filter).map(Some),
+            TailRead::Behind => Ok(None),
+        }
+    }
+
+    fn read_log(&self, lane: Lane, target: usize, lease: &Lease) -> Reading {
+        self.shared.metrics.fell_behind(self.platform);
+        let (shared, filter) = (self.shared.clone(), Arc::clone(&lease.filter));
+        let from = lease.subscription.position(lane);
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            log_reader::read(&shared, &filter, lane, from, target).await
+        }))
+    }
+
+    /// Whether there may be more at once.
+    async fn deliver(
+        &self,
+        lane: Lane,
+        chunk: Chunk,
+        lease: &Lease,
+        credit: &Credit,
+    ) -> Result<bool, Refusal> {
+        let from = lease.subscription.position(lane);
         let now = (self.shared.clock)();
         // Before it is sent, so that an ack cannot overtake it.
         lease.handled(lane, chunk.next, chunk.last, now)?;
         if chunk.entries.is_empty() {
             return Ok(chunk.next > from && chunk.next < self.shared.rings.next());
         }
-        let frame = record::encode_delivery(chunk.entries.iter());
+        let records = chunk.entries.len();
+        let frame = record::delivery(chunk.entries);
         credit.spend(frame.len());
         self.shared
             .metrics
-            .delivered(self.platform, chunk.entries.len(), frame.len());
+            .delivered(self.platform, records, frame.len());
         self.send_frame(frame).await?;
         Ok(true)
-    }
-
-    async fn log_chunk(
-        &self,
-        lane: Lane,
-        from: Offset,
-        filter: &Arc<FilterSpec>,
-    ) -> Result<Chunk, Refusal> {
-        let permit = self.shared.log_readers.clone().acquire_owned().await;
-        let (shared, filter) = (self.shared.clone(), Arc::clone(filter));
-        let read = tokio::task::spawn_blocking(move || {
-            let chunk = log_reader::read(&shared, &filter, lane, from);
-            drop(permit);
-            chunk
-        });
-        let chunk = read.await.map_err(|_| Refusal::from(Reason::Internal))??;
-        Ok(Chunk {
-            entries: chunk.entries,
-            last: chunk.last,
-            next: chunk.next,
-        })
     }
 
     async fn bookmark(&self, subscription: &Subscription) -> Result<(), Refusal> {
@@ -346,12 +382,12 @@ impl Session {
     }
 
     async fn send(&self, message: api::subscribe_response::Message) -> Result<(), Refusal> {
-        self.send_frame(response(message)).await
+        self.send_frame(Frame::new(response(message))).await
     }
 
-    async fn send_frame(&self, frame: Bytes) -> Result<(), Refusal> {
+    async fn send_frame(&self, frame: Frame) -> Result<(), Refusal> {
         self.out
-            .send(Ok(Frame(frame)))
+            .send(Ok(frame))
             .await
             .map_err(|_| Refusal::from(Reason::SessionTakenOver).detail("the client went away"))
     }
@@ -370,12 +406,16 @@ fn parse(frame: &Frame) -> Result<Option<api::subscribe_request::Message>, Refus
         .map_err(|e| Refusal::new(Reason::MessageMalformed, "message").detail(e.to_string()))
 }
 
-/// Records from the ring. One that is wanted in part is cut.
-fn ring_chunk(
-    entries: Vec<TailEntry>,
-    next: Offset,
-    filter: &FilterSpec,
-) -> Result<Chunk, Refusal> {
+type Read = Result<(Vec<TailEntry>, Offset), Refusal>;
+type Reading = AbortOnDropHandle<Read>;
+
+fn read_chunk(read: Result<Read, JoinError>, lease: &Lease) -> Result<Chunk, Refusal> {
+    let (entries, next) = read.map_err(|_| Refusal::from(Reason::Internal))??;
+    chunk(entries, next, &lease.filter)
+}
+
+/// One that is wanted in part is cut.
+fn chunk(entries: Vec<TailEntry>, next: Offset, filter: &FilterSpec) -> Result<Chunk, Refusal> {
     let last = entries.last().map(|e| e.head.offset);
     let entries = entries
         .into_iter()

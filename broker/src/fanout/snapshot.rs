@@ -232,7 +232,7 @@ impl Sender {
         self.credit.spend(frame.len());
         let sent = runtime.block_on(async {
             tokio::select! {
-                sent = self.out.send(Ok(Frame(frame))) => sent.is_ok(),
+                sent = self.out.send(Ok(Frame::new(frame))) => sent.is_ok(),
                 () = self.stop.cancelled() => false,
             }
         });

@@ -36,8 +36,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use data_dir::DataDirError;
 
-/// Subscribers that may read the log at one time; each holds about two chunks of it.
-const LOG_READERS_MAX: usize = 8;
 /// Gathered state goes down at least this often, so that a restart has little to replay.
 const ROTATE_EVERY: Duration = Duration::from_secs(30);
 const CURSORS_EVERY: Duration = Duration::from_secs(1);
@@ -206,6 +204,7 @@ impl Broker {
             queues: Arc::new(Queues::new(
                 config.memory.queue_urgent as usize,
                 config.memory.queue_bulk as usize,
+                &config.weights(),
             )),
             producers: Arc::new(Producers::default()),
             control: ControlWriter::new(Arc::clone(&log)),
@@ -501,7 +500,7 @@ impl Parts {
             metrics: Arc::clone(&self.metrics),
             clock: Arc::clone(&self.clock),
             snapshots: Arc::clone(&self.snapshots),
-            log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
+            log_readers: Arc::default(),
             tasks: self.drain.fanout_tasks.clone(),
             draining: self.drain.fanout.clone(),
         }

@@ -191,7 +191,7 @@ impl Producer {
 
     pub async fn send_bytes(&mut self, bytes: Vec<u8>) {
         // The broker may have ended the stream; the test sees that when it reads.
-        drop(self.out.send(Frame(bytes.into())).await);
+        drop(self.out.send(Frame::new(bytes.into())).await);
     }
 
     pub async fn next(&mut self) -> Result<publish_response::Message, Status> {
@@ -259,7 +259,7 @@ impl Consumer {
         let request_frame = api::SubscribeRequest {
             message: Some(request),
         };
-        out.send(Frame(request_frame.encode_to_vec().into()))
+        out.send(Frame::new(request_frame.encode_to_vec().into()))
             .await
             .expect("room");
         let input = client
@@ -278,7 +278,11 @@ impl Consumer {
         let request = api::SubscribeRequest {
             message: Some(message),
         };
-        drop(self.out.send(Frame(request.encode_to_vec().into())).await);
+        drop(
+            self.out
+                .send(Frame::new(request.encode_to_vec().into()))
+                .await,
+        );
     }
 
     pub async fn applied(&mut self, cursor: Cursor) {

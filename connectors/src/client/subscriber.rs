@@ -402,5 +402,5 @@ fn request(message: subscribe_request::Message) -> Frame {
     let request = api::SubscribeRequest {
         message: Some(message),
     };
-    Frame(request.encode_to_vec().into())
+    Frame::new(request.encode_to_vec().into())
 }

@@ -158,7 +158,7 @@ impl Call {
 
     pub async fn bytes(&self, bytes: impl Into<Bytes>) {
         // The client may be gone; the test sees that by what comes.
-        drop(self.out.send(Ok(Frame(bytes.into()))).await);
+        drop(self.out.send(Ok(Frame::new(bytes.into()))).await);
     }
 
     pub async fn fail(self, status: impl Into<Status>) {
@@ -304,7 +304,7 @@ pub fn at(offset: u64) -> Cursor {
 /// One record of Anhui's urgent lane with these deltas, as it is delivered.
 pub fn delivery(offset: u64, deltas: &[Delta]) -> Bytes {
     let record = logged(offset, Lane::Urgent, deltas);
-    record::encode_delivery([record].iter())
+    record::delivery(vec![record]).to_bytes()
 }
 
 pub fn logged(offset: u64, lane: Lane, deltas: &[Delta]) -> Bytes {

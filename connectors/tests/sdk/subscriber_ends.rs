@@ -158,7 +158,8 @@ async fn what_can_pass_does_not_end_it_and_what_cannot_does() {
 /// A delivery with one byte changed in each place where that matters.
 fn nonsense() -> Vec<(&'static str, Vec<u8>)> {
     let good = delivery(1, &reds(0, 2)).to_vec();
-    let last = |offset| record::encode_delivery([logged(offset, Lane::Urgent, &reds(0, 1))].iter());
+    let last =
+        |offset| record::delivery(vec![logged(offset, Lane::Urgent, &reds(0, 1))]).to_bytes();
     let unknown = fake::response(subscribe_response::Message::Opened(
         api::SubscribeOpened::default(),
     ));

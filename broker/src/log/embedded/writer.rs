@@ -8,7 +8,17 @@ use crate::log::{
 use crossbeam_channel::{Receiver, select};
 use hutong_proto::{Micros, Offset, Partition};
 use rocksdb::WriteBatch;
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Bulk in one group while urgent records come, at most: the next urgent one waits until this group
+/// and those before it are written and applied.
+const BULK_BESIDE_URGENT_BYTES: usize = 512 << 10;
+/// Urgent records come as long as the last one is not older.
+const URGENT_FOR: Duration = Duration::from_secs(1);
 
 /// The one thread that writes.
 pub struct Writer {
@@ -16,6 +26,7 @@ pub struct Writer {
     urgent: Receiver<Append>,
     bulk: Receiver<Append>,
     options: EmbeddedOptions,
+    urgent_at: Option<Instant>,
 }
 
 /// A group with its places, before it is written.
@@ -38,11 +49,12 @@ impl Writer {
             urgent,
             bulk,
             options,
+            urgent_at: None,
         }
     }
 
     /// Commits until both queues are closed and empty, then ends the tail.
-    pub fn run(self) {
+    pub fn run(mut self) {
         while let Some(group) = self.group() {
             self.commit(group);
         }
@@ -50,16 +62,28 @@ impl Writer {
     }
 
     /// What is ready: all urgent, then bulk as far as there is room. Waits only when there is nothing.
-    fn group(&self) -> Option<Vec<Append>> {
+    fn group(&mut self) -> Option<Vec<Append>> {
         let mut group = Vec::new();
         let mut bytes = 0;
+        let max = self.options.group_bytes_max;
         loop {
-            for queue in [&self.urgent, &self.bulk] {
-                while bytes < self.options.group_bytes_max {
-                    let Ok(append) = queue.try_recv() else { break };
-                    bytes += append.record.len();
-                    group.push(append);
-                }
+            while bytes < max
+                && let Ok(append) = self.urgent.try_recv()
+            {
+                bytes += append.record.len();
+                group.push(append);
+                self.urgent_at = Some(Instant::now());
+            }
+            let urgent = self.urgent_at.is_some_and(|at| at.elapsed() < URGENT_FOR);
+            let bulk_max = match urgent {
+                true => max.min(bytes + BULK_BESIDE_URGENT_BYTES),
+                false => max,
+            };
+            while bytes < bulk_max
+                && let Ok(append) = self.bulk.try_recv()
+            {
+                bytes += append.record.len();
+                group.push(append);
             }
             if !group.is_empty() {
                 return Some(group);

@@ -174,7 +174,7 @@ impl Task {
         let address = self.options.endpoint.address.clone();
         let opening = async {
             // Never full: it is the first message.
-            drop(out.send(Frame(open.encode_to_vec().into())).await);
+            drop(out.send(Frame::new(open.encode_to_vec().into())).await);
             let mut input = client.publish(request).await?.into_inner();
             let first = input.message().await?;
             Ok::<_, ClientError>((input, first))
@@ -276,7 +276,7 @@ impl Task {
                     let permit = permit.map_err(|_| ClientError::Broken("stream ended".into()))?;
                     let owed = &self.owed[self.sent];
                     stream.credit -= owed.charge as i64;
-                    permit.send(Frame(owed.message.clone()));
+                    permit.send(Frame::new(owed.message.clone()));
                     self.sent_last = self.sent_last.max(owed.sequence);
                     self.sent += 1;
                 }
