@@ -7,7 +7,7 @@ use hutong_config::{ByteSize, ConfigErrors, Document, Table, Value, read};
 use hutong_proto::{Issuer, limits};
 use hutong_telemetry::{LogFormat, logs};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -50,6 +50,8 @@ pub struct PlatformConfig {
     pub name_zh: String,
     /// Into how many partitions each lane of its deltas is split. Fixed once the log exists.
     pub shards: u32,
+    /// People it is responsible for: when more is offered than fits, its share is in proportion.
+    pub population: u32,
 }
 
 /// How long the log keeps records; state outlives it. The first bound that is reached counts.
@@ -122,6 +124,8 @@ mod defaults {
     pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
     pub const GROUP_BYTES: u64 = 4 * MIB;
     pub const SHARDS: u32 = 1;
+    /// About the mean of the 32 platforms.
+    pub const POPULATION: u32 = 44_000_000;
 
     pub fn grpc() -> SocketAddr {
         (Ipv4Addr::LOCALHOST, 7400).into()
@@ -188,6 +192,7 @@ impl Config {
             name: (*name).to_owned(),
             name_zh: (*name).to_owned(),
             shards: defaults::SHARDS,
+            population: defaults::POPULATION,
         });
         let free_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Config {
@@ -230,6 +235,14 @@ impl Config {
             ByteSize(*bytes),
             ByteSize(self.memory.total()),
         )
+    }
+}
+
+impl Config {
+    /// Of each platform, when room is short.
+    pub fn weights(&self) -> HashMap<Issuer, u32> {
+        let of = |platform: &PlatformConfig| (platform.issuer, platform.population);
+        self.platforms.iter().map(of).collect()
     }
 }
 
@@ -328,6 +341,11 @@ fn platform(mut table: Table<'_>, seen: &mut BTreeMap<Issuer, String>) -> Option
         defaults::SHARDS,
         read::integer(1..=limits::SHARDS_MAX),
     );
+    let population = table.with_default_as(
+        "population",
+        defaults::POPULATION,
+        read::integer(1..=2_000_000_000),
+    );
     if let Some(issuer) = issuer
         && let Some(first) = seen.insert(issuer, table.path().to_owned())
     {
@@ -343,6 +361,7 @@ fn platform(mut table: Table<'_>, seen: &mut BTreeMap<Issuer, String>) -> Option
         name_zh: name_zh.unwrap_or_else(|| name.clone()),
         name,
         shards,
+        population,
     })
 }
 

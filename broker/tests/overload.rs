@@ -109,34 +109,50 @@ async fn a_flood_waits_for_its_turn_and_queues_stay_within_their_bound() {
     broker.shutdown().await;
 }
 
+const FLOODS: usize = 6;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_urgent_overtakes_a_flood_that_waits() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut config = config(dir.path());
     config.memory.queue_bulk = limits::BATCH_BYTES_MAX as u64;
     let broker = Broker::start(config).await.expect("the broker starts");
-    let (mut flood, _) = Producer::open(&broker, ANHUI, "flood", 1).await;
     let (mut urgent, _) = Producer::open(&broker, SICHUAN, "urgent", 1).await;
-    // As much as the credit allows, all of it sent before anything urgent.
-    let mut sent = 0;
+    // As much as the credit of several producers allows, all of it sent before anything urgent: far more
+    // than goes through while one small message comes.
     let mut bytes = 0;
-    loop {
-        let batch = negatives(ANHUI, sent + 1);
-        bytes += prost::Message::encoded_len(&batch) as u64;
-        if bytes > limits::PUBLISH_CREDIT_BYTES {
-            break;
-        }
-        flood.send(publish_request::Message::Batch(batch)).await;
-        sent += 1;
+    let batches: Vec<_> = (1..)
+        .map(|sequence| negatives(ANHUI, sequence))
+        .take_while(|batch| {
+            bytes += prost::Message::encoded_len(batch) as u64;
+            bytes <= limits::PUBLISH_CREDIT_BYTES
+        })
+        .collect();
+    let mut floods = Vec::new();
+    for i in 0..FLOODS {
+        floods.push(
+            Producer::open(&broker, ANHUI, &format!("flood-{i}"), 1)
+                .await
+                .0,
+        );
     }
+    for flood in &mut floods {
+        for batch in &batches {
+            flood
+                .send(publish_request::Message::Batch(batch.clone()))
+                .await;
+        }
+    }
+    let sent = FLOODS * batches.len();
     let red = [delta(1, 1, Value::HealthCode(Colour::Red))];
     let ack = urgent.publish(batch(SICHUAN, 1, &red)).await.expect("ack");
     let position = ack.positions[0].offset;
     let mut behind = 0;
-    for _ in 0..sent {
-        let ack = flood.ack().await.expect("an ack");
-        assert_eq!(u64::from(ack.accepted), DELTAS);
-        behind += u64::from(ack.positions.iter().all(|p| p.offset > position));
+    for mut flood in floods {
+        for _ in &batches {
+            let ack = flood.ack().await.expect("an ack");
+            behind += u64::from(ack.positions.iter().all(|p| p.offset > position));
+        }
     }
     assert!(
         behind > 0,

@@ -300,7 +300,7 @@ impl Session {
             let room = self
                 .shared
                 .queues
-                .room(part.partition.lane, part.record.len())
+                .room(self.platform, part.partition.lane, part.record.len())
                 .await;
             owed._rooms.push(room);
             let deltas = part.indexes.len() as u32;
@@ -426,7 +426,7 @@ impl Session {
         let response = api::PublishResponse {
             message: Some(message),
         };
-        let frame = Frame(response.encode_to_vec().into());
+        let frame = Frame::new(response.encode_to_vec().into());
         self.out
             .send(Ok(frame))
             .await
