@@ -13,7 +13,7 @@ use clap::Args;
 use hutong_connectors::client::{
     Endpoint, Identity, Pending, Publisher, PublisherOptions, Start, Subscriber, SubscriberOptions,
 };
-use hutong_proto::{Cursor, Issuer, Lane, LogId, Micros, Offset, RecordView, limits, record};
+use hutong_proto::{Cursor, Issuer, Lane, LogId, Micros, Offset, RecordView, record};
 use serde::Serialize;
 use std::{
     sync::{
@@ -27,6 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 /// After the end, a receiver that hears only bookmarks for so long gets nothing more.
 const QUIET_FOR: Duration = Duration::from_secs(2);
+
+/// Bulk that does not fit waits at its source, where it is counted, and not on the line.
+const BULK_IN_FLIGHT_MAX: usize = 4;
 
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct FleetOptions {
@@ -42,6 +45,9 @@ pub struct FleetOptions {
     /// A producer gathers urgent deltas this long.
     #[arg(long, default_value_t = 10)]
     pub urgent_every_ms: u64,
+    /// Deltas in a batch at most, when much is waiting; a connector's own bound.
+    #[arg(long, default_value_t = 2_000)]
+    pub batch_max: u32,
     /// People of each platform: registers that the deltas fall on.
     #[arg(long, default_value_t = 1_000_000)]
     pub people: u64,
@@ -151,7 +157,10 @@ impl Fleet {
                     .spawn(stall(Arc::clone(&shared), subscriber));
             }
             let connect = async |lane: Lane| {
-                let options = PublisherOptions::new(endpoint.clone(), lane.name());
+                let mut options = PublisherOptions::new(endpoint.clone(), lane.name());
+                if lane == Lane::Bulk {
+                    options.batches_in_flight_max = BULK_IN_FLIGHT_MAX;
+                }
                 Publisher::connect(options).await.map(Arc::new)
             };
             let pair = [connect(Lane::Urgent).await?, connect(Lane::Bulk).await?];
@@ -261,9 +270,13 @@ impl Producer {
         let (mut due, mut sent, mut counted) = (started, 0u64, 0u64);
         loop {
             due += every;
-            let over = due >= self.end || self.load.stop.is_cancelled();
+            let left = self.load.at_end == AtEnd::Leave && Instant::now() >= self.end;
+            let over = due >= self.end || left || self.load.stop.is_cancelled();
             if !over {
                 tokio::time::sleep_until(due.into()).await;
+                // Who was held up sends all that is due by now, not one tick's share.
+                let behind = due.elapsed().as_nanos() / every.as_nanos().max(1);
+                due += every * u32::try_from(behind).unwrap_or(u32::MAX);
             }
             let target = ((due.min(self.end) - started).as_secs_f64() * rate) as u64;
             counters
@@ -271,7 +284,7 @@ impl Producer {
                 .fetch_add(target.saturating_sub(counted), Ordering::AcqRel);
             counted = counted.max(target);
             // As many at once as a batch may have; the rest waits for the next turn.
-            let deltas = (target - sent).min(u64::from(BATCH_MAX)) as u32;
+            let deltas = (target - sent).min(u64::from(options.batch_max)) as u32;
             if over && (deltas == 0 || self.load.at_end == AtEnd::Leave) {
                 break;
             }
@@ -320,8 +333,6 @@ impl Producer {
         }
     }
 }
-
-const BATCH_MAX: u32 = limits::BATCH_DELTAS_MAX as u32;
 
 async fn acknowledged(receipt: Pending, measured: bool) -> Result<(u32, bool), Failure> {
     Ok((receipt.await?.accepted, measured))

@@ -6,7 +6,7 @@ use crate::{
     Failure,
     fleet::{AtEnd, Fleet, FleetOptions, Load},
     load,
-    measure::{Run, Sampler, between},
+    measure::{Counters, Run, Sampler, between},
     scenarios::{Common, look},
 };
 use clap::Args;
@@ -48,7 +48,7 @@ pub struct Options {
 pub async fn run(options: &Options) -> Result<Run, Failure> {
     let issuers = load::issuers(options.fleet.subscribers);
     let broker = options.common.broker(&issuers, "").await?;
-    let counters = Arc::default();
+    let counters: Arc<Counters> = Arc::default();
     let fleet = Fleet::start(&options.fleet, &broker, Arc::clone(&counters)).await?;
     let begin = Instant::now();
     let sampler = Sampler::start(&broker, Arc::clone(&counters), begin);
@@ -60,8 +60,17 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         stop: CancellationToken::new(),
         at_end: AtEnd::Leave,
     };
-    let (_, probed) = fleet.drive(&load).await?;
-    let fits = probed.bulk_acknowledged as f64 / (probed.seconds + probed.drained_in.as_secs_f64());
+    // What fits is what reaches the subscribers, not only what is acknowledged.
+    let probe = async {
+        let delivered = || counters.delivered.load(Ordering::Acquire) as f64;
+        tokio::time::sleep(load.warmup).await;
+        let (begin, before) = (Instant::now(), delivered());
+        tokio::time::sleep(load.seconds).await;
+        let receivers = options.fleet.subscribers.saturating_sub(1).max(1) as f64;
+        (delivered() - before) / begin.elapsed().as_secs_f64() / receivers
+    };
+    let (probed, fits) = tokio::join!(fleet.drive(&load), probe);
+    probed?;
     load.bulk_per_s = fits * options.times;
     load.warmup = Duration::ZERO;
     load.seconds = Duration::from_secs_f64(options.surge_seconds);
