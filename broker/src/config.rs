@@ -3,6 +3,7 @@
 //! Every default stands in [`defaults`], every range in [`read`]; a mistake is reported with its line,
 //! together with all others, before any port is bound.
 
+use crate::overload::{GiveWay, Policy};
 use hutong_config::{ByteSize, ConfigErrors, Document, Table, Value, read};
 use hutong_proto::{Issuer, limits};
 use hutong_telemetry::{LogFormat, logs};
@@ -28,6 +29,8 @@ pub struct Config {
     pub retention: Retention,
     pub memory: Memory,
     pub limits: Limits,
+    /// What gives way to urgent deltas.
+    pub overload: Policy,
     /// How long a drain may take before what is left is cut.
     pub drain_timeout: Duration,
     /// Bytes in one group commit, at most, unless one record is larger.
@@ -115,7 +118,7 @@ pub struct Telemetry {
 
 /// What holds for what a file leaves out.
 mod defaults {
-    use super::{Limits, Memory, Retention, Telemetry};
+    use super::{GiveWay, Limits, Memory, Policy, Retention, Telemetry};
     use hutong_telemetry::LogFormat;
     use std::{net::Ipv4Addr, net::SocketAddr, time::Duration};
 
@@ -157,6 +160,13 @@ mod defaults {
         Limits {
             snapshots: 4,
             connections: 1024,
+        }
+    }
+
+    pub fn overload() -> Policy {
+        Policy {
+            give_way: GiveWay::ALL.to_vec(),
+            delay: Duration::from_millis(10),
         }
     }
 
@@ -211,6 +221,7 @@ impl Config {
                 block_cache: 8 * MIB,
             },
             limits: defaults::limits(),
+            overload: defaults::overload(),
             drain_timeout: Duration::from_secs(10),
             group_bytes: defaults::GROUP_BYTES,
             telemetry: defaults::telemetry(),
@@ -256,6 +267,7 @@ fn config(doc: &Document) -> Option<Config> {
     let retention = retention(root.table("retention"));
     let memory = memory(root.table("memory"));
     let limits = limits_of(root.table("limits"));
+    let overload = overload(root.table("overload"));
     let drain_timeout = root.table("drain").with_default_as(
         "timeout",
         defaults::DRAIN_TIMEOUT,
@@ -277,6 +289,7 @@ fn config(doc: &Document) -> Option<Config> {
         retention,
         memory,
         limits,
+        overload,
         drain_timeout,
         group_bytes,
         telemetry,
@@ -422,6 +435,34 @@ fn limits_of(mut table: Table<'_>) -> Limits {
     }
 }
 
+fn overload(mut table: Table<'_>) -> Policy {
+    let default = defaults::overload();
+    Policy {
+        give_way: table.with_default_as("give_way", default.give_way, give_way),
+        delay: table.with_default_as(
+            "delay",
+            default.delay,
+            read::duration(Duration::from_millis(1)..=Duration::from_secs(10)),
+        ),
+    }
+}
+
+fn give_way(value: &Value<'_>) -> Option<Vec<GiveWay>> {
+    let words = GiveWay::ALL.map(|what| (what.name(), what));
+    let order = read::list(read::one_of(&words), 0..=words.len())(value)?;
+    let twice = order
+        .iter()
+        .enumerate()
+        .find(|(i, what)| order[..*i].contains(what));
+    match twice {
+        None => Some(order),
+        Some((_, what)) => value.fail(
+            format!("`{}` stands twice", what.name()),
+            "each gives way once: write the order from first to last",
+        ),
+    }
+}
+
 fn telemetry(mut table: Table<'_>) -> Telemetry {
     let default = defaults::telemetry();
     Telemetry {
@@ -467,6 +508,7 @@ mod tests {
         assert_eq!(config.retention, defaults::retention());
         assert_eq!(config.memory, defaults::memory());
         assert_eq!(config.limits, defaults::limits());
+        assert_eq!(config.overload, defaults::overload());
         assert_eq!(config.telemetry, defaults::telemetry());
         assert_eq!(config.drain_timeout, Duration::from_secs(20));
         assert_eq!(config.group_bytes, 4 << 20);
@@ -491,6 +533,18 @@ mod tests {
         );
         let good = with("grpc = \"[::1]:0\"\nhttp = \"127.0.0.9:0\"");
         assert!(Config::parse("broker.toml", &good).is_ok());
+    }
+
+    #[test]
+    fn what_gives_way_is_an_order_without_repetition() {
+        let with = |order: &str| format!("{SMALLEST}[overload]\ngive_way = {order}\n");
+        let parsed = Config::parse("broker.toml", &with("[\"bulk\", \"catch_up\"]"));
+        let order = parsed.expect("valid").overload.give_way;
+        assert_eq!(order, [GiveWay::Bulk, GiveWay::CatchUp]);
+        assert!(Config::parse("broker.toml", &with("[]")).is_ok());
+        check(&with("[\"bulk\", \"bulk\"]"), 7, "`bulk` stands twice");
+        check(&with("[\"urgent\"]"), 7, "one of");
+        check(&with("\"bulk\""), 7, "a list");
     }
 
     #[test]

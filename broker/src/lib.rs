@@ -18,6 +18,7 @@ mod lag;
 pub mod log;
 pub mod metrics;
 pub mod node;
+pub mod overload;
 mod query;
 pub mod resolution;
 mod rocks;

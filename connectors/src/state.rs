@@ -78,6 +78,9 @@ pub struct Counts {
     pub dead_letters_bytes: u64,
     /// Batches on the way to the broker now.
     pub batches_in_flight: u64,
+    /// Seconds that batches waited because the broker took no more.
+    #[serde(default)]
+    pub held_back_seconds: f64,
     /// How far a sink is behind now.
     pub lag_seconds: f64,
 }

@@ -203,6 +203,39 @@ async fn take_all(call: &mut Call, granted: u64, under_way: &mut Vec<Batch>) {
 }
 
 #[tokio::test]
+async fn how_long_batches_wait_for_credit_is_known() {
+    let broker = FakeBroker::start().await;
+    let (publisher, mut call) = tokio::join!(
+        connect(publisher(broker.addr, 1)),
+        // Enough for one batch of those that count the least.
+        broker.producer(0, 1_024)
+    );
+    let first = publish(&publisher, reds(0, 1)).await;
+    let batch = call.batch().await;
+    assert!(!publisher.status().credit_wait.is_waiting());
+    assert_eq!(publisher.status().credit_wait.total(), Duration::ZERO);
+    let second = publish(&publisher, reds(10, 1)).await;
+    until("it waits", || publisher.status().credit_wait.is_waiting()).await;
+    let before = publisher.status().credit_wait.total();
+    until("the wait grows", || {
+        publisher.status().credit_wait.total() > before
+    })
+    .await;
+    call.ack(&batch).await;
+    receipt(first).await;
+    let batch = call.batch().await;
+    until("it is over", || {
+        !publisher.status().credit_wait.is_waiting()
+    })
+    .await;
+    let waited = publisher.status().credit_wait.total();
+    assert!(waited > before);
+    call.ack(&batch).await;
+    receipt(second).await;
+    assert_eq!(publisher.status().credit_wait.total(), waited);
+}
+
+#[tokio::test]
 async fn never_more_bytes_are_under_way_than_were_granted() {
     let broker = FakeBroker::start().await;
     let granted = 6_000;

@@ -16,6 +16,7 @@ use crate::{
     ingress::FrameStream,
     log::Log,
     metrics::Metrics,
+    overload::Overload,
     state::State,
     tail::TailRings,
 };
@@ -48,6 +49,7 @@ pub struct Fanout {
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
     pub snapshots: Arc<Semaphore>,
+    pub overload: Arc<Overload>,
     pub log_readers: Arc<LogReaders>,
     pub tasks: TaskTracker,
     pub draining: CancellationToken,

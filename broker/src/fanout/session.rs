@@ -10,6 +10,7 @@ use crate::{
     },
     filter::FilterSpec,
     ingress::check_name,
+    overload::GiveWay,
     tail::{TailEntry, TailRead},
 };
 use bytes::Bytes;
@@ -343,7 +344,12 @@ impl Session {
         let (shared, filter) = (self.shared.clone(), Arc::clone(&lease.filter));
         let from = lease.subscription.position(lane);
         AbortOnDropHandle::new(tokio::spawn(async move {
-            log_reader::read(&shared, &filter, lane, from, target).await
+            let read = log_reader::read(&shared, &filter, lane, from, target).await?;
+            if lane == Lane::Bulk {
+                let bytes = read.0.iter().map(|entry| entry.logged.len()).sum();
+                shared.overload.pass(GiveWay::CatchUp, bytes).await;
+            }
+            Ok(read)
         }))
     }
 

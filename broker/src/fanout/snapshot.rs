@@ -9,6 +9,7 @@ use crate::{
         session::{Out, response},
     },
     metrics::Recorder,
+    overload::{GiveWay, Overload},
     state::{
         State, StateError, keys,
         keys::RegisterKey,
@@ -57,6 +58,7 @@ pub async fn send(
         metrics: shared.metrics.recorder(),
         lease: lease.clone(),
         clock: Arc::clone(&shared.clock),
+        overload: Arc::clone(&shared.overload),
         provenance: HashMap::new(),
         message: Message::default(),
         sent_at: Instant::now(),
@@ -99,6 +101,7 @@ struct Sender {
     metrics: Recorder,
     lease: Lease,
     clock: Clock,
+    overload: Arc<Overload>,
     provenance: HashMap<ProvenanceId, Bytes>,
     message: Message,
     sent_at: Instant,
@@ -231,8 +234,12 @@ impl Sender {
         let runtime = tokio::runtime::Handle::current();
         self.credit.spend(frame.len());
         let sent = runtime.block_on(async {
+            let send = async {
+                self.overload.pass(GiveWay::Snapshot, frame.len()).await;
+                self.out.send(Ok(Frame::new(frame.clone()))).await
+            };
             tokio::select! {
-                sent = self.out.send(Ok(Frame::new(frame))) => sent.is_ok(),
+                sent = send => sent.is_ok(),
                 () = self.stop.cancelled() => false,
             }
         });

@@ -10,6 +10,7 @@ use crate::{
     clock::Clock,
     log::Log,
     metrics::Metrics,
+    overload::Overload,
     state::State,
 };
 use futures_core::Stream;
@@ -39,6 +40,7 @@ pub struct Ingress {
     pub waiters: Arc<Waiters>,
     pub producers: Arc<Producers>,
     pub queues: Arc<Queues>,
+    pub overload: Arc<Overload>,
     pub shards: Arc<HashMap<Issuer, u32>>,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,

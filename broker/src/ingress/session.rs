@@ -12,12 +12,13 @@ use crate::{
         registry::{self, Claim},
     },
     log::{Append, AppendError},
+    overload::GiveWay,
     routing::{self, Origin, Routed},
     state::keys,
 };
 use bytes::Bytes;
 use hutong_proto::{
-    Epoch, Issuer, Reason, Refusal, Sequence, api,
+    Epoch, Issuer, Lane, Reason, Refusal, Sequence, api,
     batch::BatchView,
     frame::Frame,
     limits,
@@ -303,6 +304,15 @@ impl Session {
                 .room(self.platform, part.partition.lane, part.record.len())
                 .await;
             owed._rooms.push(room);
+            // With room, so that whose turn it is, is fair.
+            match part.partition.lane {
+                Lane::Urgent => self.shared.overload.urgent(),
+                Lane::Bulk => {
+                    let bytes = part.record.len();
+                    self.shared.overload.pass(GiveWay::Bulk, bytes).await;
+                }
+                Lane::Control => {}
+            }
             let deltas = part.indexes.len() as u32;
             owed.indexes
                 .insert(part.partition.to_number(), part.indexes);

@@ -148,6 +148,13 @@ fn read_observed(counters: &Counters, observed: &Observed, name: Name, emit: Emi
         Name::LogPoisoned => emit(f64::from(gauges.log_poisoned), &[]),
         Name::StateGatherBytes => emit(gauges.gather_bytes as f64, &[]),
         Name::SnapshotsRunning => emit(gauges.snapshots_running as f64, &[]),
+        Name::SchedulingDelay => emit(gauges.scheduling_delay.as_secs_f64(), &[]),
+        Name::OverloadLimit => {
+            for (what, limit) in &gauges.overload_limits {
+                let labels = [KeyValue::new(label::VALVE, what.name())];
+                emit(limit.unwrap_or(0.0), &labels);
+            }
+        }
         Name::QueueBytes => lanes(&gauges.queue_bytes, emit),
         Name::TailBytes => lanes(&gauges.tail_bytes, emit),
         Name::ProducersConnected => connected(counters, &gauges.producers_connected, emit),

@@ -7,6 +7,7 @@
 mod export;
 pub mod names;
 
+use crate::overload::GiveWay;
 use hutong_proto::{Issuer, Lane, Offset, Reason};
 use hutong_telemetry::Exporter;
 use opentelemetry::{Key, metrics::Histogram};
@@ -55,6 +56,9 @@ pub struct Gauges {
     pub tail_bytes: [usize; 2],
     pub gather_bytes: usize,
     pub snapshots_running: usize,
+    pub scheduling_delay: Duration,
+    /// In bytes a second, of what is slowed down.
+    pub overload_limits: Vec<(GiveWay, Option<f64>)>,
     /// Open streams; platforms that are left out have none.
     pub producers_connected: Vec<(Issuer, usize)>,
     pub subscribers_connected: Vec<(Issuer, usize)>,
@@ -379,6 +383,7 @@ mod label {
     pub const RECEIVER: Key = Key::from_static_str("receiver");
     pub const STORE: Key = Key::from_static_str("store");
     pub const SUBSCRIPTION: Key = Key::from_static_str("subscription");
+    pub const VALVE: Key = Key::from_static_str("valve");
     pub const VERSION: Key = Key::from_static_str("version");
 }
 

@@ -5,6 +5,7 @@
 //! lanes, 16 subscriptions a platform and the catalogue of reasons. No label is free text; the name of
 //! a subscription is chosen by its platform, out of 64 plain characters. None names a person.
 
+use crate::overload::GiveWay;
 use hutong_proto::{Reason, limits};
 
 /// How a metric behaves.
@@ -35,6 +36,8 @@ const PLATFORMS: usize = limits::PLATFORMS_MAX + 1;
 const LANES: usize = 2;
 const REASONS: usize = Reason::ALL.len();
 const SUBSCRIPTIONS: usize = PLATFORMS * limits::SUBSCRIPTIONS_PER_PLATFORM_MAX;
+/// What can give way.
+const VALVES: usize = GiveWay::ALL.len();
 /// Databases under the data folder.
 const STORES: usize = 4;
 
@@ -143,6 +146,11 @@ metrics! {
     SnapshotRows "hutong_snapshot_rows_total" Counter "{row}" ["platform"] PLATFORMS,
         "Rows sent in snapshots.";
 
+    SchedulingDelay "hutong_scheduling_delay_seconds" Gauge "s" [] 1,
+        "How late tasks run; the processors are busy when it is long.";
+    OverloadLimit "hutong_overload_limit_bytes_per_second" Gauge "By/s" ["valve"] VALVES,
+        "What gives way to urgent deltas is slowed down to this; 0 when it is not.";
+
     SubscriptionLagRecords "hutong_subscription_lag_records" Gauge "{record}" ["lane" "platform" "subscription"] SUBSCRIPTIONS * LANES,
         "Records that a subscription has not applied.";
     SubscriptionLagSeconds "hutong_subscription_lag_seconds" Gauge "s" ["lane" "platform" "subscription"] SUBSCRIPTIONS * LANES,
@@ -229,6 +237,7 @@ mod tests {
             "receiver",
             "store",
             "subscription",
+            "valve",
             "version",
         ];
         for name in Name::ALL {

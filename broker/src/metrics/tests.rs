@@ -36,6 +36,7 @@ impl Observe for Fixed {
         Gauges {
             next_offset: Offset(12),
             queue_bytes: [5, 6],
+            overload_limits: vec![(GiveWay::Bulk, Some(4e6)), (GiveWay::CatchUp, None)],
             producers_connected: vec![(platform(ANHUI), 2)],
             stores: vec![StoreGauges {
                 name: "state",

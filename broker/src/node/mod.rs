@@ -19,6 +19,7 @@ use crate::{
         embedded::{Commit, CommitFailed, EmbeddedLog, EmbeddedOptions},
     },
     metrics::{Metrics, Recorder},
+    overload::Overload,
     query::Query,
     state::{Flush, State, StateError, StateOptions},
     tail::TailRings,
@@ -164,6 +165,7 @@ struct Parts {
     lags: Lags,
     control: ControlWriter,
     snapshots: Arc<Semaphore>,
+    overload: Arc<Overload>,
     drain: Drain,
 }
 
@@ -209,6 +211,7 @@ impl Broker {
             producers: Arc::new(Producers::default()),
             control: ControlWriter::new(Arc::clone(&log)),
             snapshots: Arc::new(Semaphore::new(config.limits.snapshots as usize)),
+            overload: Arc::new(Overload::new(config.overload.clone())),
             drain: Drain::new(),
             clock,
             log,
@@ -463,6 +466,8 @@ impl Parts {
             Arc::clone(&self.clock),
             stop.clone(),
         ));
+        let overload = Arc::clone(&self.overload);
+        tasks.spawn(overload.run(self.rings.applied(), stop.clone()));
         tasks.spawn(rotate(Arc::clone(&self.state), stop.clone()));
     }
 
@@ -479,6 +484,7 @@ impl Parts {
             waiters: Arc::clone(&self.waiters),
             producers: Arc::clone(&self.producers),
             queues: Arc::clone(&self.queues),
+            overload: Arc::clone(&self.overload),
             shards: Arc::new(self.platforms.iter().copied().collect()),
             metrics: Arc::clone(&self.metrics),
             clock: Arc::clone(&self.clock),
@@ -500,6 +506,7 @@ impl Parts {
             metrics: Arc::clone(&self.metrics),
             clock: Arc::clone(&self.clock),
             snapshots: Arc::clone(&self.snapshots),
+            overload: Arc::clone(&self.overload),
             log_readers: Arc::default(),
             tasks: self.drain.fanout_tasks.clone(),
             draining: self.drain.fanout.clone(),

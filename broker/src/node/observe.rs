@@ -7,6 +7,7 @@ use crate::{
     log::Log,
     metrics::{Gauges, LagSample, Observe, StoreGauges},
     node::Parts,
+    overload::Overload,
     state::State,
     tail::TailRings,
 };
@@ -25,6 +26,7 @@ pub struct Observer {
     lags: Lags,
     snapshots: Arc<Semaphore>,
     snapshots_max: usize,
+    overload: Arc<Overload>,
 }
 
 impl Observer {
@@ -39,6 +41,7 @@ impl Observer {
             lags: parts.lags.clone(),
             snapshots: Arc::clone(&parts.snapshots),
             snapshots_max: parts.config.limits.snapshots as usize,
+            overload: Arc::clone(&parts.overload),
         }
     }
 }
@@ -87,6 +90,8 @@ impl Observe for Observer {
             tail_bytes: self.rings.bytes(),
             gather_bytes: self.state.memory_bytes(),
             snapshots_running: self.snapshots_max - self.snapshots.available_permits(),
+            scheduling_delay: self.overload.delay(),
+            overload_limits: self.overload.limits().to_vec(),
             producers_connected: self.producers.connected().into_iter().collect(),
             subscribers_connected: self.subscriptions.connected().into_iter().collect(),
             stores: vec![

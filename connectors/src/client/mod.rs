@@ -16,7 +16,7 @@ pub use encode::EncodedBatch;
 pub use endpoint::{AdminClient, Endpoint, Identity, QueryClient, admin, query};
 pub use error::{ClientError, RefusedInfo};
 pub use publisher::{
-    Pending, Position, Publisher, PublisherOptions, PublisherStatus, Receipt, Refused,
+    CreditWait, Pending, Position, Publisher, PublisherOptions, PublisherStatus, Receipt, Refused,
 };
 pub use subscriber::{Event, Filter, Lag, Start, Subscriber, SubscriberOptions};
 

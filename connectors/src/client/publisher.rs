@@ -12,11 +12,12 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     sync::{Mutex, mpsc, oneshot, watch},
     task::JoinHandle,
+    time::Instant,
 };
 
 /// How to publish.
@@ -83,10 +84,37 @@ pub struct Position {
 pub struct PublisherStatus {
     pub connected: bool,
     pub batches_in_flight: usize,
+    pub credit_wait: CreditWait,
     pub last_error: Option<String>,
     pub reconnects: u64,
     /// The log of the broker; known from the first connection on.
     pub log_id: Option<LogId>,
+}
+
+/// How long batches waited because the broker had given no credit for them: it takes less than it is
+/// offered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CreditWait {
+    /// Waits that are over.
+    ended: Duration,
+    /// Of the wait that there is.
+    since: Option<Instant>,
+}
+
+impl CreditWait {
+    pub fn is_waiting(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// All waits of this publisher together, up to now.
+    pub fn total(&self) -> Duration {
+        self.ended + self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn set(&mut self, waiting: bool) {
+        self.ended = self.total();
+        self.since = waiting.then(Instant::now);
+    }
 }
 
 /// A batch handed over, with where to tell what became of it.

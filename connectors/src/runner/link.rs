@@ -2,7 +2,7 @@
 
 use crate::client::{Delivered, LastError};
 use hutong_proto::{Cursor, Delta, Reason};
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, time::Duration};
 
 /// What went wrong between here and the broker.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +49,9 @@ pub trait Outlet: Send {
     fn connected(&self) -> Result<(), String>;
 
     fn reconnects(&self) -> u64;
+
+    /// How long, since it was opened, something waited because the broker took no more.
+    fn held_back(&self) -> Duration;
 
     /// Names the broker's log, where what is published becomes durable.
     fn log_id(&self) -> String;

@@ -20,11 +20,12 @@ pub enum Metric {
     DeadLetters,
     DeadLettersBytes,
     BatchesInFlight,
+    HeldBackSeconds,
     LagSeconds,
 }
 
 impl Metric {
-    pub const COUNTERS: [Metric; 8] = [
+    pub const COUNTERS: [Metric; 9] = [
         Metric::RowsRead,
         Metric::DeltasAccepted,
         Metric::DeltasNotNewer,
@@ -33,6 +34,7 @@ impl Metric {
         Metric::Snapshots,
         Metric::Restarts,
         Metric::Reconnects,
+        Metric::HeldBackSeconds,
     ];
 
     pub const GAUGES: [Metric; 4] = [
@@ -56,6 +58,7 @@ impl Metric {
             Metric::DeadLetters => "hutong_connect_dead_letters",
             Metric::DeadLettersBytes => "hutong_connect_dead_letters_bytes",
             Metric::BatchesInFlight => "hutong_connect_batches_in_flight",
+            Metric::HeldBackSeconds => "hutong_connect_held_back_seconds_total",
             Metric::LagSeconds => "hutong_connect_lag_seconds",
         }
     }
@@ -74,6 +77,9 @@ impl Metric {
             Metric::DeadLetters => "Dead letters that wait for someone.",
             Metric::DeadLettersBytes => "Size of the file of dead letters.",
             Metric::BatchesInFlight => "Batches on the way to the broker.",
+            Metric::HeldBackSeconds => {
+                "Seconds that batches waited because the broker took no more."
+            }
             Metric::LagSeconds => "How old the newest thing is that the sink has.",
         }
     }
@@ -92,6 +98,7 @@ impl Metric {
             Metric::DeadLetters => counts.dead_letters,
             Metric::DeadLettersBytes => counts.dead_letters_bytes,
             Metric::BatchesInFlight => counts.batches_in_flight,
+            Metric::HeldBackSeconds => return counts.held_back_seconds,
             Metric::LagSeconds => return counts.lag_seconds,
         };
         whole as f64

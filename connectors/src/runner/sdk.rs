@@ -14,6 +14,7 @@ use crate::{
     state::now,
 };
 use hutong_proto::{Cursor, Delta, Issuer};
+use std::time::Duration;
 
 /// Where a source's deltas go.
 #[derive(Debug)]
@@ -146,6 +147,10 @@ impl Outlet for BrokerOutlet {
 
     fn reconnects(&self) -> u64 {
         self.0.status().reconnects
+    }
+
+    fn held_back(&self) -> Duration {
+        self.0.status().credit_wait.total()
     }
 
     fn log_id(&self) -> String {

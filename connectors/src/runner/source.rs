@@ -21,13 +21,17 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How long batches on their way are waited for when the connector stops or begins again.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 const FIRST_RUN: &str = "first run: everything that the source has is sent";
+
+/// The state says so when it was held back for most of the time since it was last looked at.
+const HELD_BACK: &str =
+    "held back: the broker takes less than the source gives, and batches wait for it";
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// A source that waits for rows hears within this what became durable. Longer than it takes to
@@ -66,6 +70,7 @@ pub struct SourceRunner<S, C> {
     pauses: Pauses,
     /// The state when nothing is wrong.
     normal: (State, &'static str),
+    pressure: Pressure,
     stop: CancellationToken,
     /// Another log of the broker is no mistake.
     new_log: bool,
@@ -105,6 +110,7 @@ where
             board,
             pauses: Pauses::default(),
             normal: (State::Snapshotting, FIRST_RUN),
+            pressure: Pressure::default(),
             stop,
             new_log: false,
         }
@@ -177,6 +183,7 @@ where
         if self.board.state() != State::Degraded {
             self.board.set(self.normal.0, self.normal.1);
         }
+        self.pressure = Pressure::default();
         let mut outgoing = Outgoing::new(
             self.checkpoints.clone(),
             Arc::clone(&self.dead_letters),
@@ -249,8 +256,6 @@ where
         outgoing: &mut Outgoing,
     ) -> Result<(Option<SourceBatch>, Option<Value>), Ended> {
         let stop = self.stop.clone();
-        let mut watched = interval_at(Instant::now() + WATCH_EVERY, WATCH_EVERY);
-        watched.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut durable = None;
         let mut tell_at = Instant::now();
         let mut next = pin!(self.source.next());
@@ -278,11 +283,12 @@ where
                         durable = reached;
                     }
                 }
-                _ = watched.tick() => {
+                () = sleep_until(self.pressure.next_look()) => {
                     if let Some(error) = link.ended() {
                         return Err(Ended::Outlet(error.into()));
                     }
-                    watch(&self.board, self.normal, link);
+                    let held_back = self.pressure.look(&self.board, link.held_back());
+                    watch(&self.board, self.normal, held_back, link);
                 }
                 () = sleep_until(tell_at), if durable.is_some() => return Ok((None, durable)),
                 batch = &mut next, if has_room => {
@@ -349,14 +355,57 @@ async fn send(
     }
 }
 
-fn watch(board: &Board, normal: (State, &'static str), link: &impl Outlet) {
+/// What was seen of the broker's taking less than it is offered.
+#[derive(Clone, Copy, Debug)]
+struct Pressure {
+    looked_at: Instant,
+    /// How long the outlet had been held back by then.
+    held_back: Duration,
+}
+
+impl Default for Pressure {
+    fn default() -> Pressure {
+        Pressure {
+            looked_at: Instant::now(),
+            held_back: Duration::ZERO,
+        }
+    }
+}
+
+impl Pressure {
+    fn next_look(&self) -> Instant {
+        self.looked_at + WATCH_EVERY
+    }
+
+    /// Counts, and says whether most of the time went by with waiting.
+    fn look(&mut self, board: &Board, held_back: Duration) -> bool {
+        let waited = held_back.saturating_sub(self.held_back);
+        let most = waited > self.looked_at.elapsed() / 2;
+        *self = Pressure {
+            looked_at: Instant::now(),
+            held_back,
+        };
+        board.count(|counts| counts.held_back_seconds += waited.as_secs_f64());
+        most
+    }
+}
+
+fn watch(board: &Board, normal: (State, &'static str), held_back: bool, link: &impl Outlet) {
     board.count(|counts| counts.reconnects = link.reconnects());
+    let was_held_back = board.status().reason == HELD_BACK;
     match (link.connected(), board.state()) {
         (Err(why), State::Running | State::Snapshotting | State::Degraded) => {
             let reason = format!("no connection to the broker, trying again: {why}");
             board.set(State::Degraded, reason);
         }
+        (Ok(()), state @ (State::Running | State::Snapshotting)) if held_back => {
+            if !was_held_back {
+                tracing::info!(reason = HELD_BACK, "back-pressure");
+            }
+            board.set(state, HELD_BACK);
+        }
         (Ok(()), State::Degraded) => board.set(normal.0, normal.1),
+        (Ok(()), _) if was_held_back => board.set(normal.0, normal.1),
         _ => {}
     }
 }

@@ -109,6 +109,7 @@ impl Task {
                 s.connected = false;
                 s.last_error = Some(error.to_string());
             });
+            self.tell_credit_wait(false);
             if !error.is_passing() {
                 break error;
             }
@@ -266,6 +267,7 @@ impl Task {
             if self.done() {
                 return Ok(());
             }
+            self.tell_credit_wait(self.sent < self.owed.len() && !sendable);
             let room = self.room();
             tokio::select! {
                 // Acks first: they make room. Cancel-safe: a partial frame stays in the stream.
@@ -344,6 +346,16 @@ impl Task {
         drop(owed.answer.send(receipt(ack)));
         self.tell_in_flight();
         Ok(())
+    }
+
+    fn tell_credit_wait(&self, waiting: bool) {
+        self.status.send_if_modified(|s| {
+            let changed = s.credit_wait.is_waiting() != waiting;
+            if changed {
+                s.credit_wait.set(waiting);
+            }
+            changed
+        });
     }
 
     fn tell_in_flight(&self) {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 use tokio::sync::watch;
 
@@ -117,6 +118,7 @@ pub struct Kept {
     /// Connections end, with their batches undecided, after so many more batches.
     pub break_after: Option<usize>,
     pub log_id: u64,
+    pub held_back: Duration,
     /// The way back: acks of batches with a greater number are withheld.
     batches: u64,
 }
@@ -190,6 +192,10 @@ impl Outlet for FakeOutlet {
 
     fn reconnects(&self) -> u64 {
         0
+    }
+
+    fn held_back(&self) -> Duration {
+        self.0.kept().held_back
     }
 
     fn log_id(&self) -> String {

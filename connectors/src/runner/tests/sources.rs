@@ -208,6 +208,22 @@ async fn a_lone_row_goes_at_once_and_many_go_together() {
 }
 
 #[tokio::test]
+async fn a_source_that_is_held_back_says_so_until_it_is_not() {
+    let broker = FakeBroker::new();
+    let running = Running::start(ListSource::new(rows(3), 1), &broker);
+    running.until_checkpoint(3).await;
+    // More than has gone by: it was held back for all of the time.
+    broker.kept().held_back = Duration::from_secs(3600);
+    let held_back = |r: &Running| r.board.status().reason.starts_with("held back");
+    running.until("it says so", held_back).await;
+    assert_eq!(running.board.state(), State::Running);
+    assert!(running.board.status().counts.held_back_seconds >= 3600.0);
+    running.until("it is over", |r| !held_back(r)).await;
+    assert_eq!(running.board.state(), State::Running);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn refused_rows_become_dead_letters_and_the_rest_goes_on() {
     let broker = FakeBroker::new();
     broker.kept().refuse = vec![row(4, "green").revision];
