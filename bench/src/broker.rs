@@ -41,6 +41,27 @@ pub struct Usage {
     pub memory_mb: f64,
 }
 
+impl Usage {
+    /// Of several processes together. What they share counts once: the kernel gives each its part.
+    pub fn of_all(processes: &[u32]) -> Usage {
+        if let [only] = processes {
+            return usage_of(&only.to_string());
+        }
+        let mut all = Usage::default();
+        for process in processes {
+            all.cpu_s += usage_of(&process.to_string()).cpu_s;
+            let file = format!("/proc/{process}/smaps_rollup");
+            let rollup = fs::read_to_string(file).unwrap_or_default();
+            let line = rollup.lines().find(|line| line.starts_with("Pss:"));
+            let kb = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+            all.memory_mb += kb.unwrap_or(0.0) / 1024.0;
+        }
+        // Nobody keeps the peak of a sum.
+        all.memory_peak_mb = all.memory_mb;
+        all
+    }
+}
+
 impl BrokerProcess {
     /// Starts the broker beside this program with these platforms and waits until it is ready.
     pub async fn start(
@@ -109,9 +130,13 @@ impl BrokerProcess {
         usage_of(&self.process())
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its id, for [`usage_of`].
     pub fn process(&self) -> String {
-        self.child.id().to_string()
+        self.id().to_string()
     }
 
     pub fn disk_mb(&self) -> f64 {

@@ -119,6 +119,9 @@ async fn run(mut cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Compare(options) => {
             let comparison = compare::run(options).await?;
+            if let Some(file) = &cli.html {
+                write(file, &comparison.to_html())?;
+            }
             match cli.json {
                 true => println!("{}", comparison.to_json()),
                 false => print!("{}", comparison.to_text()),
@@ -188,10 +191,9 @@ async fn all(options: &All) -> Result<ExitCode, Failure> {
             Command::Compare(options) => {
                 let comparison = compare::run(&options).await?;
                 print!("{}", comparison.to_text());
-                write(
-                    &file.with_extension("json"),
-                    &comparison.to_json().to_string(),
-                )?;
+                let json = comparison.to_json().to_string();
+                write(&file.with_extension("json"), &json)?;
+                write(&file.with_extension("html"), &comparison.to_html())?;
             }
             _ => unreachable!("only scenarios are named"),
         }

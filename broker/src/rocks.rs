@@ -1,7 +1,18 @@
-//! What a RocksDB database says about itself; the same for the log and the state.
+//! What the log and the state have in common as RocksDB databases: their threads, and what they say
+//! about themselves.
 
 use crate::metrics::StoreGauges;
-use rocksdb::DB;
+use rocksdb::{DB, Env, Options};
+
+/// Gives the databases of this process threads enough. They share them, so with one each, as RocksDB has it,
+/// the log would wait for the state's long compactions, and slow down everybody who writes to it.
+pub fn share_threads(options: &mut Options) -> Result<(), rocksdb::Error> {
+    let mut env = Env::new()?;
+    env.set_low_priority_background_threads(2);
+    env.set_high_priority_background_threads(1);
+    options.set_env(&env);
+    Ok(())
+}
 
 /// A property of all column families together; one that this version does not know counts as zero.
 pub fn property(db: &DB, families: &[&str], name: &str) -> u64 {
@@ -23,6 +34,7 @@ pub fn gauges(db: &DB, families: &[&str]) -> StoreGauges {
         running_flushes: property("rocksdb.num-running-flushes"),
         level0_files: property("rocksdb.num-files-at-level0"),
         memory_tables_bytes: property("rocksdb.cur-size-all-mem-tables"),
-        disk_bytes: property("rocksdb.total-sst-files-size"),
+        disk_bytes: property("rocksdb.total-sst-files-size")
+            + property("rocksdb.total-blob-file-size"),
     }
 }

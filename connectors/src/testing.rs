@@ -1,4 +1,4 @@
-//! A real PostgreSQL for tests: in a folder of its own, on a free port, gone at the end.
+//! A real PostgreSQL for tests and benchmarks: in a folder of its own, on a free port, gone at the end.
 
 use std::{
     fs, io,
@@ -35,6 +35,7 @@ pub struct PostgresServer {
     bin: PathBuf,
     folder: PathBuf,
     port: u16,
+    settings: Vec<String>,
     keeper: Option<Child>,
 }
 
@@ -42,8 +43,14 @@ impl PostgresServer {
     /// Uses the programs in `HUTONG_TEST_PG_BIN`, or the newest that the system's package installed.
     /// `fsync` is on, as it is for everybody. Trusts everyone on this machine.
     pub fn start() -> PostgresServer {
-        let bin = bin();
-        let folder = folder();
+        let small = ["max_connections=50", "shared_buffers=32MB"];
+        PostgresServer::try_start(&small).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// With settings as they stand in `postgresql.conf`.
+    pub fn try_start(settings: &[&str]) -> io::Result<PostgresServer> {
+        let bin = bin()?;
+        let folder = folder()?;
         let data = folder.join("data");
         let mut initdb = as_user(&bin.join("initdb"));
         initdb.args([
@@ -57,17 +64,33 @@ impl PostgresServer {
             .arg("--pgdata")
             .arg(&data)
             .current_dir("/");
-        let output = initdb.output().expect("initdb runs");
-        let failed = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "initdb: {failed}");
+        let output = initdb.output()?;
+        if !output.status.success() {
+            let failed = String::from_utf8_lossy(&output.stderr);
+            return Err(io::Error::other(format!("initdb: {failed}")));
+        }
         let mut server = PostgresServer {
             bin,
             folder,
-            port: free_port(),
+            port: free_port()?,
+            settings: settings.iter().map(ToString::to_string).collect(),
             keeper: None,
         };
-        server.run();
-        server
+        server.try_run()?;
+        Ok(server)
+    }
+
+    /// Of the server's first process; the others are its children.
+    pub fn process(&self) -> io::Result<u32> {
+        let file = self.folder.join("data/postmaster.pid");
+        let text = fs::read_to_string(&file)?;
+        let first = text.lines().next().and_then(|line| line.parse().ok());
+        first.ok_or_else(|| io::Error::other(format!("{}: no process", file.display())))
+    }
+
+    /// Where its socket is; the port is the same.
+    pub fn socket_folder(&self) -> (&Path, u16) {
+        (&self.folder, self.port)
     }
 
     /// For [`crate::postgres::Server`] and for `psql`.
@@ -87,28 +110,33 @@ impl PostgresServer {
 
     /// On the same port, after [`PostgresServer::crash`].
     pub fn run(&mut self) {
+        self.try_run().unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    fn try_run(&mut self) -> io::Result<()> {
         assert!(self.keeper.is_none(), "it runs already");
         let begun = Instant::now();
         loop {
-            self.spawn();
+            self.spawn()?;
             while begun.elapsed() < START_MAX && self.keeper_runs() {
                 if self.answers() {
-                    return;
+                    return Ok(());
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
             let log = fs::read_to_string(self.folder.join("server.log")).unwrap_or_default();
             self.stop("keep\n");
-            // Somebody else took the port between its choice and now.
-            assert!(
-                log.contains("could not bind"),
-                "the server does not start:\n{log}"
-            );
-            self.port = free_port();
+            // Unless somebody else took the port between its choice and now.
+            if !log.contains("could not bind") {
+                return Err(io::Error::other(format!(
+                    "the server does not start:\n{log}"
+                )));
+            }
+            self.port = free_port()?;
         }
     }
 
-    fn spawn(&mut self) {
+    fn spawn(&mut self) -> io::Result<()> {
         let mut server = as_user(&self.bin.join("postgres"));
         server
             .arg("-D")
@@ -116,9 +144,11 @@ impl PostgresServer {
             .arg("-k")
             .arg(&self.folder);
         server.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
-        server.args(["-c", "max_connections=50", "-c", "shared_buffers=32MB"]);
+        for setting in &self.settings {
+            server.arg("-c").arg(setting);
+        }
         // The log of the last start must not be taken for this one's.
-        fs::write(self.folder.join("server.log"), "").expect("the folder is ours");
+        fs::write(self.folder.join("server.log"), "")?;
         let mut keeper = Command::new("sh");
         keeper.args(["-c", KEEPER, "keeper"]).arg(&self.folder);
         keeper.arg(server.get_program()).args(server.get_args());
@@ -128,7 +158,8 @@ impl PostgresServer {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        self.keeper = Some(keeper.spawn().expect("a shell"));
+        self.keeper = Some(keeper.spawn()?);
+        Ok(())
     }
 
     /// The keeper stays until it is told; the server behind it may have ended, which the log says.
@@ -180,9 +211,9 @@ impl Drop for PostgresServer {
     }
 }
 
-fn bin() -> PathBuf {
+fn bin() -> io::Result<PathBuf> {
     if let Some(bin) = std::env::var_os("HUTONG_TEST_PG_BIN") {
-        return bin.into();
+        return Ok(bin.into());
     }
     let version = |path: &Path| path.file_name()?.to_str()?.parse::<u32>().ok();
     let installed = fs::read_dir("/usr/lib/postgresql")
@@ -192,9 +223,11 @@ fn bin() -> PathBuf {
     let newest = installed
         .map(|entry| entry.path())
         .max_by_key(|path| version(path));
-    newest
-        .map(|path| path.join("bin"))
-        .expect("no PostgreSQL: install the package postgresql, or set HUTONG_TEST_PG_BIN")
+    newest.map(|path| path.join("bin")).ok_or_else(|| {
+        io::Error::other(
+            "no PostgreSQL: install the package postgresql, or set HUTONG_TEST_PG_BIN",
+        )
+    })
 }
 
 /// Runs as this user, or as USER when that is root.
@@ -219,25 +252,23 @@ fn is_root() -> bool {
 }
 
 /// Under the folder for temporary files, where the server's user may go.
-fn folder() -> PathBuf {
+fn folder() -> io::Result<PathBuf> {
     let mut random = [0; 8];
-    let read = fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut random));
-    read.expect("random bytes");
+    fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
     let name = format!("hutong-postgres-{:016x}", u64::from_le_bytes(random));
     let folder = std::env::temp_dir().join(name);
-    fs::create_dir(&folder).expect("a new folder");
+    fs::create_dir(&folder)?;
     if is_root() {
-        let owner = Command::new("chown").arg(USER).arg(&folder).status();
-        assert!(
-            owner.is_ok_and(|s| s.success()),
-            "no user {USER} to run the server as"
-        );
+        let owner = Command::new("chown").arg(USER).arg(&folder).status()?;
+        if !owner.success() {
+            return Err(io::Error::other(format!(
+                "no user {USER} to run the server as"
+            )));
+        }
     }
-    folder
+    Ok(folder)
 }
 
-fn free_port() -> u16 {
-    let bound =
-        || -> io::Result<u16> { Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port()) };
-    bound().expect("a free port")
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

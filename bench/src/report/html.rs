@@ -2,7 +2,7 @@
 
 use crate::{
     measure::{Line, Plot},
-    report::Report,
+    report::{Report, Spread},
 };
 use std::fmt::Write;
 
@@ -14,31 +14,75 @@ const TOP: f64 = 12.0;
 const COLOURS: [&str; 5] = ["#1f6feb", "#d4731a", "#a32020", "#6e7781", "#2da44e"];
 
 pub fn page(report: &Report) -> String {
+    let mut figures = String::new();
+    for (i, run) in report.runs.iter().enumerate() {
+        writeln!(figures, "<h2>Run {}</h2>", i + 1).expect("a text takes all");
+        for plot in run.plots() {
+            figures += &figure(&plot);
+        }
+    }
+    let indent = |value| serde_json::to_string_pretty(&value).unwrap_or_default();
+    let rest = [
+        ("Options", indent(report.options.clone())),
+        ("Machine", indent(report.environment.to_json())),
+        ("JSON", indent(report.to_json())),
+    ];
+    document(report.scenario, &report.to_text(), &figures, &rest)
+}
+
+/// A whole page: what people read first, then what is drawn, then the rest.
+pub fn document(name: &str, text: &str, figures: &str, rest: &[(&str, String)]) -> String {
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{name}</title>\n\
          <style>body{{font:15px/1.5 system-ui,sans-serif;max-width:1340px;margin:2em auto;padding:0 1em}}\
          figure{{display:inline-block;margin:.5em 1em .5em 0}}figcaption{{font-weight:600}}\
          pre{{background:#f6f8fa;padding:1em;overflow:auto}}svg text{{font:12px system-ui,sans-serif}}\
-         </style></head>\n<body><h1>{name}</h1>\n<pre>{}</pre>\n",
-        escape(&report.to_text()),
-        name = escape(report.scenario),
+         </style></head>\n<body><h1>{name}</h1>\n<pre>{}</pre>\n{figures}",
+        escape(text),
+        name = escape(name),
     );
-    let indent = |value| serde_json::to_string_pretty(&value).unwrap_or_default();
-    for (i, run) in report.runs.iter().enumerate() {
-        writeln!(out, "<h2>Run {}</h2>", i + 1).expect("a text takes all");
-        for plot in run.plots() {
-            out += &figure(&plot);
-        }
-    }
-    for (title, value) in [
-        ("Options", report.options.clone()),
-        ("Machine", report.environment.to_json()),
-        ("JSON", report.to_json()),
-    ] {
-        let text = escape(&indent(value));
+    for (title, text) in rest {
+        let text = escape(text);
         writeln!(out, "<h2>{title}</h2>\n<pre>{text}</pre>").expect("a text takes all");
     }
     out + "</body></html>\n"
+}
+
+/// A bar a system, as long as its median, with the range of its turns.
+pub fn bars(title: &str, bars: &[(String, Spread)]) -> String {
+    const HIGH: f64 = 34.0;
+    let x_max = nice(bars.iter().map(|(_, s)| s.max).fold(1e-9, f64::max));
+    let left = LEFT + 20.0;
+    let x = |value: f64| left + value / x_max * (WIDTH - left - 90.0);
+    let height = HIGH * bars.len() as f64 + 8.0;
+    let mut out = format!(
+        "<figure><figcaption>{title}</figcaption><svg role=\"img\" aria-label=\"{title}\" \
+         width=\"{WIDTH}\" height=\"{height}\" xmlns=\"http://www.w3.org/2000/svg\">\n",
+        title = escape(title),
+    );
+    for (i, (label, spread)) in bars.iter().enumerate() {
+        let y = HIGH * i as f64 + 4.0;
+        writeln!(
+            out,
+            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
+             <rect x=\"{left}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"22\" fill=\"{}\"/>\
+             <line x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{mid:.1}\" y2=\"{mid:.1}\" stroke=\"#24292f\"/>\
+             <text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            left - 6.0,
+            y + 15.0,
+            escape(label),
+            x(spread.median) - left,
+            COLOURS[i % COLOURS.len()],
+            x(spread.min),
+            x(spread.max),
+            x(spread.max) + 6.0,
+            y + 15.0,
+            number(spread.median),
+            mid = y + 11.0,
+        )
+        .expect("a text takes all");
+    }
+    out + "</svg></figure>\n"
 }
 
 fn escape(text: &str) -> String {

@@ -1,15 +1,15 @@
 //! This broker, through its own SDK.
 
 use crate::{
-    broker::{BrokerProcess, Usage},
-    systems::{Ack, Failure, Receiver, Sender, System},
+    broker::BrokerProcess,
+    systems::{Ack, Came, Failure, Receiver, Seen, Sender, System},
 };
 use futures_util::future::BoxFuture;
 use hutong_connectors::client::{
     EncodedBatch, Endpoint, Filter, Identity, Publisher, PublisherOptions, Start, Subscriber,
     SubscriberOptions,
 };
-use hutong_proto::{Cursor, Issuer, record};
+use hutong_proto::{Issuer, Lane, RecordView, record};
 
 /// More than any scenario has: the scenario bounds what is under way.
 const BATCHES_IN_FLIGHT_MAX: usize = 4096;
@@ -30,9 +30,14 @@ impl Hutong {
 }
 
 impl System for Hutong {
-    fn sender(&self, issuer: Issuer) -> BoxFuture<'_, Result<Box<dyn Sender>, Failure>> {
+    fn sender(
+        &self,
+        issuer: Issuer,
+        lane: Lane,
+        _batch: u32,
+    ) -> BoxFuture<'_, Result<Box<dyn Sender>, Failure>> {
         Box::pin(async move {
-            let mut options = PublisherOptions::new(self.endpoint(issuer), "bench");
+            let mut options = PublisherOptions::new(self.endpoint(issuer), lane.name());
             options.batches_in_flight_max = BATCHES_IN_FLIGHT_MAX;
             let publisher = Publisher::connect(options).await?;
             Ok(Box::new(HutongSender(publisher)) as Box<dyn Sender>)
@@ -53,8 +58,8 @@ impl System for Hutong {
         })
     }
 
-    fn usage(&self) -> Usage {
-        self.broker.usage()
+    fn processes(&self) -> Vec<u32> {
+        vec![self.broker.id()]
     }
 }
 
@@ -81,23 +86,32 @@ impl Sender for HutongSender {
 struct HutongReceiver(Subscriber);
 
 impl Receiver for HutongReceiver {
-    fn receive(&mut self) -> BoxFuture<'_, Result<u64, Failure>> {
+    fn receive<'a>(&'a mut self, came: &'a mut Came) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            loop {
-                let frame = self.0.next_frame().await?;
-                let Some(records) = record::read_delivery(&frame)? else {
-                    continue;
-                };
-                let cursor = self.0.cursor();
-                if let Some(last) = records.last() {
-                    let applied = Cursor {
-                        bulk: last.offset.next(),
-                        ..cursor
-                    };
-                    self.0.applied(applied).await?;
-                }
-                return Ok(records.len() as u64);
+            let frame = self.0.next_frame().await?;
+            let Some(records) = record::read_delivery(&frame)? else {
+                return Ok(());
+            };
+            let mut cursor = self.0.cursor();
+            for logged in &records {
+                came.batch(|| seen(logged.record))?;
             }
+            // A frame has records of one lane.
+            if let Some(last) = records.last() {
+                let lane = RecordView::parse(last.record)?.header.partition.lane;
+                cursor.set_lane(lane, last.offset.next());
+                self.0.applied(cursor).await?;
+            }
+            Ok(())
         })
     }
+}
+
+fn seen(record: &[u8]) -> Result<Seen, Failure> {
+    let record = RecordView::parse(record)?;
+    Ok(Seen {
+        lane: record.header.partition.lane,
+        deltas: record.deltas.len() as u32,
+        committed_at: record.delta_parts(0)?.committed_at,
+    })
 }

@@ -2,8 +2,8 @@
 //! batch; receivers have ordered push consumers, its fastest kind, which need no acks.
 
 use crate::{
-    broker::{Usage, free_port, usage_of},
-    systems::{Ack, Failure, Receiver, Sender, System},
+    broker::free_port,
+    systems::{Ack, Came, Failure, Receiver, Seen, Sender, System},
 };
 use async_nats::{
     Client,
@@ -16,7 +16,7 @@ use async_nats::{
 };
 use futures_util::{StreamExt, future::BoxFuture};
 use hutong_connectors::client::EncodedBatch;
-use hutong_proto::Issuer;
+use hutong_proto::{Issuer, Lane};
 use serde_json::Value;
 use std::{
     fs,
@@ -121,13 +121,18 @@ impl Drop for JetStream {
 }
 
 impl System for JetStream {
-    fn sender(&self, issuer: Issuer) -> BoxFuture<'_, Result<Box<dyn Sender>, Failure>> {
+    fn sender(
+        &self,
+        issuer: Issuer,
+        lane: Lane,
+        _batch: u32,
+    ) -> BoxFuture<'_, Result<Box<dyn Sender>, Failure>> {
         Box::pin(async move {
             let context = ContextBuilder::new()
                 .timeout(Duration::from_secs(60))
                 .max_ack_inflight(ACKS_IN_FLIGHT_MAX)
                 .build(self.connect().await?);
-            let subject = format!("{STREAM}.{issuer}.bulk");
+            let subject = format!("{STREAM}.{issuer}.{}", lane.name());
             Ok(Box::new(JetStreamSender { context, subject }) as Box<dyn Sender>)
         })
     }
@@ -148,8 +153,8 @@ impl System for JetStream {
         })
     }
 
-    fn usage(&self) -> Usage {
-        usage_of(&self.child.id().to_string())
+    fn processes(&self) -> Vec<u32> {
+        vec![self.child.id()]
     }
 }
 
@@ -176,15 +181,10 @@ impl Sender for JetStreamSender {
 struct JetStreamReceiver(push::Ordered);
 
 impl Receiver for JetStreamReceiver {
-    fn receive(&mut self) -> BoxFuture<'_, Result<u64, Failure>> {
+    fn receive<'a>(&'a mut self, came: &'a mut Came) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            match self.0.next().await {
-                Some(message) => {
-                    message?;
-                    Ok(1)
-                }
-                None => Err("the consumer ended".into()),
-            }
+            let message = self.0.next().await.ok_or("the consumer ended")??;
+            came.batch(|| Seen::in_batch(&message.payload))
         })
     }
 }

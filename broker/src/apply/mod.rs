@@ -223,6 +223,11 @@ impl Apply {
         let issuer = entry.head.partition.issuer;
         let shard = entry.head.partition.shard;
         let mut stale = Vec::new();
+        // Issuer and shard are the record's, so there is one for each kind, looked up once.
+        let mut highest = Kind::ALL.map(|kind| {
+            let bucket = (issuer, kind, shard);
+            (bucket, self.highest.get(&bucket).copied().unwrap_or_default())
+        });
         // Most records use few entries of their table; ids are found when first used.
         let mut ids: BTreeMap<u32, ProvenanceId> = BTreeMap::new();
         for index in 0..record.deltas.len() {
@@ -232,11 +237,9 @@ impl Apply {
                 kind: delta.kind,
                 issuer,
             };
-            let bucket = (issuer, delta.kind, shard);
-            let highest = self.highest.entry(bucket).or_default();
+            let (_, highest) = &mut highest[delta.kind as usize - 1];
             if delta.revision > *highest {
                 *highest = delta.revision;
-                effects.highest.insert(bucket);
             } else if let Some(row) = group.get_register(&key, entry.head.durable_at)?
                 && row.revision >= delta.revision
             {
@@ -255,6 +258,13 @@ impl Apply {
             row_of(&delta, entry, provenance).encode(&mut self.row);
             group.put_register(&key, &self.row);
             effects.deltas += 1;
+        }
+        for (bucket, revision) in highest {
+            let known = self.highest.entry(bucket).or_default();
+            if revision > *known {
+                *known = revision;
+                effects.highest.insert(bucket);
+            }
         }
         Ok(stale)
     }

@@ -2,78 +2,124 @@
 
 use crate::state::keys::{REGISTER_BYTES, stored_register};
 use foldhash::fast::RandomState;
+use hashbrown::{HashTable, hash_table::Entry};
 use hutong_proto::Issuer;
-use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
-    hint::black_box,
-};
+use std::{collections::BTreeMap, hash::BuildHasher, hint::black_box};
 
-/// What a map entry costs beside its row: key and place, and the room that a map keeps free.
-const REGISTER_OVERHEAD_BYTES: usize = (REGISTER_BYTES + 12) * 3 / 2;
+/// What a register costs beside its row: its head, and its place in the table and the room that the
+/// table keeps free.
+const REGISTER_OVERHEAD_BYTES: usize = HEAD_BYTES + 8;
 const OTHER_OVERHEAD_BYTES: usize = 96;
 
 type Key = [u8; REGISTER_BYTES];
 
-/// Where a row is.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    chunk: u32,
-    start: u32,
-    len: u32,
-}
+/// Where a register is: its chunk in the upper bits, where it starts there in the lower ones.
+type Place = u32;
 
-/// Rows one after the other, in pieces that never move: a million rows cost some hundred allocations,
-/// and go at once.
+/// Registers one after the other, in pieces that never move: a million cost some hundred allocations,
+/// and go at once. Each is: room for the row, u16; bytes of the row, u16; key; row.
 #[derive(Debug, Default)]
 struct Rows {
     chunks: Vec<Vec<u8>>,
 }
 
-const CHUNK_BYTES: usize = 256 << 10;
+const CHUNK_BITS: u32 = 18;
+const CHUNK_BYTES: usize = 1 << CHUNK_BITS;
+const CHUNKS_MAX: usize = 1 << (Place::BITS - CHUNK_BITS);
+const HEAD_BYTES: usize = 4 + REGISTER_BYTES;
+/// Length of a row that was written again elsewhere.
+const MOVED: u16 = u16::MAX;
 
 const ROWS_AHEAD: usize = 32;
 
+fn short(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
 impl Rows {
-    fn get(&self, place: Place) -> &[u8] {
-        let start = place.start as usize;
-        &self.chunks[place.chunk as usize][start..start + place.len as usize]
+    fn at(&self, place: Place) -> &[u8] {
+        let start = place as usize & (CHUNK_BYTES - 1);
+        &self.chunks[(place >> CHUNK_BITS) as usize][start..]
     }
 
-    fn put(&mut self, row: &[u8]) -> Place {
-        let room = |chunk: &Vec<u8>| chunk.capacity() - chunk.len();
-        if self.chunks.last().is_none_or(|c| room(c) < row.len()) {
-            self.chunks
-                .push(Vec::with_capacity(CHUNK_BYTES.max(row.len())));
+    fn at_mut(&mut self, place: Place) -> &mut [u8] {
+        let start = place as usize & (CHUNK_BYTES - 1);
+        &mut self.chunks[(place >> CHUNK_BITS) as usize][start..]
+    }
+
+    fn key(&self, place: Place) -> &Key {
+        let key = &self.at(place)[4..HEAD_BYTES];
+        key.try_into().expect("as many bytes as a key has")
+    }
+
+    fn row(&self, place: Place) -> &[u8] {
+        let at = self.at(place);
+        &at[HEAD_BYTES..HEAD_BYTES + usize::from(short(at, 2))]
+    }
+
+    fn put(&mut self, key: &Key, row: &[u8]) -> Place {
+        let bytes = HEAD_BYTES + row.len();
+        assert!(bytes < CHUNK_BYTES / 4, "a delta is bounded far below this");
+        if self
+            .chunks
+            .last()
+            .is_none_or(|c| c.len() + bytes > CHUNK_BYTES)
+        {
+            assert!(self.chunks.len() < CHUNKS_MAX, "it goes down before that");
+            self.chunks.push(Vec::with_capacity(CHUNK_BYTES));
         }
         let last = self.chunks.len() - 1;
         let chunk = &mut self.chunks[last];
-        let place = Place {
-            chunk: last as u32,
-            start: chunk.len() as u32,
-            len: row.len() as u32,
-        };
+        let place = (last << CHUNK_BITS | chunk.len()) as Place;
+        let len = (row.len() as u16).to_le_bytes();
+        chunk.extend_from_slice(&len);
+        chunk.extend_from_slice(&len);
+        chunk.extend_from_slice(key);
         chunk.extend_from_slice(row);
         place
     }
 
-    /// Takes the place of an older row, if it fits there.
-    fn replace(&mut self, place: Place, row: &[u8]) -> Option<Place> {
-        if row.len() > place.len as usize {
-            return None;
+    /// Takes the place of an older row, or leaves it if it does not fit there.
+    fn replace(&mut self, place: Place, row: &[u8]) -> bool {
+        let at = self.at_mut(place);
+        let fits = row.len() <= usize::from(short(at, 0));
+        let len = if fits { row.len() as u16 } else { MOVED };
+        at[2..4].copy_from_slice(&len.to_le_bytes());
+        if fits {
+            at[HEAD_BYTES..HEAD_BYTES + row.len()].copy_from_slice(row);
         }
-        let start = place.start as usize;
-        self.chunks[place.chunk as usize][start..start + row.len()].copy_from_slice(row);
-        Some(Place {
-            len: row.len() as u32,
-            ..place
+        fits
+    }
+
+    /// Of everything that is valid, in the order in which it came.
+    fn places(&self) -> impl Iterator<Item = Place> {
+        self.chunks.iter().enumerate().flat_map(|(i, chunk)| {
+            let mut start = 0;
+            std::iter::from_fn(move || {
+                while start < chunk.len() {
+                    let here = start;
+                    start += HEAD_BYTES + usize::from(short(chunk, here));
+                    if short(chunk, here + 2) != MOVED {
+                        return Some((i << CHUNK_BITS | here) as Place);
+                    }
+                }
+                None
+            })
         })
     }
+}
+
+fn hash(hasher: &RandomState, key: &Key) -> u64 {
+    let number = |at: usize| u64::from_le_bytes(key[at..at + 8].try_into().expect("8 bytes"));
+    // All 20 bytes; the last two numbers share four of them.
+    hasher.hash_one((number(0), number(8), number(12)))
 }
 
 /// Registers are many and only looked up; everything else is small and also scanned.
 #[derive(Debug, Default)]
 pub struct Gather {
-    registers: HashMap<Key, Place, RandomState>,
+    registers: HashTable<Place>,
+    hasher: RandomState,
     rows: Rows,
     /// Issuers of the registers, as in their keys; few.
     issuers: Vec<[u8; 3]>,
@@ -83,8 +129,21 @@ pub struct Gather {
 }
 
 impl Gather {
+    /// One that will probably hold as much as this one does.
+    pub fn like(other: &Gather) -> Gather {
+        Gather {
+            registers: HashTable::with_capacity(other.registers.len()),
+            ..Gather::default()
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.registers.is_empty() && self.others.is_empty()
+    }
+
+    /// Whether it must go down, however much it may hold.
+    pub fn is_full(&self) -> bool {
+        self.rows.chunks.len() > CHUNKS_MAX / 2
     }
 
     pub fn bytes(&self) -> usize {
@@ -96,7 +155,10 @@ impl Gather {
     }
 
     pub fn register(&self, key: &Key) -> Option<&[u8]> {
-        self.registers.get(key).map(|place| self.rows.get(*place))
+        let found = self.registers.find(hash(&self.hasher, key), |place| {
+            self.rows.key(*place) == key
+        });
+        found.map(|place| self.rows.row(*place))
     }
 
     pub fn put_register(&mut self, key: Key, row: &[u8]) {
@@ -105,16 +167,21 @@ impl Gather {
         if self.issuers.last() != Some(&issuer) && !self.issuers.contains(&issuer) {
             self.issuers.push(issuer);
         }
-        match self.registers.entry(key) {
+        let (hasher, rows) = (&self.hasher, &mut self.rows);
+        let entry = self.registers.entry(
+            hash(hasher, &key),
+            |place| rows.key(*place) == &key,
+            |place| hash(hasher, rows.key(*place)),
+        );
+        match entry {
             Entry::Occupied(mut old) => {
-                let place = self.rows.replace(*old.get(), row).unwrap_or_else(|| {
-                    self.bytes += row.len();
-                    self.rows.put(row)
-                });
-                old.insert(place);
+                if !rows.replace(*old.get(), row) {
+                    *old.get_mut() = rows.put(&key, row);
+                    self.bytes += row.len() + HEAD_BYTES;
+                }
             }
             Entry::Vacant(new) => {
-                new.insert(self.rows.put(row));
+                new.insert(rows.put(&key, row));
                 self.bytes += row.len() + REGISTER_OVERHEAD_BYTES;
             }
         }
@@ -154,14 +221,16 @@ impl Gather {
     }
 
     pub fn sorted_registers(&self) -> impl ExactSizeIterator<Item = (Key, &[u8])> {
-        // Keys and places themselves, not references: a comparison then touches nothing else.
-        let mut rows: Vec<(Key, Place)> = Vec::with_capacity(self.registers.len());
-        rows.extend(self.registers.iter().map(|(key, place)| (*key, *place)));
-        // Nearly all keys differ in their first bytes: compared as numbers.
+        // Nearly all keys differ in their first bytes: compared as numbers, beside the places, so that a
+        // comparison touches nothing else.
         let first = |key: &Key| u64::from_be_bytes(key[..8].try_into().expect("8 of 20 bytes"));
-        rows.sort_unstable_by(|(a, _), (b, _)| first(a).cmp(&first(b)).then_with(|| a.cmp(b)));
-        rows.into_iter()
-            .map(|(key, place)| (key, self.rows.get(place)))
+        let mut places: Vec<(u64, Place)> = Vec::with_capacity(self.registers.len());
+        places.extend((self.rows.places()).map(|place| (first(self.rows.key(place)), place)));
+        places.sort_unstable_by(|(a, at), (b, bt)| {
+            a.cmp(b)
+                .then_with(|| self.rows.key(*at).cmp(self.rows.key(*bt)))
+        });
+        (places.into_iter()).map(|(_, place)| (*self.rows.key(place), self.rows.row(place)))
     }
 
     /// Everything in the order of the keys on disk: other kinds come before registers.

@@ -529,7 +529,8 @@ impl Shared {
         if memory.active.is_empty() && covered == Some(memory.applied.next) {
             return;
         }
-        let mut gather = std::mem::take(&mut memory.active);
+        let next = Gather::like(&memory.active);
+        let mut gather = std::mem::replace(&mut memory.active, next);
         gather.put_other(&keys::applied(), Some(&memory.applied.encode()));
         memory.frozen.push(Arc::new(Frozen {
             gather,
@@ -618,7 +619,8 @@ impl Group<'_> {
             "the log is applied forward only"
         );
         self.memory.applied = applied;
-        if self.memory.active.bytes() > self.state.options.gather_bytes_max {
+        let active = &self.memory.active;
+        if active.bytes() > self.state.options.gather_bytes_max || active.is_full() {
             self.state.shared.freeze(&mut self.memory);
         }
     }

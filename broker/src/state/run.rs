@@ -3,10 +3,13 @@
 //! RocksDB syncs a file that it takes in, and the manifest that names it, before it says so; a crash
 //! in between leaves a file that nobody knows, which is removed at the next opening.
 
-use crate::state::{
-    Flush, Frozen, Shared, StateError,
-    keys::{self, KeyKind},
-    row,
+use crate::{
+    rocks,
+    state::{
+        Flush, Frozen, Shared, StateError,
+        keys::{self, KeyKind},
+        row,
+    },
 };
 use crossbeam_channel::Receiver;
 use hutong_proto::{Micros, Offset};
@@ -45,6 +48,7 @@ pub fn open(
     }
     let mut options = options(block_cache_bytes);
     options.create_if_missing(true);
+    rocks::share_threads(&mut options).map_err(|e| e.to_string())?;
     let (log_time, log_start) = (Arc::clone(log_time), Arc::clone(log_start));
     options.set_compaction_filter("expiry", move |_level, key, value| match key.first() {
         Some(kind) if *kind == KeyKind::Register as u8 => {
@@ -80,15 +84,25 @@ fn options(block_cache_bytes: usize) -> Options {
     options.set_paranoid_checks(true);
     options.set_max_background_jobs(2);
     options.set_compression_type(DBCompressionType::Lz4);
+    // A run is soon merged into the others: packing it would only cost.
+    options.set_compression_per_level(&[
+        DBCompressionType::None,
+        DBCompressionType::Lz4,
+        DBCompressionType::Lz4,
+        DBCompressionType::Lz4,
+        DBCompressionType::Lz4,
+        DBCompressionType::Lz4,
+        DBCompressionType::Lz4,
+    ]);
     options.set_bytes_per_sync(1 << 20);
     options.set_keep_log_file_num(4);
     options.set_max_log_file_size(16 << 20);
     // Runs come large and sorted: more of them may wait for compaction before reads suffer.
-    options.set_level_zero_file_num_compaction_trigger(6);
+    options.set_level_zero_file_num_compaction_trigger(16);
     options.set_level_zero_slowdown_writes_trigger(40);
     options.set_level_zero_stop_writes_trigger(60);
-    options.set_target_file_size_base(64 << 20);
-    options.set_max_bytes_for_level_base(512 << 20);
+    options.set_target_file_size_base(128 << 20);
+    options.set_max_bytes_for_level_base(2 << 30);
     // Nothing is written but runs.
     options.set_write_buffer_size(1 << 20);
     let mut table = BlockBasedOptions::default();
@@ -162,7 +176,9 @@ fn flush(shared: &Shared, run: &Arc<Frozen>, serial: u64) -> Result<Flush, State
 }
 
 fn write(path: &Path, run: &Frozen) -> Result<(), rocksdb::Error> {
-    let options = options(0);
+    let mut options = options(0);
+    options.set_compression_per_level(&[]);
+    options.set_compression_type(DBCompressionType::None);
     let mut file = SstFileWriter::create(&options);
     file.open(path)?;
     run.gather.for_each_sorted(|key, row| match row {

@@ -9,8 +9,8 @@ use hutong_proto::{KindSet, Micros, Offset, Partition};
 pub enum MetaKind {
     /// No more key. Value: u64 BE, made at random when the log was created.
     LogId = 0x01,
-    /// Then the partition, u32 BE. Value: last offset, last ordinal, last time; u64 BE. Written by the
-    /// writer alone, with the entries.
+    /// Then the partition, u32 BE. Value: last offset, last ordinal, last time, bytes of all its records
+    /// so far; u64 BE. Written by the writer alone, with the entries.
     Partition = 0x10,
     /// Then the partition, u32 BE. Value: everything below this offset was trimmed; u64 BE.
     Trimmed = 0x11,
@@ -71,12 +71,19 @@ pub struct PartitionRow {
     pub last: Offset,
     pub last_ordinal: u64,
     pub last_durable_at: Micros,
+    /// Of all records that it ever had, trimmed ones included.
+    pub bytes: u64,
 }
 
 impl PartitionRow {
-    pub fn encode(&self) -> [u8; 24] {
-        let mut out = [0; 24];
-        let numbers = [self.last.0, self.last_ordinal, self.last_durable_at.0];
+    pub fn encode(&self) -> [u8; 32] {
+        let mut out = [0; 32];
+        let numbers = [
+            self.last.0,
+            self.last_ordinal,
+            self.last_durable_at.0,
+            self.bytes,
+        ];
         for (chunk, n) in out.chunks_exact_mut(8).zip(numbers) {
             chunk.copy_from_slice(&n.to_be_bytes());
         }
@@ -92,7 +99,15 @@ impl PartitionRow {
             last: Offset(number(0)?),
             last_ordinal: number(1)?,
             last_durable_at: Micros(number(2)?),
+            // Not in rows of the first brokers.
+            bytes: number(3).unwrap_or(0),
         })
+    }
+
+    /// Of so many of its records, if they are like the others.
+    pub fn bytes_of(&self, records: u64) -> u64 {
+        let bytes = u128::from(self.bytes) * u128::from(records);
+        (bytes / u128::from(self.last_ordinal.max(1))) as u64
     }
 }
 

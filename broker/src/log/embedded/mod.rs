@@ -144,7 +144,9 @@ impl EmbeddedLog {
         wal::mend(dir).map_err(failed)?;
         let entries = ColumnFamilyDescriptor::new(ENTRIES, entry_options());
         let meta = ColumnFamilyDescriptor::new(META, Options::default());
-        let db = DB::open_cf_descriptors(&database_options(), dir, [entries, meta])
+        let mut options_of_db = database_options();
+        rocks::share_threads(&mut options_of_db).map_err(|e| failed(e.to_string()))?;
+        let db = DB::open_cf_descriptors(&options_of_db, dir, [entries, meta])
             .map_err(|e| failed(e.to_string()))?;
         let id = log_id(&db).map_err(failed)?;
         let positions = positions(&db).map_err(failed)?;
@@ -193,6 +195,14 @@ fn entry_options() -> Options {
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_target_file_size_base(64 << 20);
     options.set_max_bytes_for_level_base(512 << 20);
+    // These files have keys and places only; twenty of them are nothing to slow down for.
+    options.set_level_zero_slowdown_writes_trigger(60);
+    options.set_level_zero_stop_writes_trigger(120);
+    // Records are written once more, beside the keys, and then stay where they are: compaction sorts keys
+    // and places. A file of records goes when the last of its records was trimmed.
+    options.set_enable_blob_files(true);
+    options.set_min_blob_size(0);
+    options.set_blob_compression_type(DBCompressionType::Lz4);
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
     table.set_block_size(64 << 10);
@@ -257,7 +267,7 @@ fn positions(db: &DB) -> Result<Positions, String> {
             trimmed_below,
             first: first.map_or(Offset::NONE, |h| h.offset),
             first_ordinal: first.map_or(0, |h| h.ordinal),
-            bytes: read::bytes(db, partition).map_err(|e| e.to_string())?,
+            bytes: row.bytes_of(first.map_or(0, |h| row.last_ordinal + 1 - h.ordinal)),
         };
         positions.next = positions.next.max(row.last.next());
         positions.durable_at = positions.durable_at.max(row.last_durable_at);

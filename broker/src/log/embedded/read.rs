@@ -6,7 +6,7 @@ use crate::log::{
 };
 use bytes::Bytes;
 use hutong_proto::{Offset, Partition};
-use rocksdb::{ColumnFamily, DB, DBRawIterator, Range, ReadOptions};
+use rocksdb::{ColumnFamily, DB, DBRawIterator, ReadOptions};
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 pub fn families(db: &DB) -> Result<(&ColumnFamily, &ColumnFamily), ReadError> {
@@ -72,14 +72,6 @@ pub fn last(db: &DB, partition: Partition) -> Result<Option<EntryHead>, ReadErro
     let mut iterator = iterator(db, partition, Offset(u64::MAX))?;
     iterator.seek_to_last();
     head(&iterator, partition)
-}
-
-/// About how many bytes a partition has on disk.
-pub fn bytes(db: &DB, partition: Partition) -> Result<u64, ReadError> {
-    let (entries, _) = families(db)?;
-    let (from, to) = (keys::entry(partition, Offset::NONE), end(partition));
-    let sizes = db.get_approximate_sizes_cf(entries, &[Range::new(&from, &to)]);
-    Ok(sizes.first().copied().unwrap_or(0))
 }
 
 /// Entries of several partitions in the order of their offsets: a heap holds the next one of each.

@@ -154,6 +154,7 @@ impl Writer {
             row.last = placed.next;
             row.last_ordinal += 1;
             row.last_durable_at = placed.durable_at;
+            row.bytes += append.record.len() as u64;
             placed.entries.push(Entry {
                 head: EntryHead {
                     offset: placed.next,

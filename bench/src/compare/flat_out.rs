@@ -1,0 +1,184 @@
+//! Closed loop: producers that have a bounded number of batches under way all the time, so that each
+//! system takes as much as it can.
+
+use super::{Options, Row, Turn, issuers};
+use crate::{
+    Failure,
+    broker::usage_of,
+    load::{self, Generator},
+    measure::{between, histogram},
+    systems::{Ack, Came, Kind, Receiver, Sender, System},
+};
+use hdrhistogram::Histogram;
+use hutong_proto::{Issuer, Lane};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{sync::watch, task::JoinSet};
+
+/// What the producers and receivers of a turn share.
+#[derive(Debug)]
+pub struct Shared {
+    people: u64,
+    batch: u32,
+    in_flight: usize,
+    begin: Instant,
+    end: Instant,
+    /// Batches acknowledged since the start.
+    acknowledged: AtomicU64,
+    /// Becomes true when no more come.
+    done: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub fn new(options: &Options, row: Row, warmup: f64, seconds: f64) -> Shared {
+        let (batch, in_flight) = row.shape(options);
+        let begin = Instant::now() + Duration::from_secs_f64(warmup);
+        Shared {
+            people: options.people,
+            batch,
+            in_flight,
+            begin,
+            end: begin + Duration::from_secs_f64(seconds),
+            acknowledged: AtomicU64::new(0),
+            done: watch::Sender::new(false),
+        }
+    }
+}
+
+pub async fn turn(options: &Options, row: Row, kind: Kind) -> Result<Turn, Failure> {
+    let issuers = issuers(options);
+    let system = kind.start(&issuers).await?;
+    let mut opened = Vec::new();
+    if row == Row::Fanout {
+        for issuer in issuers.iter().take(options.receivers) {
+            opened.push(system.receiver(*issuer).await?);
+        }
+    }
+    let senders = senders(options, row, &*system, &issuers).await?;
+    let shared = Arc::new(Shared::new(options, row, options.warmup, options.seconds));
+    let mut receivers = JoinSet::new();
+    for receiver in opened {
+        receivers.spawn(receive(Arc::clone(&shared), receiver));
+    }
+    let mut producers = JoinSet::new();
+    for (i, (issuer, sender)) in senders.into_iter().enumerate() {
+        producers.spawn(produce(Arc::clone(&shared), issuer, i as u64 + 1, sender));
+    }
+    measure(&shared, &*system, producers, receivers).await
+}
+
+pub async fn senders(
+    options: &Options,
+    row: Row,
+    system: &dyn System,
+    issuers: &[Issuer],
+) -> Result<Vec<(Issuer, Box<dyn Sender>)>, Failure> {
+    let (batch, _) = row.shape(options);
+    let mut senders = Vec::new();
+    for issuer in issuers.iter().take(options.producers) {
+        senders.push((*issuer, system.sender(*issuer, Lane::Bulk, batch).await?));
+    }
+    Ok(senders)
+}
+
+async fn measure(
+    shared: &Shared,
+    system: &dyn System,
+    mut producers: JoinSet<Result<Produced, Failure>>,
+    mut receivers: JoinSet<Result<u64, Failure>>,
+) -> Result<Turn, Failure> {
+    tokio::time::sleep_until(shared.begin.into()).await;
+    let (system_before, load_before) = (system.usage(), usage_of("self"));
+    let mut turn = Turn::default();
+    let mut batches = 0;
+    while let Some(produced) = producers.join_next().await {
+        let produced = produced??;
+        turn.ack.add(&produced.ack)?;
+        batches += produced.batches;
+    }
+    let mut seconds = shared.begin.elapsed().as_secs_f64();
+    shared.done.send_replace(true);
+    // Who lets its receivers fall behind has not delivered: the time goes on until they have all.
+    let mut deliveries = 0;
+    let counted = !receivers.is_empty();
+    while let Some(received) = receivers.join_next().await {
+        deliveries += received??;
+    }
+    if counted {
+        seconds = shared.begin.elapsed().as_secs_f64();
+    }
+    turn.acknowledged = batches * u64::from(shared.batch);
+    turn.deltas_per_s = turn.acknowledged as f64 / seconds;
+    turn.deliveries_per_s = (deliveries * u64::from(shared.batch)) as f64 / seconds;
+    turn.system = between(system_before, system.usage());
+    turn.load_cpu_s = between(load_before, usage_of("self")).cpu_s;
+    Ok(turn)
+}
+
+#[derive(Debug)]
+pub struct Produced {
+    /// Acknowledged of those that were sent in the measured time.
+    pub batches: u64,
+    ack: Histogram<u64>,
+}
+
+/// Publishes until the end; counts what was sent after the warm-up.
+pub async fn produce(
+    shared: Arc<Shared>,
+    issuer: Issuer,
+    seed: u64,
+    mut sender: Box<dyn Sender>,
+) -> Result<Produced, Failure> {
+    let mut generator = Generator::new(issuer, shared.people, seed);
+    let mut produced = Produced {
+        batches: 0,
+        ack: histogram(),
+    };
+    let mut pending: VecDeque<(Instant, Ack)> = VecDeque::new();
+    loop {
+        let sent_at = Instant::now();
+        if sent_at >= shared.end || pending.len() >= shared.in_flight {
+            let Some((sent_at, ack)) = pending.pop_front() else {
+                return Ok(produced);
+            };
+            ack.await?;
+            shared.acknowledged.fetch_add(1, Ordering::AcqRel);
+            if sent_at >= shared.begin {
+                let micros = sent_at.elapsed().as_micros() as u64;
+                produced.ack.saturating_record(micros.max(1));
+                produced.batches += 1;
+            }
+            continue;
+        }
+        let committed_at = load::now();
+        let batch = generator.batch(shared.batch, Lane::Bulk, |_| committed_at);
+        pending.push_back((sent_at, sender.send(batch).await?));
+    }
+}
+
+/// Takes until everything acknowledged has come. Returns how many batches came after the warm-up.
+async fn receive(shared: Arc<Shared>, mut receiver: Box<dyn Receiver>) -> Result<u64, Failure> {
+    let (mut came, mut before) = (Came::default(), 0);
+    let mut done = shared.done.subscribe();
+    loop {
+        let ended = *done.borrow();
+        if ended && came.batches >= shared.acknowledged.load(Ordering::Acquire) {
+            return Ok(came.batches - before);
+        }
+        tokio::select! {
+            received = receiver.receive(&mut came) => {
+                received?;
+                if Instant::now() < shared.begin {
+                    before = came.batches;
+                }
+            }
+            changed = done.changed(), if !ended => changed?,
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What a comparison found: one JSON object, a table for people, or a page with bars.
+
+use super::{Comparison, Row, Turn};
+use crate::{
+    report::{Environment, Spread, html},
+    systems::Kind,
+};
+use serde_json::{Map, Value, json};
+use std::{collections::BTreeMap, fmt::Write};
+
+/// What is said of each turn: name in the JSON, label, digits, and the figure.
+struct Figure {
+    name: &'static str,
+    label: &'static str,
+    digits: usize,
+    /// Nothing where the row has no such figure.
+    of: fn(&Turn) -> Option<f64>,
+}
+
+fn ms(histogram: &hdrhistogram::Histogram<u64>, quantile: f64) -> Option<f64> {
+    (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile) as f64 / 1000.0)
+}
+
+fn per_million(turn: &Turn, cpu_s: f64) -> Option<f64> {
+    (turn.acknowledged > 0).then(|| cpu_s / (turn.acknowledged as f64 / 1e6))
+}
+
+const FIGURES: [Figure; 14] = [
+    Figure {
+        name: "deltas_per_s",
+        label: "deltas a second",
+        digits: 0,
+        of: |t| Some(t.deltas_per_s),
+    },
+    Figure {
+        name: "deliveries_per_s",
+        label: "deliveries a second",
+        digits: 0,
+        of: |t| Some(t.deliveries_per_s),
+    },
+    Figure {
+        name: "ack_latency_ms.p50",
+        label: "ack p50, ms",
+        digits: 1,
+        of: |t| ms(&t.ack, 0.5),
+    },
+    Figure {
+        name: "ack_latency_ms.p99",
+        label: "ack p99, ms",
+        digits: 1,
+        of: |t| ms(&t.ack, 0.99),
+    },
+    Figure {
+        name: "ack_latency_ms.p999",
+        label: "ack p99.9, ms",
+        digits: 1,
+        of: |t| ms(&t.ack, 0.999),
+    },
+    Figure {
+        name: "latency_ms.urgent.p50",
+        label: "urgent p50, ms",
+        digits: 1,
+        of: |t| ms(&t.came[0], 0.5),
+    },
+    Figure {
+        name: "latency_ms.urgent.p99",
+        label: "urgent p99, ms",
+        digits: 1,
+        of: |t| ms(&t.came[0], 0.99),
+    },
+    Figure {
+        name: "latency_ms.urgent.max",
+        label: "urgent max, ms",
+        digits: 0,
+        of: |t| ms(&t.came[0], 1.0),
+    },
+    Figure {
+        name: "latency_ms.bulk.p50",
+        label: "bulk p50, ms",
+        digits: 0,
+        of: |t| ms(&t.came[1], 0.5),
+    },
+    Figure {
+        name: "latency_ms.bulk.p99",
+        label: "bulk p99, ms",
+        digits: 0,
+        of: |t| ms(&t.came[1], 0.99),
+    },
+    Figure {
+        name: "missing",
+        label: "given up",
+        digits: 0,
+        of: |t| (!t.came[0].is_empty()).then_some(t.missing as f64),
+    },
+    Figure {
+        name: "cpu_s_per_million",
+        label: "CPU s a million",
+        digits: 2,
+        of: |t| per_million(t, t.system.cpu_s),
+    },
+    Figure {
+        name: "memory_peak_mb",
+        label: "memory, MB",
+        digits: 0,
+        of: |t| Some(t.system.memory_peak_mb),
+    },
+    Figure {
+        name: "load_cpu_s_per_million",
+        label: "CPU s of the load a million",
+        digits: 2,
+        of: |t| per_million(t, t.load_cpu_s),
+    },
+];
+
+fn spread(turns: &[Turn], figure: &Figure) -> Option<Spread> {
+    let values: Vec<f64> = turns.iter().filter_map(figure.of).collect();
+    (!values.is_empty()).then(|| Spread::of(values))
+}
+
+/// What a row is judged by.
+fn judged(row: Row) -> &'static Figure {
+    let name = match row {
+        Row::Ingest | Row::Fanout | Row::Single => "deltas_per_s",
+        Row::Latency => "latency_ms.urgent.p99",
+    };
+    FIGURES
+        .iter()
+        .find(|figure| figure.name == name)
+        .expect("it is in the list")
+}
+
+impl Comparison {
+    /// How many times better this broker is than a peer, of the medians: its rate divided by the peer's,
+    /// or the peer's latency divided by its own. Below one, the peer wins.
+    fn ratio(&self, row: Row, peer: &'static str) -> Option<f64> {
+        let of = |system| {
+            let turns = self.turns.get(&(row, system))?;
+            Some(spread(turns, judged(row))?.median)
+        };
+        let (ours, theirs) = (of(Kind::Hutong.name())?, of(peer)?);
+        Some(match row {
+            Row::Ingest | Row::Fanout | Row::Single => ours / theirs,
+            Row::Latency => theirs / ours,
+        })
+    }
+
+    pub fn to_json(&self) -> Value {
+        let mut systems: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+        let mut ratios: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+        for ((row, system), turns) in &self.turns {
+            let mut measured = json!({});
+            for figure in &FIGURES {
+                let value = spread(turns, figure).map_or(Value::Null, Spread::to_json);
+                put(&mut measured, figure.name, value);
+            }
+            if let Some(proof) = self.proofs.get(&(*row, *system)) {
+                measured["durability"] = json!({
+                    "syncs": proof.syncs, "acknowledged": proof.acknowledged,
+                    "deltas_per_sync": proof.deltas_per_sync(),
+                    "under_way_max": proof.under_way, "synced_before_ack": true,
+                });
+            }
+            let rows = systems.entry(system).or_default();
+            rows.insert(row.name().to_owned(), measured);
+            if *system != Kind::Hutong.name() {
+                let ratio = json!(self.ratio(*row, system));
+                let rows = ratios.entry(system).or_default();
+                rows.insert(row.name().to_owned(), ratio);
+            }
+        }
+        json!({
+            "scenario": "compare",
+            "options": self.options,
+            "environment": Environment::read().to_json(),
+            "repeats": { "count": self.options.repeats },
+            "systems": systems,
+            "ratio": ratios,
+        })
+    }
+
+    pub fn to_text(&self) -> String {
+        let mut out = String::new();
+        for row in &self.options.rows {
+            let turns = || self.turns.iter().filter(|((r, _), _)| r == row);
+            let shown = |figure: &&Figure| turns().any(|(_, t)| spread(t, figure).is_some());
+            let figures: Vec<&Figure> = FIGURES.iter().filter(shown).collect();
+            write!(out, "\n### {row}\n\n| system |").expect("a text takes all");
+            for figure in &figures {
+                write!(out, " {} |", figure.label).expect("a text takes all");
+            }
+            writeln!(out, " deltas a sync | this broker wins by |").expect("a text takes all");
+            writeln!(out, "|---{}|---|---|", "|---".repeat(figures.len()))
+                .expect("a text takes all");
+            for ((_, system), turns) in turns() {
+                write!(out, "| {system} |").expect("a text takes all");
+                for figure in &figures {
+                    let text = spread(turns, figure).map(|s| s.to_text(figure.digits));
+                    write!(out, " {} |", text.unwrap_or_default()).expect("a text takes all");
+                }
+                let proof = self.proofs.get(&(*row, *system));
+                let proof = proof.map(|proof| format!("{:.0}", proof.deltas_per_sync()));
+                let ratio = match self.ratio(*row, system) {
+                    Some(_) if *system == Kind::Hutong.name() => String::new(),
+                    Some(ratio) if ratio < 1.0 => format!("{ratio:.2} ({system} wins)"),
+                    Some(ratio) => format!("{ratio:.2}"),
+                    None => String::new(),
+                };
+                writeln!(out, " {} | {ratio} |", proof.unwrap_or_default())
+                    .expect("a text takes all");
+            }
+        }
+        out
+    }
+
+    pub fn to_html(&self) -> String {
+        let mut figures = String::new();
+        for row in &self.options.rows {
+            let judged = judged(*row);
+            let bars: Vec<(String, Spread)> = (self.turns.iter())
+                .filter(|((r, _), _)| r == row)
+                .filter_map(|((_, system), turns)| {
+                    Some(((*system).to_owned(), spread(turns, judged)?))
+                })
+                .collect();
+            figures += &html::bars(&format!("{row}: {}", judged.label), &bars);
+        }
+        let json = serde_json::to_string_pretty(&self.to_json()).unwrap_or_default();
+        html::document("compare", &self.to_text(), &figures, &[("JSON", json)])
+    }
+}
+
+/// Puts a value at a place that is named with dots.
+fn put(object: &mut Value, name: &str, value: Value) {
+    let mut place = object;
+    for part in name.split('.') {
+        if !place.is_object() {
+            *place = json!({});
+        }
+        place = &mut place[part];
+    }
+    *place = value;
+}
