@@ -361,7 +361,8 @@ async fn receive(
                 quiet_since = None;
                 let now = load::now();
                 for logged in &records {
-                    let record = RecordView::parse(logged.record)?;
+                    let bytes = logged.record()?;
+                    let record = RecordView::parse(&bytes)?;
                     count(&shared, &record, now, &mut received)?;
                     cursor.set_lane(record.header.partition.lane, logged.offset.next());
                 }

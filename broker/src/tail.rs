@@ -4,19 +4,57 @@
 
 use crate::{filter::FilterSpec, log::EntryHead};
 use bytes::Bytes;
-use hutong_proto::{Lane, Offset};
+use hutong_proto::{Lane, Offset, record};
 use parking_lot::RwLock;
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
 use tokio::sync::watch;
 
 /// An applied record, ready to be put into a delivery.
 #[derive(Clone, Debug)]
 pub struct TailEntry {
     pub head: EntryHead,
-    /// As `record::encode_logged` wrote it.
-    pub logged: Bytes,
-    /// The record itself: a slice of the log's bytes.
+    /// The log's bytes.
     pub record: Bytes,
+    /// Packed by the first who sends it so, for all others too. Nothing for a record that stays plain.
+    packed: Arc<OnceLock<Option<Bytes>>>,
+}
+
+/// How a subscriber takes records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    Plain,
+    Lz4,
+}
+
+impl TailEntry {
+    pub fn new(head: EntryHead, record: Bytes) -> TailEntry {
+        TailEntry {
+            head,
+            record,
+            packed: Arc::default(),
+        }
+    }
+
+    /// Puts it into a delivery, in one piece or two.
+    pub fn put(&self, packing: Packing, pieces: &mut Vec<Bytes>) {
+        let (offset, at) = (self.head.offset, self.head.durable_at);
+        if packing == Packing::Lz4 {
+            let pack = || record::encode_logged_lz4(offset, at, &self.record);
+            if let Some(packed) = self.packed.get_or_init(pack) {
+                return pieces.push(packed.clone());
+            }
+        }
+        pieces.push(record::logged_head(offset, at, self.record.len()));
+        pieces.push(self.record.clone());
+    }
+
+    /// What it may cost in memory: packed, it is half as large at most.
+    pub fn bytes(&self) -> usize {
+        self.record.len() + self.record.len() / 2 + ENTRY_OVERHEAD_BYTES
+    }
 }
 
 /// What a reader gets.
@@ -48,8 +86,8 @@ pub struct TailRings {
     applied: watch::Sender<Offset>,
 }
 
-/// A ring entry costs this much beside its bytes.
-const ENTRY_OVERHEAD_BYTES: usize = 160;
+/// An entry costs this much beside its bytes.
+const ENTRY_OVERHEAD_BYTES: usize = 200;
 
 impl TailRings {
     /// Empty rings of a log that is applied up to `next`.
@@ -78,12 +116,12 @@ impl TailRings {
             let mut ring = lane.write();
             for entry in entries {
                 assert!(entry.head.offset >= ring.next, "the tail goes forward only");
-                ring.bytes += entry.logged.len() + ENTRY_OVERHEAD_BYTES;
+                ring.bytes += entry.bytes();
                 ring.entries.push_back(entry);
             }
             while ring.bytes > ring.bytes_max && ring.entries.len() > 1 {
                 if let Some(old) = ring.entries.pop_front() {
-                    ring.bytes -= old.logged.len() + ENTRY_OVERHEAD_BYTES;
+                    ring.bytes -= old.bytes();
                     ring.floor = old.head.offset.next();
                 }
             }
@@ -109,11 +147,11 @@ impl TailRings {
         let mut bytes = 0;
         for entry in ring.entries.range(start..) {
             if filter.passes(&entry.head) {
-                if bytes > 0 && bytes + entry.logged.len() > bytes_max {
+                if bytes > 0 && bytes + entry.record.len() > bytes_max {
                     let next = entry.head.offset;
                     return TailRead::Entries { entries, next };
                 }
-                bytes += entry.logged.len();
+                bytes += entry.record.len();
                 entries.push(entry.clone());
             }
         }

@@ -13,6 +13,7 @@ pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod metadata;
+mod packing;
 pub mod reason;
 pub mod record;
 pub mod wire;

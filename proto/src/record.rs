@@ -5,11 +5,12 @@ use crate::{
     delta::DeltaParts,
     frame::Frame,
     ids::{Epoch, Issuer, Lane, Micros, Offset, Partition, Sequence, Shard},
+    packing,
     reason::{Reason, Refusal},
     wire::{self, FieldValue, Reader},
 };
 use bytes::Bytes;
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 /// What a record says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,24 +152,42 @@ impl<'a> RecordView<'a> {
     }
 }
 
-/// Encodes a `LoggedRecord` as an entry of a `RecordBatch`, tag included, so that a delivery is made
-/// by putting such entries one behind the other.
-pub fn encode_logged(offset: Offset, durable_at: Micros, record: &[u8]) -> Bytes {
+/// What stands before an encoded record in an entry of a `RecordBatch`, from the tag of the entry on: a
+/// delivery is made by putting such entries one behind the other.
+pub fn logged_head(offset: Offset, durable_at: Micros, record_bytes: usize) -> Bytes {
     let mut head = Vec::with_capacity(32);
     wire::put_number(&mut head, 1, offset.0);
     wire::put_number(&mut head, 2, durable_at.0);
-    wire::put_len(&mut head, 3, record.len());
-    let mut out = Vec::with_capacity(head.len() + record.len() + 8);
-    wire::put_len(&mut out, 1, head.len() + record.len());
-    out.extend_from_slice(&head);
-    out.extend_from_slice(record);
-    out.into()
+    wire::put_len(&mut head, 3, record_bytes);
+    entry(&head, record_bytes).into()
+}
+
+/// The whole entry with the record packed, for who takes LZ4; `None` if it would not become much smaller,
+/// and is better sent plain.
+pub fn encode_logged_lz4(offset: Offset, durable_at: Micros, record: &[u8]) -> Option<Bytes> {
+    let packed = packing::pack(record)?;
+    let mut head = Vec::with_capacity(32);
+    wire::put_number(&mut head, 1, offset.0);
+    wire::put_number(&mut head, 2, durable_at.0);
+    wire::put_number(&mut head, 5, record.len() as u64);
+    wire::put_len(&mut head, 4, packed.len());
+    let mut out = entry(&head, packed.len());
+    out.extend_from_slice(&packed);
+    Some(out.into())
+}
+
+/// Tag and length of an entry and its head; room for what follows.
+fn entry(head: &[u8], rest: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(head.len() + rest + 8);
+    wire::put_len(&mut out, 1, head.len() + rest);
+    out.extend_from_slice(head);
+    out
 }
 
 /// Field of `RecordBatch` in a `SubscribeResponse`.
 const RECORDS_FIELD: u32 = 5;
 
-/// A `SubscribeResponse` with these entries of [`encode_logged`].
+/// A `SubscribeResponse` with entries, each in one piece or in several.
 pub fn delivery(entries: Vec<Bytes>) -> Frame {
     let mut head = Vec::with_capacity(8);
     wire::put_len(
@@ -184,7 +203,25 @@ pub fn delivery(entries: Vec<Bytes>) -> Frame {
 pub struct LoggedView<'a> {
     pub offset: Offset,
     pub durable_at: Micros,
-    pub record: &'a [u8],
+    body: Body<'a>,
+    /// Of a packed record.
+    record_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Body<'a> {
+    Plain(&'a [u8]),
+    Lz4(&'a [u8]),
+}
+
+impl<'a> LoggedView<'a> {
+    /// The encoded record, unpacked if it came packed.
+    pub fn record(&self) -> Result<Cow<'a, [u8]>, Refusal> {
+        match self.body {
+            Body::Plain(record) => Ok(Cow::Borrowed(record)),
+            Body::Lz4(packed) => packing::unpack(packed, self.record_bytes).map(Cow::Owned),
+        }
+    }
 }
 
 /// The records of a delivery, or `None` if this `SubscribeResponse` is something else.
@@ -204,14 +241,19 @@ pub fn read_delivery(message: &[u8]) -> Result<Option<Vec<LoggedView<'_>>>, Refu
         let mut logged = LoggedView {
             offset: Offset::NONE,
             durable_at: Micros::ZERO,
-            record: &[],
+            body: Body::Plain(&[]),
+            record_bytes: 0,
         };
         let mut entry = Reader::new(entry);
         while let Some(field) = entry.field()? {
             match (field.number, field.value) {
                 (1, FieldValue::Varint(n)) => logged.offset = Offset(n),
                 (2, FieldValue::Varint(n)) => logged.durable_at = Micros(n),
-                (3, FieldValue::Len(b)) => logged.record = b,
+                (3, FieldValue::Len(b)) => logged.body = Body::Plain(b),
+                (4, FieldValue::Len(b)) => logged.body = Body::Lz4(b),
+                (5, FieldValue::Varint(n)) => {
+                    logged.record_bytes = usize::try_from(n).unwrap_or(usize::MAX);
+                }
                 _ => {}
             }
         }

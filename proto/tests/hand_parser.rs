@@ -316,8 +316,9 @@ proptest! {
             .collect();
         prop_assert_eq!(cut.deltas, kept);
 
-        let logged = record::encode_logged(Offset(offset), Micros(7), &bytes);
-        let message = record::delivery(vec![logged.clone(), logged.clone()]).to_bytes();
+        let head = record::logged_head(Offset(offset), Micros(7), bytes.len());
+        let pieces = vec![head.clone(), bytes.clone(), head, bytes.clone()];
+        let message = record::delivery(pieces).to_bytes();
         let response = api::SubscribeResponse::decode(message.clone()).expect("generated code");
         let Some(api::subscribe_response::Message::Records(records)) = response.message else {
             return Err(TestCaseError::fail("records expected"));
@@ -326,7 +327,20 @@ proptest! {
         prop_assert_eq!(records.records[1].record.as_ref(), Some(&theirs));
         prop_assert_eq!(records.records[1].offset, offset);
         let read = record::read_delivery(&message).expect("valid").expect("records");
-        prop_assert_eq!(read[1].record, bytes.as_ref());
+        prop_assert_eq!(read[1].record().expect("plain"), bytes.as_ref());
+        // Packed, if it becomes smaller by it.
+        if let Some(packed) = record::encode_logged_lz4(Offset(offset), Micros(7), &bytes) {
+            let message = record::delivery(vec![packed]).to_bytes();
+            let read = record::read_delivery(&message).expect("valid").expect("records");
+            prop_assert_eq!(read[0].record().expect("packed"), bytes.as_ref());
+            prop_assert_eq!(read[0].offset, Offset(offset));
+            let response = api::SubscribeResponse::decode(message).expect("generated code");
+            let Some(api::subscribe_response::Message::Records(records)) = response.message else {
+                return Err(TestCaseError::fail("records expected"));
+            };
+            prop_assert_eq!(records.records[0].record_bytes as usize, bytes.len());
+            prop_assert!(records.records[0].record.is_none());
+        }
     }
 
     #[test]

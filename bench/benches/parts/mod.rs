@@ -10,7 +10,7 @@ use hutong_broker::{
     metrics::Metrics,
     routing::{self, Origin, Routed},
     state::{State, StateOptions},
-    tail::TailRings,
+    tail::{Packing, TailEntry, TailRings},
 };
 use hutong_connectors::client::EncodedBatch;
 use hutong_proto::{
@@ -136,11 +136,14 @@ pub fn dedupe(applier: &mut Applier, entries: &[Entry]) {
     applier.apply.group(entries).expect("in order");
 }
 
-/// Fan-out: the record as it was logged, in a frame for each subscriber.
+/// Fan-out: the record, packed once, in a frame for each subscriber.
 #[inline(never)]
 pub fn frame(entry: &Entry) -> Vec<Frame> {
-    let logged = record::encode_logged(entry.head.offset, entry.head.durable_at, &entry.record);
-    (0..SUBSCRIBERS)
-        .map(|_| record::delivery(vec![logged.clone()]))
-        .collect()
+    let entry = TailEntry::new(entry.head, entry.record.clone());
+    let frame = || {
+        let mut pieces = Vec::new();
+        entry.put(Packing::Lz4, &mut pieces);
+        record::delivery(pieces)
+    };
+    (0..SUBSCRIBERS).map(|_| frame()).collect()
 }

@@ -53,7 +53,7 @@ impl Shared {
 
 pub async fn turn(options: &Options, row: Row, kind: Kind) -> Result<Turn, Failure> {
     let issuers = issuers(options);
-    let system = kind.start(&issuers).await?;
+    let system = kind.start(&issuers, !options.plain).await?;
     let mut opened = Vec::new();
     if row == Row::Fanout {
         for issuer in issuers.iter().take(options.receivers) {

@@ -54,6 +54,9 @@ pub struct Options {
     /// People of each platform: registers that the deltas fall on.
     #[arg(long, default_value_t = 1_000_000)]
     people: u64,
+    /// Receivers of this broker take records plain, not packed.
+    #[arg(long)]
+    plain: bool,
     /// Seconds, in an untimed run beside each row, in which the system's syncs are counted; 0 for none.
     #[arg(long, default_value_t = 3.0)]
     proof: f64,

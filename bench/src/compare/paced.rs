@@ -55,7 +55,7 @@ fn place(lane: Lane) -> usize {
 
 pub async fn turn(options: &Options, kind: Kind) -> Result<Turn, Failure> {
     let issuers = &issuers(options)[..options.receivers];
-    let system = kind.start(issuers).await?;
+    let system = kind.start(issuers, !options.plain).await?;
     let (mut opened, mut senders) = (Vec::new(), Vec::new());
     for issuer in issuers {
         opened.push(system.receiver(*issuer).await?);

@@ -34,7 +34,7 @@ impl Proof {
 /// Fails when the system cannot have synced before each ack: it must not be compared then.
 pub async fn of(options: &Options, row: Row, kind: Kind) -> Result<Proof, Failure> {
     let issuers = issuers(options);
-    let system = kind.start(&issuers).await?;
+    let system = kind.start(&issuers, !options.plain).await?;
     let senders = flat_out::senders(options, row, &*system, &issuers).await?;
     let dir = TempDir::new()?;
     let counted = dir.path().join("strace.txt");

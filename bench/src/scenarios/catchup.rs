@@ -140,7 +140,8 @@ async fn catch_up(
             continue;
         };
         for logged in &records {
-            let record = RecordView::parse(logged.record)?;
+            let bytes = logged.record()?;
+            let record = RecordView::parse(&bytes)?;
             deltas += record.deltas.len() as u64;
             if record.header.partition.lane == Lane::Bulk {
                 bulk = logged.offset.next();

@@ -16,12 +16,14 @@ const BATCHES_IN_FLIGHT_MAX: usize = 4096;
 
 pub struct Hutong {
     broker: BrokerProcess,
+    /// Whether receivers take records packed, as the SDK does if it is not told otherwise.
+    lz4: bool,
 }
 
 impl Hutong {
-    pub async fn start(issuers: &[Issuer]) -> Result<Hutong, Failure> {
+    pub async fn start(issuers: &[Issuer], lz4: bool) -> Result<Hutong, Failure> {
         let broker = BrokerProcess::start(issuers, None, "").await?;
-        Ok(Hutong { broker })
+        Ok(Hutong { broker, lz4 })
     }
 
     fn endpoint(&self, issuer: Issuer) -> Endpoint {
@@ -53,6 +55,7 @@ impl System for Hutong {
                 ..Filter::default()
             };
             options.start = Start::Now;
+            options.lz4 = self.lz4;
             let subscriber = Subscriber::open(options).await?;
             Ok(Box::new(HutongReceiver(subscriber)) as Box<dyn Receiver>)
         })
@@ -94,11 +97,12 @@ impl Receiver for HutongReceiver {
             };
             let mut cursor = self.0.cursor();
             for logged in &records {
-                came.batch(|| seen(logged.record))?;
+                came.batch(|| seen(&logged.record()?))?;
             }
             // A frame has records of one lane.
             if let Some(last) = records.last() {
-                let lane = RecordView::parse(last.record)?.header.partition.lane;
+                let last_record = last.record()?;
+                let lane = RecordView::parse(&last_record)?.header.partition.lane;
                 cursor.set_lane(lane, last.offset.next());
                 self.0.applied(cursor).await?;
             }

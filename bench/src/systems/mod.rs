@@ -113,9 +113,10 @@ impl Kind {
         }
     }
 
-    pub async fn start(self, issuers: &[Issuer]) -> Result<Box<dyn System>, Failure> {
+    /// `lz4`: whether receivers of this broker take records packed. The peers know nothing like it.
+    pub async fn start(self, issuers: &[Issuer], lz4: bool) -> Result<Box<dyn System>, Failure> {
         Ok(match self {
-            Kind::Hutong => Box::new(hutong::Hutong::start(issuers).await?),
+            Kind::Hutong => Box::new(hutong::Hutong::start(issuers, lz4).await?),
             Kind::Jetstream => Box::new(jetstream::JetStream::start().await?),
             Kind::Redis => Box::new(redis::Redis::start().await?),
             Kind::Postgres => Box::new(postgres::Postgres::start().await?),

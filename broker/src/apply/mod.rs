@@ -22,7 +22,7 @@ use exceptions::Dropped;
 use hutong_proto::{
     Issuer, Kind, Lane, Reason, Refusal, Revision, Shard, api,
     delta::DeltaParts,
-    record::{self, RecordView},
+    record::RecordView,
 };
 use producers::{Fate, Producer};
 use prost::Message;
@@ -184,14 +184,7 @@ impl Apply {
             group.put(&keys::exception(entry.head.offset), &row);
         }
         if let Some(delivered) = dropped.cut(&entry.head, &entry.record, &record) {
-            let logged =
-                record::encode_logged(entry.head.offset, entry.head.durable_at, &delivered);
-            let record = logged.slice(logged.len() - delivered.len()..);
-            effects.tail.push(TailEntry {
-                head: entry.head,
-                logged,
-                record,
-            });
+            effects.tail.push(TailEntry::new(entry.head, delivered));
         }
         let key = BatchKey {
             issuer: record.header.partition.issuer,

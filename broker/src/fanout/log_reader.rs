@@ -6,7 +6,7 @@ use crate::{
     apply::exceptions::Dropped, fanout::Fanout, filter::FilterSpec, log::ReadError, state::keys,
     tail::TailEntry,
 };
-use hutong_proto::{Lane, Offset, Partition, Reason, Refusal, record};
+use hutong_proto::{Lane, Offset, Partition, Reason, Refusal};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -127,10 +127,10 @@ fn wanted(
         if !filter.passes(&entry.head) {
             continue;
         }
-        if bytes > 0 && bytes + entry.logged.len() > bytes_max {
+        if bytes > 0 && bytes + entry.record.len() > bytes_max {
             return (entries, entry.head.offset);
         }
-        bytes += entry.logged.len();
+        bytes += entry.record.len();
         entries.push(entry.clone());
     }
     (entries, chunk.next)
@@ -206,14 +206,9 @@ fn read_chunk(
         };
         let cut = dropped.cut_unread(&head, &entry.record).map_err(damaged)?;
         let Some(delivered) = cut else { continue };
-        let logged = record::encode_logged(head.offset, head.durable_at, &delivered);
-        let record = logged.slice(logged.len() - delivered.len()..);
-        chunk.bytes += logged.len();
-        chunk.entries.push(TailEntry {
-            head,
-            logged,
-            record,
-        });
+        let entry = TailEntry::new(head, delivered);
+        chunk.bytes += entry.bytes();
+        chunk.entries.push(entry);
     }
     Ok(chunk)
 }

@@ -5,6 +5,7 @@ use crate::{
     fanout::history::History,
     filter::{FilterSpec, Platforms},
     state::{State, StateError, keys},
+    tail::Packing,
 };
 use hutong_proto::{Cursor, Issuer, Lane, LogId, Micros, Offset, Reason, Refusal, api, limits};
 use parking_lot::Mutex;
@@ -256,6 +257,8 @@ pub struct Lease {
     pub subscription: Arc<Subscription>,
     /// Of this session; the subscription's own from when the stream begins.
     pub filter: Arc<FilterSpec>,
+    /// How this session takes records.
+    pub packing: Packing,
     serial: u64,
 }
 
@@ -401,6 +404,7 @@ impl Subscriptions {
             lease: Lease {
                 subscription,
                 filter,
+                packing: Packing::Plain,
                 serial,
             },
             end,

@@ -11,7 +11,7 @@ use crate::{
     filter::FilterSpec,
     ingress::check_name,
     overload::GiveWay,
-    tail::{TailEntry, TailRead},
+    tail::{Packing, TailEntry, TailRead},
 };
 use bytes::Bytes;
 use hutong_proto::{
@@ -38,7 +38,9 @@ pub struct Session {
 
 /// Records for one delivery.
 struct Chunk {
-    entries: Vec<Bytes>,
+    records: usize,
+    /// In which they go out, one behind the other.
+    pieces: Vec<Bytes>,
     /// The last record in it.
     last: Option<Offset>,
     /// Everything of the lane below this is covered.
@@ -84,8 +86,10 @@ impl Session {
         let filter = FilterSpec::from_api(open.filter, self.platform, &self.shared.platforms)?;
         use api::subscribe_open::Start;
         let anew = matches!(start, Start::Snapshot(_) | Start::Now(_));
+        let packing = packing(&open.compressions)?;
         let key = (self.platform, open.subscription);
-        let attached = self.shared.subscriptions.attach(key, filter, anew)?;
+        let mut attached = self.shared.subscriptions.attach(key, filter, anew)?;
+        attached.lease.packing = packing;
         let lease = &attached.lease;
         let credit = Arc::new(Credit::new(credit_bytes));
         let begun = tokio::select! {
@@ -334,7 +338,7 @@ impl Session {
     ) -> Result<Option<Chunk>, Refusal> {
         let from = lease.subscription.position(lane);
         match self.shared.rings.read(lane, from, &lease.filter, target) {
-            TailRead::Entries { entries, next } => chunk(entries, next, &lease.filter).map(Some),
+            TailRead::Entries { entries, next } => chunk(entries, next, lease).map(Some),
             TailRead::Behind => Ok(None),
         }
     }
@@ -346,7 +350,7 @@ impl Session {
         AbortOnDropHandle::new(tokio::spawn(async move {
             let read = log_reader::read(&shared, &filter, lane, from, target).await?;
             if lane == Lane::Bulk {
-                let bytes = read.0.iter().map(|entry| entry.logged.len()).sum();
+                let bytes = read.0.iter().map(|entry| entry.record.len()).sum();
                 shared.overload.pass(GiveWay::CatchUp, bytes).await;
             }
             Ok(read)
@@ -365,15 +369,14 @@ impl Session {
         let now = (self.shared.clock)();
         // Before it is sent, so that an ack cannot overtake it.
         lease.handled(lane, chunk.next, chunk.last, now)?;
-        if chunk.entries.is_empty() {
+        if chunk.records == 0 {
             return Ok(chunk.next > from && chunk.next < self.shared.rings.next());
         }
-        let records = chunk.entries.len();
-        let frame = record::delivery(chunk.entries);
+        let frame = record::delivery(chunk.pieces);
         credit.spend(frame.len());
         self.shared
             .metrics
-            .delivered(self.platform, records, frame.len());
+            .delivered(self.platform, chunk.records, frame.len());
         self.send_frame(frame).await?;
         Ok(true)
     }
@@ -399,6 +402,22 @@ impl Session {
     }
 }
 
+/// The best of what a client offers that is known here; what is not known may be of a newer client.
+fn packing(offered: &[i32]) -> Result<Packing, Refusal> {
+    use api::Compression;
+    let known = |offered: i32| Compression::try_from(offered).ok();
+    if offered
+        .iter()
+        .any(|o| known(*o) == Some(Compression::Unspecified))
+    {
+        return Err(Refusal::new(Reason::EnumUnspecified, "open.compressions"));
+    }
+    match offered.iter().any(|o| known(*o) == Some(Compression::Lz4)) {
+        true => Ok(Packing::Lz4),
+        false => Ok(Packing::Plain),
+    }
+}
+
 pub fn response(message: api::subscribe_response::Message) -> Bytes {
     let response = api::SubscribeResponse {
         message: Some(message),
@@ -417,29 +436,25 @@ type Reading = AbortOnDropHandle<Read>;
 
 fn read_chunk(read: Result<Read, JoinError>, lease: &Lease) -> Result<Chunk, Refusal> {
     let (entries, next) = read.map_err(|_| Refusal::from(Reason::Internal))??;
-    chunk(entries, next, &lease.filter)
+    chunk(entries, next, lease)
 }
 
 /// One that is wanted in part is cut.
-fn chunk(entries: Vec<TailEntry>, next: Offset, filter: &FilterSpec) -> Result<Chunk, Refusal> {
-    let last = entries.last().map(|e| e.head.offset);
-    let entries = entries
-        .into_iter()
-        .map(|entry| {
-            if filter.passes_whole(&entry.head) {
-                return Ok(entry.logged);
-            }
-            let record = cut_kinds(&entry.record, filter)?;
-            Ok(record::encode_logged(
-                entry.head.offset,
-                entry.head.durable_at,
-                &record,
-            ))
-        })
-        .collect::<Result<_, Refusal>>()?;
+fn chunk(entries: Vec<TailEntry>, next: Offset, lease: &Lease) -> Result<Chunk, Refusal> {
+    let filter = &lease.filter;
+    let mut pieces = Vec::with_capacity(entries.len() * 2);
+    for entry in &entries {
+        if filter.passes_whole(&entry.head) {
+            entry.put(lease.packing, &mut pieces);
+        } else {
+            let cut = cut_kinds(&entry.record, filter)?;
+            TailEntry::new(entry.head, cut).put(lease.packing, &mut pieces);
+        }
+    }
     Ok(Chunk {
-        entries,
-        last,
+        records: entries.len(),
+        pieces,
+        last: entries.last().map(|e| e.head.offset),
         next,
     })
 }

@@ -385,7 +385,8 @@ fn records(frame: &[u8]) -> Vec<Delivered> {
     logged
         .iter()
         .map(|logged| {
-            let record = RecordView::parse(logged.record).expect("a record");
+            let bytes = logged.record().expect("whole");
+            let record = RecordView::parse(&bytes).expect("a record");
             let deltas = (0..record.deltas.len())
                 .map(|i| record.delta(i).expect("a delta"))
                 .map(|d| (d.entity, d.revision.0))

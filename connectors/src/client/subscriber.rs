@@ -85,6 +85,8 @@ pub struct SubscriberOptions {
     pub start: Start,
     /// Bytes that may be under way; 0 for the broker's default.
     pub credit_bytes: u64,
+    /// Takes records packed, which the broker does once for all; plain ones are several times larger.
+    pub lz4: bool,
     pub backoff: Backoff,
     /// A stream that is silent for this long counts as broken.
     pub silence_max: Duration,
@@ -100,6 +102,7 @@ impl SubscriberOptions {
             filter: Filter::default(),
             start: Start::Stored,
             credit_bytes: 0,
+            lz4: true,
             backoff: Backoff::default(),
             silence_max: SILENCE_MAX,
             last_error: LastError::default(),
@@ -307,6 +310,10 @@ impl Subscriber {
             filter: Some(self.options.filter.to_api()),
             start: Some(start.to_api()),
             credit_bytes: self.options.credit_bytes,
+            compressions: match self.options.lz4 {
+                true => vec![api::Compression::Lz4.into()],
+                false => Vec::new(),
+            },
         };
         let (out, frames) = mpsc::channel(OUT_MESSAGES_MAX);
         let mut client = SubscribeServiceClient::new(self.options.endpoint.channel()?)

@@ -329,7 +329,9 @@ pub fn logged(offset: u64, lane: Lane, deltas: &[Delta]) -> Bytes {
         wire::put_bytes(&mut fields, 10, &encoded);
     }
     record.fields(&fields);
-    record::encode_logged(Offset(offset), crate::sdk::now(), &record.finish())
+    let record = record.finish();
+    let head = record::logged_head(Offset(offset), crate::sdk::now(), record.len());
+    [head, record].concat().into()
 }
 
 /// Rows of a snapshot, one a delta.

@@ -88,7 +88,8 @@ impl Subscriber {
             .ok_or_else(|| ClientError::Malformed("records within a snapshot".to_owned()))?;
         let mut deltas = Vec::new();
         for logged in records {
-            let record = RecordView::parse(logged.record)?;
+            let bytes = logged.record()?;
+            let record = RecordView::parse(&bytes)?;
             let partition = record.header.partition;
             if logged.offset.0 == u64::MAX {
                 let offset = logged.offset;
