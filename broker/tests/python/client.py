@@ -19,6 +19,7 @@ subprocess.run(
 sys.path.insert(0, stubs)
 
 import grpc  # noqa: E402
+import lz4.block  # noqa: E402
 from google.rpc import error_details_pb2  # noqa: E402
 from grpc_status import rpc_status  # noqa: E402
 from hutong.sync.v1 import (  # noqa: E402
@@ -204,6 +205,29 @@ assert [d.entity[-1] for _, d in records(reader, 2)] == [103, 104]
 reader.close()
 print("resumed at", offset + 1)
 
+# Packed, for who takes it so; plain for others, and what is too small for it.
+sequence += 1
+producer.send(batch(sequence, [delta(200 + n, 1) for n in range(50)]))
+assert producer.take().ack.accepted == 50
+before = delta_pb2.Cursor(log_id=cursor.log_id, urgent=followed[-1][0] + 1, bulk=cursor.bulk)
+plain = subscribe(name="plain", cursor=before)
+packed = subscribe(name="packed", cursor=before, compressions=[subscribe_pb2.COMPRESSION_LZ4])
+wanted = [d for _, d in records(plain, 50)]
+message = packed.take()
+while message.WhichOneof("message") != "records":
+    message = packed.take()
+[logged] = message.records.records
+assert not logged.HasField("record") and len(logged.record_lz4) * 2 <= logged.record_bytes
+unpacked = lz4.block.decompress(logged.record_lz4, uncompressed_size=logged.record_bytes)
+assert list(delta_pb2.Record.FromString(unpacked).deltas) == wanted
+sequence += 1
+producer.send(batch(sequence, [delta(300, 1)]))
+assert producer.take().ack.accepted == 1
+assert [d.entity[-2:] for _, d in records(packed, 1)] == [(300).to_bytes(2, "big")]
+plain.close()
+packed.close()
+print("packed", logged.record_bytes, "bytes as", len(logged.record_lz4))
+
 # Questions.
 query = query_pb2_grpc.QueryServiceStub(channel)
 explained = query.Explain(
@@ -231,6 +255,9 @@ refused("cursor ahead", lambda: subscribe(cursor=ahead).take(), "CURSOR_AHEAD",
 refused("unknown issuer in a filter", lambda: subscribe(
     now=subscribe_pb2.StartNow(), filter=subscribe_pb2.Filter(issuers=[999999])).take(),
     "FILTER_INVALID", "filter.issuers[0]")
+refused("compression not said", lambda: subscribe(
+    now=subscribe_pb2.StartNow(), compressions=[0]).take(),
+    "ENUM_UNSPECIFIED", "open.compressions")
 refused("bad name", lambda: subscribe(name="NO", now=subscribe_pb2.StartNow()).take(),
         "NAME_INVALID", "open.subscription")
 refused("epoch zero", lambda: publish(epoch=0), "EPOCH_ZERO", "open.epoch")

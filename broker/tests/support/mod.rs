@@ -246,6 +246,7 @@ pub fn open(name: &str, start: Start) -> api::SubscribeOpen {
         filter: None,
         start: Some(start),
         credit_bytes: 0,
+        compressions: Vec::new(),
     }
 }
 
