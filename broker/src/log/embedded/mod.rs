@@ -41,6 +41,8 @@ const TAIL_GROUPS_MAX: usize = 2;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
 const WAL_BYTES_MAX: u64 = 256 << 20;
 const BLOCK_CACHE_BYTES: usize = 16 << 20;
+/// Entries from here on stand in files of their own, where compaction leaves them.
+const LARGE_BYTES: u64 = 1 << 10;
 
 /// How to open an embedded log.
 #[derive(Clone)]
@@ -195,13 +197,14 @@ fn entry_options() -> Options {
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_target_file_size_base(64 << 20);
     options.set_max_bytes_for_level_base(512 << 20);
-    // These files have keys and places only; twenty of them are nothing to slow down for.
+    // Of large records these files have keys and places only: they are small, and so merged seldom.
+    options.set_level_zero_file_num_compaction_trigger(12);
     options.set_level_zero_slowdown_writes_trigger(60);
     options.set_level_zero_stop_writes_trigger(120);
     // Records are written once more, beside the keys, and then stay where they are: compaction sorts keys
     // and places. A file of records goes when the last of its records was trimmed.
     options.set_enable_blob_files(true);
-    options.set_min_blob_size(0);
+    options.set_min_blob_size(LARGE_BYTES);
     options.set_blob_compression_type(DBCompressionType::Lz4);
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
