@@ -542,9 +542,9 @@ mod tests {
         let order = parsed.expect("valid").overload.give_way;
         assert_eq!(order, [GiveWay::Bulk, GiveWay::CatchUp]);
         assert!(Config::parse("broker.toml", &with("[]")).is_ok());
-        check(&with("[\"bulk\", \"bulk\"]"), 7, "`bulk` stands twice");
-        check(&with("[\"urgent\"]"), 7, "one of");
-        check(&with("\"bulk\""), 7, "a list");
+        check(&with("[\"bulk\", \"bulk\"]"), 8, "`bulk` stands twice");
+        check(&with("[\"urgent\"]"), 8, "one of");
+        check(&with("\"bulk\""), 8, "a list");
     }
 
     #[test]
