@@ -11,11 +11,11 @@ use crate::{
     clock::{self, Clock},
     config::Config,
     control::ControlWriter,
-    fanout::{Fanout, registry::Subscriptions},
+    fanout::{Fanout, Snapshots, registry::Subscriptions},
     ingress::{Ingress, queue::Queues, registry::Producers},
     lag::Lags,
     log::{
-        Log, LogError,
+        Log, LogError, ReadError, Tail,
         embedded::{Commit, CommitFailed, EmbeddedLog, EmbeddedOptions},
     },
     metrics::{Metrics, Recorder},
@@ -26,13 +26,10 @@ use crate::{
 };
 
 use data_dir::DataDir;
-use hutong_proto::{Issuer, Offset};
+use hutong_proto::{Issuer, Offset, Partition};
 use hutong_telemetry::Health;
 use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
-use tokio::{
-    sync::{Semaphore, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use data_dir::DataDirError;
@@ -54,13 +51,23 @@ pub enum StartError {
     Apply(#[from] ApplyError),
     #[error(
         "the state in {dir} is ahead of the log (applied below {applied}, the log ends at {end}): \
-         they do not belong together; restore both from one backup, or remove the state folder to \
-         rebuild it from the log if the log is complete"
+         they do not belong together; restore both from one backup"
     )]
     StateAheadOfLog {
         dir: String,
         applied: Offset,
         end: Offset,
+    },
+    #[error(
+        "the state in {dir} is behind the log (applied below {applied}, but {partition} is kept from \
+         {trimmed_below} on): what lies between is in neither of them; restore the folder `state` from a \
+         backup that is at {trimmed_below} or later"
+    )]
+    StateBehindLog {
+        dir: String,
+        applied: Offset,
+        partition: Partition,
+        trimmed_below: Offset,
     },
     #[error("cannot listen on {address}: {why}")]
     Listen { address: SocketAddr, why: String },
@@ -164,7 +171,7 @@ struct Parts {
     platforms: Arc<Vec<(Issuer, u32)>>,
     lags: Lags,
     control: ControlWriter,
-    snapshots: Arc<Semaphore>,
+    snapshots: Arc<Snapshots>,
     overload: Arc<Overload>,
     drain: Drain,
 }
@@ -185,7 +192,8 @@ impl Broker {
         ));
         let waiters = Arc::new(Waiters::default());
         let (failed, failure) = watch::channel(None);
-        let apply = start_apply(&log, &state, &rings, &waiters, &metrics, failed)?;
+        let tail = tail_for(&config, &*log, &state)?;
+        let apply = start_apply(tail, &state, &rings, &waiters, &metrics, failed)?;
         replay(&log, &rings, failure.clone()).await?;
 
         let platforms: Arc<Vec<(Issuer, u32)>> = Arc::new(
@@ -210,7 +218,10 @@ impl Broker {
             )),
             producers: Arc::new(Producers::default()),
             control: ControlWriter::new(Arc::clone(&log)),
-            snapshots: Arc::new(Semaphore::new(config.limits.snapshots as usize)),
+            snapshots: Arc::new(Snapshots::new(
+                config.limits.snapshots as usize,
+                config.platforms.iter().map(|p| p.issuer),
+            )),
             overload: Arc::new(Overload::new(config.overload.clone())),
             drain: Drain::new(),
             clock,
@@ -391,15 +402,32 @@ async fn open_stores(
         .map_err(|error| StartError::Other(error.to_string()))?
 }
 
+/// What state does not have yet. It must all be there: a state that skips what was trimmed would take
+/// new batches for repeats, and miss registers and cursors, and nobody would know.
+fn tail_for(config: &Config, log: &dyn Log, state: &State) -> Result<Box<dyn Tail>, StartError> {
+    let applied = state.stored().next;
+    log.tail(applied).map_err(|error| match error {
+        ReadError::Trimmed {
+            partition,
+            trimmed_below,
+        } => StartError::StateBehindLog {
+            dir: config.data_dir.display().to_string(),
+            applied,
+            partition,
+            trimmed_below,
+        },
+        error => LogError::from(error).into(),
+    })
+}
+
 fn start_apply(
-    log: &Arc<dyn Log>,
+    tail: Box<dyn Tail>,
     state: &Arc<State>,
     rings: &Arc<TailRings>,
     waiters: &Arc<Waiters>,
     metrics: &Arc<Metrics>,
     failed: watch::Sender<Option<String>>,
 ) -> Result<JoinHandle<()>, StartError> {
-    let tail = log.tail(state.stored().next).map_err(LogError::from)?;
     let apply = Apply::open(
         Arc::clone(state),
         Arc::clone(rings),
@@ -488,6 +516,7 @@ impl Parts {
             shards: Arc::new(self.platforms.iter().copied().collect()),
             metrics: Arc::clone(&self.metrics),
             clock: Arc::clone(&self.clock),
+            stall: self.config.limits.stall,
             tasks: self.drain.ingress_tasks.clone(),
             draining: self.drain.ingress.clone(),
         }
@@ -506,6 +535,7 @@ impl Parts {
             metrics: Arc::clone(&self.metrics),
             clock: Arc::clone(&self.clock),
             snapshots: Arc::clone(&self.snapshots),
+            stall: self.config.limits.stall,
             overload: Arc::clone(&self.overload),
             log_readers: Arc::default(),
             tasks: self.drain.fanout_tasks.clone(),

@@ -18,7 +18,7 @@ type Place = u32;
 
 /// Registers one after the other, in pieces that never move: a million cost some hundred allocations,
 /// and go at once. Each is: room for the row, u16; bytes of the row, u16; key; row.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Rows {
     chunks: Vec<Vec<u8>>,
 }
@@ -116,7 +116,7 @@ fn hash(hasher: &RandomState, key: &Key) -> u64 {
 }
 
 /// Registers are many and only looked up; everything else is small and also scanned.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Gather {
     registers: HashTable<Place>,
     hasher: RandomState,

@@ -206,6 +206,24 @@ fn a_snapshot_is_one_moment_while_writes_go_on() {
 }
 
 #[test]
+fn snapshots_of_little_that_is_new_make_no_runs() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let state = State::open(dir.path(), StateOptions::default()).expect("opens");
+    for n in 1..=20 {
+        let mut group = state.begin().expect("takes");
+        group.put_register(&register(n), &row(1, 0));
+        group.commit(applied(u64::from(n) + 1));
+        let (rows, at) = snapshot(&state);
+        assert_eq!(
+            (rows.len(), at),
+            (usize::from(n), applied(u64::from(n) + 1))
+        );
+        assert_eq!(state.shared.memory.read().active.rows(), usize::from(n));
+    }
+    assert_eq!(state.stats().flushes, 0);
+}
+
+#[test]
 fn long_expired_values_are_forgotten_by_the_logs_time_and_removed_at_compaction() {
     let dir = tempfile::tempdir().expect("a folder");
     let state = open(dir.path());
