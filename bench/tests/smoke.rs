@@ -130,7 +130,10 @@ fn a_page_has_plots_and_a_file_is_a_scenario() {
 }
 
 #[test]
-fn the_comparison_runs_both_systems_and_gives_their_ratio() {
+fn the_comparison_runs_all_systems_counts_their_syncs_and_gives_ratios() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let page = dir.path().join("page.html");
+    let peers = ["jetstream", "redis", "postgres"];
     let report = run(&[
         "compare",
         "--seconds",
@@ -139,36 +142,46 @@ fn the_comparison_runs_both_systems_and_gives_their_ratio() {
         "0.1",
         "--repeats",
         "1",
+        "--proof",
+        "0.3",
         "--receivers",
         "4",
         "--producers",
         "2",
+        "--rate",
+        "2000",
         "--peers",
-        "jetstream",
+        &peers.join(","),
+        "--html",
+        page.to_str().expect("UTF-8"),
     ]);
-    for row in ["ingest", "fanout", "single"] {
-        positive(&report, &format!("/ratio/jetstream/{row}"));
-        for system in ["hutong", "jetstream"] {
-            positive(
-                &report,
-                &format!("/systems/{system}/{row}/deltas_per_s/median"),
-            );
+    for system in ["hutong"].into_iter().chain(peers) {
+        for row in ["ingest", "fanout", "single", "latency"] {
+            let at = format!("/systems/{system}/{row}");
+            positive(&report, &format!("{at}/deltas_per_s/median"));
+            if system != "hutong" {
+                positive(&report, &format!("/ratio/{system}/{row}"));
+            }
         }
+        let at = format!("/systems/{system}");
+        positive(&report, &format!("{at}/fanout/deliveries_per_s/min"));
+        positive(&report, &format!("{at}/latency/latency_ms/urgent/p99/max"));
+        positive(&report, &format!("{at}/single/durability/syncs"));
+        positive(&report, &format!("{at}/ingest/durability/deltas_per_sync"));
     }
-    for system in ["hutong", "jetstream"] {
-        positive(
-            &report,
-            &format!("/systems/{system}/fanout/deliveries_per_s/min"),
-        );
-    }
+    // A message is a batch there, and each is synced on its own.
+    let jetstream = &report["systems"]["jetstream"]["ingest"]["durability"];
+    assert_eq!(jetstream["deltas_per_sync"], 256.0, "{jetstream}");
     assert_eq!(report["options"]["repeats"], 1);
     positive(&report, "/environment/cores");
+    let page = std::fs::read_to_string(page).expect("a page");
+    assert!(page.contains("<rect") && page.contains("latency: urgent p99"));
 }
 
 #[test]
 fn a_peer_that_cannot_start_is_named() {
     let output = Command::new(env!("CARGO_BIN_EXE_hutong-bench"))
-        .args(["compare", "--short", "--rows", "ingest"])
+        .args(["compare", "--short", "--rows", "ingest", "--peers", "jetstream"])
         .env("HUTONG_NATS_SERVER", "/nowhere/nats-server")
         .output()
         .expect("it runs");

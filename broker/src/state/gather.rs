@@ -260,3 +260,39 @@ impl Gather {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    proptest! {
+        /// Against a map: what was put last is found, also in a copy, and everything comes once and in order.
+        #[test]
+        fn what_was_put_last_is_found_and_comes_in_order(
+            puts in proptest::collection::vec((0..300u16, 1..200usize), 1..600),
+        ) {
+            let (mut gather, mut model) = (Gather::default(), BTreeMap::new());
+            for (i, (n, len)) in puts.into_iter().enumerate() {
+                let mut key = [7; REGISTER_BYTES];
+                // Some keys differ in their last bytes only.
+                let at = if n % 2 == 0 { 0 } else { 18 };
+                key[at..at + 2].copy_from_slice(&n.to_be_bytes());
+                let row = vec![i as u8; len];
+                gather.put_register(key, &row);
+                model.insert(key, row);
+            }
+            let copy = gather.clone();
+            for gather in [&gather, &copy] {
+                prop_assert_eq!(gather.rows(), model.len());
+                for (key, row) in &model {
+                    prop_assert_eq!(gather.register(key), Some(&row[..]));
+                }
+                let sorted: Vec<_> = gather.sorted_registers().collect();
+                let wanted: Vec<_> = model.iter().map(|(k, r)| (*k, &r[..])).collect();
+                prop_assert_eq!(sorted, wanted);
+            }
+        }
+    }
+}

@@ -197,8 +197,6 @@ fn entry_options() -> Options {
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_target_file_size_base(64 << 20);
     options.set_max_bytes_for_level_base(512 << 20);
-    // Of large records these files have keys and places only: they are small, and so merged seldom.
-    options.set_level_zero_file_num_compaction_trigger(12);
     options.set_level_zero_slowdown_writes_trigger(60);
     options.set_level_zero_stop_writes_trigger(120);
     // Records are written once more, beside the keys, and then stay where they are: compaction sorts keys
