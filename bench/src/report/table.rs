@@ -161,21 +161,8 @@ fn table(results: &Path) -> Result<String, Failure> {
         }
     }
     if let Some(report) = read(results, "compare")? {
-        out += "\nThis broker divided by a peer, of medians; below one, the peer is faster:\n\n\
-                | peer | ingest | fanout | single |\n|---|---|---|---|\n";
-        for (peer, rows) in report["ratio"].as_object().into_iter().flatten() {
-            let ratio = |row: &str| match rows[row].as_f64() {
-                Some(ratio) => format!("{ratio:.2}"),
-                None => "-".to_owned(),
-            };
-            writeln!(
-                out,
-                "| {peer} | {} | {} | {} |",
-                ratio("ingest"),
-                ratio("fanout"),
-                ratio("single")
-            )?;
-        }
+        out += &compared(&report)?;
+        machine = machine.or_else(|| report.get("environment").cloned());
     }
     if let Some(machine) = machine {
         let text = |name: &str| machine[name].as_str().unwrap_or("?").to_owned();
@@ -192,6 +179,55 @@ fn table(results: &Path) -> Result<String, Failure> {
     Ok(out)
 }
 
+/// Label, place in the JSON of a system's row, digits.
+const COMPARED: [Row; 7] = [
+    ("deltas a second", "deltas_per_s", 0),
+    ("deliveries a second", "deliveries_per_s", 0),
+    ("ack p99, ms", "ack_latency_ms.p99", 1),
+    ("urgent p99, ms", "latency_ms.urgent.p99", 1),
+    ("given up", "missing", 0),
+    ("CPU s a million", "cpu_s_per_million", 2),
+    ("memory, MB", "memory_peak_mb", 0),
+];
+
+/// A table a row of the comparison: a line a system, and by how much this broker wins.
+fn compared(report: &Value) -> Result<String, Failure> {
+    let mut out = String::new();
+    for row in ["ingest", "fanout", "single", "latency"] {
+        let systems = ["hutong", "jetstream", "redis", "postgres"];
+        let measured = |system: &str| report["systems"][system].get(row);
+        if measured("hutong").is_none() {
+            continue;
+        }
+        write!(out, "\nThe same load side by side, row `{row}`:\n\n| system |")?;
+        for (label, ..) in COMPARED {
+            write!(out, " {label} |")?;
+        }
+        out += " deltas a sync | this broker wins by |\n";
+        writeln!(out, "|---{}|---|---|", "|---".repeat(COMPARED.len()))?;
+        for system in systems {
+            let Some(measured) = measured(system) else {
+                continue;
+            };
+            write!(out, "| {system} |")?;
+            for (_, path, digits) in COMPARED {
+                let value = measured.pointer(&format!("/{}", path.replace('.', "/")));
+                let text = value.and_then(|value| spread(value, digits));
+                write!(out, " {} |", text.unwrap_or_default())?;
+            }
+            let per_sync = measured["durability"]["deltas_per_sync"].as_f64();
+            let per_sync = per_sync.map(|n| grouped(&format!("{n:.0}")));
+            let ratio = match report["ratio"][system][row].as_f64() {
+                Some(ratio) if ratio < 1.0 => format!("**{ratio:.2}: {system} wins**"),
+                Some(ratio) => format!("{ratio:.2}"),
+                None => String::new(),
+            };
+            writeln!(out, " {} | {ratio} |", per_sync.unwrap_or_default())?;
+        }
+    }
+    Ok(out)
+}
+
 fn read(results: &Path, scenario: &str) -> Result<Option<Value>, Failure> {
     let file = results.join(scenario).with_extension("json");
     if !file.exists() {
@@ -204,17 +240,20 @@ fn read(results: &Path, scenario: &str) -> Result<Option<Value>, Failure> {
 
 fn line(out: &mut String, scenario: &str, label: &str, report: &Value, path: &str, digits: usize) {
     let pointer = format!("/repeats/{}", path.replace('.', "/"));
-    let number = |name: &str| report.pointer(&format!("{pointer}/{name}"))?.as_f64();
-    let all = (number("median"), number("min"), number("max"));
-    let (Some(median), Some(min), Some(max)) = all else {
-        return;
-    };
-    let show = |value: f64| grouped(&format!("{value:.digits$}"));
-    let spread = match min < max {
-        true => format!(" ({} to {})", show(min), show(max)),
-        false => String::new(),
-    };
-    *out += &format!("| {scenario} | {label} | {}{spread} |\n", show(median));
+    let value = report.pointer(&pointer);
+    if let Some(text) = value.and_then(|value| spread(value, digits)) {
+        *out += &format!("| {scenario} | {label} | {text} |\n");
+    }
+}
+
+/// Median and range; nothing where there is no number.
+fn spread(value: &Value, digits: usize) -> Option<String> {
+    let show = |name: &str| Some(grouped(&format!("{:.digits$}", value[name].as_f64()?)));
+    let (median, min, max) = (show("median")?, show("min")?, show("max")?);
+    Some(match min == max {
+        true => median,
+        false => format!("{median} ({min} to {max})"),
+    })
 }
 
 /// 1234567 as 1,234,567.
@@ -247,7 +286,14 @@ mod tests {
             "environment": { "commit": "abc", "cores": 2, "processor": "P", "memory_mb": 1, "kernel": "K" },
         });
         fs::write(dir.path().join("ingest.json"), ingest.to_string()).expect("written");
-        let compare = json!({ "ratio": { "jetstream": { "ingest": 1.5, "fanout": 0.9 } } });
+        let rate = |median: f64| json!({ "deltas_per_s": { "median": median, "min": 1.0, "max": 9.0 } });
+        let compare = json!({
+            "systems": {
+                "hutong": { "ingest": rate(3.0), "fanout": rate(9.0) },
+                "jetstream": { "ingest": rate(2.0), "fanout": rate(10.0) },
+            },
+            "ratio": { "jetstream": { "ingest": 1.5, "fanout": 0.9 } },
+        });
         fs::write(dir.path().join("compare.json"), compare.to_string()).expect("written");
         let page = dir.path().join("page.md");
         fs::write(&page, format!("before\n{BEGIN}\nold\n{END}\nafter\n")).expect("written");
@@ -257,7 +303,9 @@ mod tests {
         assert!(!text.contains("old"));
         let row = "| ingest | deltas a second, acknowledged | 1,234,567 (1 to 2,000,000) |";
         assert!(text.contains(row), "{text}");
-        assert!(text.contains("| jetstream | 1.50 | 0.90 | - |"), "{text}");
+        assert!(text.contains("| jetstream | 2 (1 to 9) |"), "{text}");
+        assert!(text.contains("| 1.50 |"), "{text}");
+        assert!(text.contains("| **0.90: jetstream wins** |"), "{text}");
         fs::write(&page, "no place").expect("written");
         let error = put(dir.path(), &page).expect_err("nowhere to put it");
         assert!(error.to_string().contains("figures: begin"), "{error}");
