@@ -108,6 +108,8 @@ pub struct Limits {
     pub snapshots: u32,
     /// gRPC connections at one time.
     pub connections: u32,
+    /// Of a client that takes nothing of what waits for it.
+    pub stall: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,6 +162,7 @@ mod defaults {
         Limits {
             snapshots: 4,
             connections: 1024,
+            stall: Duration::from_secs(30),
         }
     }
 
@@ -431,6 +434,11 @@ fn limits_of(mut table: Table<'_>) -> Limits {
             "connections",
             default.connections,
             read::integer(1..=65_536),
+        ),
+        stall: table.with_default_as(
+            "stall",
+            default.stall,
+            read::duration(Duration::from_secs(1)..=Duration::from_secs(600)),
         ),
     }
 }

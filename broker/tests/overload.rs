@@ -47,6 +47,14 @@ fn negatives(issuer: u32, sequence: u64) -> api::PublishBatch {
     batch(issuer, sequence, &deltas)
 }
 
+fn urgent(issuer: u32, sequence: u64) -> api::PublishBatch {
+    let first = sequence * DELTAS;
+    let deltas: Vec<_> = (first..first + DELTAS)
+        .map(|n| delta(n, 1, Value::HealthCode(Colour::Red)))
+        .collect();
+    batch(issuer, sequence, &deltas)
+}
+
 /// Publishes everything as fast as credit allows; returns how many deltas were accepted.
 async fn flood(broker: &Broker, issuer: u32) -> u64 {
     let (mut producer, _) = Producer::open(broker, issuer, "flood", 1).await;
@@ -158,5 +166,67 @@ async fn what_is_urgent_overtakes_a_flood_that_waits() {
         behind > 0,
         "the urgent delta came after all {sent} bulk batches"
     );
+    broker.shutdown().await;
+}
+
+const EMPTY: usize = 80;
+
+/// As many refusals as fit into one ack, over and over: what it costs to say so must be bounded, and what
+/// the client sends after that must not take the room of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_takes_no_acks_holds_up_nobody_and_is_sent_away() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut config = config(dir.path());
+    config.limits.stall = std::time::Duration::from_secs(1);
+    let broker = Broker::start(config).await.expect("the broker starts");
+    let before = metric(&metrics(&broker).await, "hutong_memory_resident_bytes");
+    let mut silent = Vec::new();
+    for i in 0..3 {
+        let name = format!("silent-{i}");
+        let (mut producer, _) = Producer::open(&broker, ANHUI, &name, 1).await;
+        let mut credit = limits::PUBLISH_CREDIT_BYTES;
+        for sequence in 1.. {
+            let batch = match sequence <= EMPTY {
+                true => api::PublishBatch {
+                    sequence: sequence as u64,
+                    issuer: ANHUI,
+                    provenance: Vec::new(),
+                    deltas: vec![api::Delta::default(); limits::BATCH_DELTAS_MAX],
+                },
+                false => urgent(ANHUI, sequence as u64),
+            };
+            match credit.checked_sub(prost::Message::encoded_len(&batch) as u64) {
+                Some(left) => credit = left,
+                None => break,
+            }
+            producer.send(publish_request::Message::Batch(batch)).await;
+        }
+        silent.push(producer);
+    }
+    let (mut other, _) = Producer::open(&broker, SICHUAN, "p", 1).await;
+    // More than there is room for: what the silent ones hold would be missed.
+    for sequence in 1..=20 {
+        let ack = other.publish(urgent(SICHUAN, sequence)).await.expect("ack");
+        assert_eq!(u64::from(ack.accepted), DELTAS);
+    }
+    let page = metrics(&broker).await;
+    let grown = metric(&page, "hutong_memory_resident_bytes") - before;
+    assert!(grown < (200 << 20) as f64, "{grown} bytes more");
+    let connected = "hutong_producers_connected{platform=\"340000\"}";
+    let gone = async { while metric(&metrics(&broker).await, connected) > 0.0 {} };
+    let gone = tokio::time::timeout(PATIENCE, gone).await;
+    gone.expect("they are sent away");
+    for mut producer in silent {
+        let status = loop {
+            if let Err(status) = producer.next().await {
+                break status;
+            }
+        };
+        assert_eq!(support::reason(&status), "CLIENT_STALLED");
+    }
+    // It goes on as after any other break.
+    let (mut again, durable) = Producer::open(&broker, ANHUI, "silent-0", 1).await;
+    let batch = urgent(ANHUI, durable + 1);
+    assert!(again.publish(batch).await.expect("ack").error.is_none());
     broker.shutdown().await;
 }

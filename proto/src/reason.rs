@@ -103,6 +103,9 @@ catalogue! {
     CreditExceeded "CREDIT_EXCEEDED" ResourceExhausted Reconnect true
         "more bytes are under way than the broker gave credit for; wait for acks"
         "在途字节数超过代理给予的额度；请等待确认";
+    ClientStalled "CLIENT_STALLED" Aborted Reconnect true
+        "the client took nothing of what the broker had for it for too long; read while you send, and give back credit"
+        "客户端长时间未接收代理发出的内容；请边发送边接收，并归还额度";
     SequenceOutOfOrder "SEQUENCE_OUT_OF_ORDER" FailedPrecondition Reconnect true
         "batches are numbered without gaps, from last_durable_sequence + 1"
         "批次须从 last_durable_sequence + 1 起连续编号";

@@ -30,9 +30,15 @@ pub struct BatchKey {
     pub sequence: Sequence,
 }
 
+/// Whatever is given back when a part is applied, such as its room.
+pub type Held = Box<dyn std::any::Any + Send + Sync>;
+
 #[derive(Debug)]
 struct Waiting {
     parts: usize,
+    /// What a part holds until it is applied, not until the producer takes its ack or the other parts of
+    /// its batch have room: that would be room of others.
+    held: Vec<(Partition, Held)>,
     done: Vec<PartOutcome>,
     answer: oneshot::Sender<BatchOutcome>,
 }
@@ -44,7 +50,8 @@ pub struct Waiters {
     batches: Mutex<HashMap<BatchKey, Waiting>>,
 }
 
-/// Forgets a batch whose session ends before all its parts are appended: nobody would resolve it.
+/// A batch whose session ends before all its parts are appended waits for those that are, and no more:
+/// until then they hold their room.
 #[derive(Debug)]
 pub struct Registration<'a> {
     waiters: &'a Waiters,
@@ -52,6 +59,15 @@ pub struct Registration<'a> {
 }
 
 impl Registration<'_> {
+    /// Call before the part is appended: apply may be quick.
+    pub fn hold(&self, partition: Partition, held: Held) {
+        if let Some(key) = self.key
+            && let Some(waiting) = self.waiters.batches.lock().get_mut(key)
+        {
+            waiting.held.push((partition, held));
+        }
+    }
+
     /// The log has every part, and will tell what came of it.
     pub fn complete(mut self) {
         self.key = None;
@@ -60,8 +76,13 @@ impl Registration<'_> {
 
 impl Drop for Registration<'_> {
     fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.waiters.batches.lock().remove(key);
+        let Some(key) = self.key else { return };
+        let mut batches = self.waiters.batches.lock();
+        if let Some(waiting) = batches.get_mut(key) {
+            waiting.parts = waiting.held.len() + waiting.done.len();
+            if waiting.held.is_empty() {
+                batches.remove(key);
+            }
         }
     }
 }
@@ -77,6 +98,7 @@ impl Waiters {
         let (answer, outcome) = oneshot::channel();
         let waiting = Waiting {
             parts,
+            held: Vec::with_capacity(parts),
             done: Vec::with_capacity(parts),
             answer,
         };
@@ -97,6 +119,7 @@ impl Waiters {
         if waiting.done.iter().any(|p| p.partition == part.partition) {
             return;
         }
+        waiting.held.retain(|(held, _)| *held != part.partition);
         waiting.done.push(part);
         if waiting.done.len() == waiting.parts
             && let Some(waiting) = batches.remove(key)

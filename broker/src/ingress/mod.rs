@@ -1,5 +1,6 @@
 //! Stage 1: one bidirectional stream a producer.
 
+mod outbox;
 pub mod queue;
 pub mod registry;
 mod session;
@@ -19,16 +20,11 @@ use hutong_proto::{
 };
 use queue::Queues;
 use registry::Producers;
-use std::{collections::HashMap, pin::Pin, sync::Arc};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::apply::waiters::Waiters;
-
-/// Messages to a producer that wait for its connection.
-const OUT_MESSAGES_MAX: usize = 64;
 
 /// What all sessions share.
 #[derive(Clone)]
@@ -44,6 +40,8 @@ pub struct Ingress {
     pub shards: Arc<HashMap<Issuer, u32>>,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
+    /// A client that takes nothing for so long is sent away.
+    pub stall: Duration,
     /// Owns the session tasks.
     pub tasks: TaskTracker,
     /// Ends intake: sessions finish what they took and say goodbye.
@@ -71,9 +69,9 @@ impl PublishService for Ingress {
             .access
             .check(request.metadata(), Call::Publish)
             .and_then(|identity| identity.platform())?;
-        let (out, frames) = mpsc::channel(OUT_MESSAGES_MAX);
+        let (out, frames) = outbox::outbox();
         let session = session::Session::new(self.clone(), platform, out);
         self.tasks.spawn(session.run(request.into_inner()));
-        Ok(Response::new(Box::pin(ReceiverStream::new(frames))))
+        Ok(Response::new(Box::pin(frames)))
     }
 }

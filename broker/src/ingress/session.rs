@@ -8,7 +8,7 @@ use crate::{
     },
     ingress::{
         Ingress,
-        queue::Room,
+        outbox::{Gone, Message as Outgoing, Outbox},
         registry::{self, Claim},
     },
     log::{Append, AppendError},
@@ -27,22 +27,25 @@ use hutong_proto::{
 use prost::Message;
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
+
+#[cfg(test)]
+mod tests;
 
 /// A connection that does not say what it wants is closed after this long.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least that a batch counts against the credit: bounds how many are under way.
 const BATCH_CHARGE_BYTES_MIN: u64 = 1024;
-
-pub type Out = mpsc::Sender<Result<Frame, Status>>;
+/// What a refused delta costs until its ack is taken, and how much of that a session may have, unless it
+/// is one batch. An empty delta has two bytes: without a bound of its own, 8 MiB of credit would be a
+/// gigabyte of refusals.
+const REFUSAL_BYTES: usize = 160;
+const REFUSED_BYTES_MAX: usize = 1 << 20;
 
 /// What a message of a producer holds.
 enum Input {
@@ -61,7 +64,8 @@ struct Owed {
     /// Index in the batch for each index in each record, by partition.
     indexes: HashMap<u32, Vec<u32>>,
     outcome: Outcome,
-    _rooms: Vec<Room>,
+    /// For what is refused.
+    held: Option<OwnedSemaphorePermit>,
 }
 
 enum Outcome {
@@ -74,7 +78,8 @@ enum Outcome {
 pub struct Session {
     shared: Ingress,
     platform: Issuer,
-    out: Out,
+    out: Outbox,
+    refused_room: Arc<Semaphore>,
 }
 
 /// A session whose `open` was accepted.
@@ -86,11 +91,12 @@ struct Opened {
 }
 
 impl Session {
-    pub fn new(shared: Ingress, platform: Issuer, out: Out) -> Session {
+    pub fn new(shared: Ingress, platform: Issuer, out: Outbox) -> Session {
         Session {
             shared,
             platform,
             out,
+            refused_room: Arc::new(Semaphore::new(REFUSED_BYTES_MAX)),
         }
     }
 
@@ -102,18 +108,25 @@ impl Session {
                 field = refusal.field,
                 "publish session ended"
             );
-            // The client may be gone already.
-            drop(self.out.send(Err(refusal.to_status())).await);
+            self.out.end(Some(refusal.to_status()));
+        }
+        self.out.end(None);
+        // The name is free. What is left of the session is what its client did not take yet.
+        tokio::select! {
+            () = self.out.taken() => {}
+            () = self.shared.draining.cancelled() => {}
+            () = self.out.stalled(self.shared.stall) => {
+                self.out.cut(Refusal::from(Reason::ClientStalled).to_status());
+            }
         }
     }
 
     async fn serve(&self, input: &mut Streaming<Frame>) -> Result<(), Refusal> {
         let opened = self.open(input).await?;
         let (owed, acks) = mpsc::unbounded_channel();
-        let in_flight = AtomicU64::new(0);
         let stop = opened.claim.end.child_token();
-        let acker = self.acknowledge(acks, &in_flight, &stop);
-        let reader = self.read(input, &opened, owed, &in_flight, &stop);
+        let acker = self.acknowledge(acks, &stop);
+        let reader = self.read(input, &opened, owed, &stop);
         // The acker ends when the reader has dropped its end and everything owed is settled, also
         // after the client is gone: until then the producer's name stays taken.
         let (read, acked) = tokio::join!(reader, acker);
@@ -189,7 +202,6 @@ impl Session {
         input: &mut Streaming<Frame>,
         opened: &Opened,
         owed: mpsc::UnboundedSender<Owed>,
-        in_flight: &AtomicU64,
         stop: &CancellationToken,
     ) -> Result<(), Refusal> {
         // When the acker stopped, its error is the session's.
@@ -219,10 +231,10 @@ impl Session {
             };
             self.shared.metrics.batch(self.platform, batch.len());
             let charge = (batch.len() as u64).max(BATCH_CHARGE_BYTES_MIN);
-            let before = in_flight.fetch_add(charge, Ordering::AcqRel);
-            if before > 0 && before + charge > limits::PUBLISH_CREDIT_BYTES {
+            let under_way = self.out.charge(charge);
+            if under_way > charge.max(limits::PUBLISH_CREDIT_BYTES) {
                 return Err(Refusal::from(Reason::CreditExceeded)
-                    .detail(format!("{} bytes under way", before + charge)));
+                    .detail(format!("{under_way} bytes under way")));
             }
             let sequence = BatchView::sequence_of(&batch)
                 .ok_or_else(|| Refusal::new(Reason::MessageMalformed, "batch.sequence"))?;
@@ -276,9 +288,21 @@ impl Session {
                 (empty, Some(refusal))
             }
         };
+        let held = self.refused_room(routed.refused.len()).await?;
         let mut owed = self.submit(routed, charge, opened).await?;
         owed.error = error;
+        owed.held = held;
         Ok(owed)
+    }
+
+    /// Waits while acks with many refusals are not taken: before the batch has any room that others want.
+    async fn refused_room(&self, count: usize) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+        if count == 0 {
+            return Ok(None);
+        }
+        let bytes = (count * REFUSAL_BYTES).min(REFUSED_BYTES_MAX) as u32;
+        let room = Arc::clone(&self.refused_room).acquire_many_owned(bytes);
+        room.await.map(Some).map_err(|_| Reason::Internal.into())
     }
 
     /// Appends the records of a batch, urgent first. Waiting for room slows this producer alone.
@@ -303,7 +327,7 @@ impl Session {
                 .queues
                 .room(self.platform, part.partition.lane, part.record.len())
                 .await;
-            owed._rooms.push(room);
+            registration.hold(part.partition, Box::new(room));
             // With room, so that whose turn it is, is fair.
             match part.partition.lane {
                 Lane::Urgent => self.shared.overload.urgent(),
@@ -337,23 +361,32 @@ impl Session {
     async fn acknowledge(
         &self,
         mut owed: mpsc::UnboundedReceiver<Owed>,
-        in_flight: &AtomicU64,
         stop: &CancellationToken,
     ) -> Result<(), Refusal> {
         let mut result = Ok(());
-        while let Some(mut next) = owed.recv().await {
+        loop {
+            let next = tokio::select! {
+                next = owed.recv() => next,
+                // What was acknowledged before is not taken.
+                stalled = self.stalled(), if result.is_ok() => {
+                    result = stalled;
+                    stop.cancel();
+                    continue;
+                }
+            };
+            let Some(mut next) = next else { break };
             if result.is_err() {
                 // An ack is missing, so no later one may be sent; but all is waited for.
                 next.settle().await;
                 continue;
             }
             match self.ack(next).await {
-                Ok((ack, charge)) => {
-                    in_flight.fetch_sub(charge, Ordering::AcqRel);
+                Ok(ack) => {
                     // A client that takes no acks must not keep its successor waiting.
                     result = tokio::select! {
-                        sent = self.send(api::publish_response::Message::Ack(ack)) => sent,
+                        sent = self.out.push(ack) => sent.map_err(gone),
                         () = stop.cancelled() => Err(Reason::SessionTakenOver.into()),
+                        stalled = self.stalled() => stalled,
                     };
                 }
                 Err(refusal) => result = Err(refusal),
@@ -365,7 +398,13 @@ impl Session {
         result
     }
 
-    async fn ack(&self, owed: Owed) -> Result<(api::PublishAck, u64), Refusal> {
+    /// Returns when the client takes nothing: what waits for it is memory, and its name is wanted.
+    async fn stalled(&self) -> Result<(), Refusal> {
+        self.out.stalled(self.shared.stall).await;
+        Err(Reason::ClientStalled.into())
+    }
+
+    async fn ack(&self, owed: Owed) -> Result<Outgoing, Refusal> {
         let (charge, arrived) = (owed.charge, owed.arrived);
         let mut ack = api::PublishAck {
             sequence: owed.sequence.0,
@@ -429,19 +468,31 @@ impl Session {
                 error: Some(refusal.to_api()),
             })
             .collect();
-        Ok((ack, charge))
+        Ok(Outgoing {
+            frame: frame(api::publish_response::Message::Ack(ack)),
+            credit: charge,
+            held: owed.held,
+        })
     }
 
     async fn send(&self, message: api::publish_response::Message) -> Result<(), Refusal> {
-        let response = api::PublishResponse {
-            message: Some(message),
+        let message = Outgoing {
+            frame: frame(message),
+            ..Outgoing::default()
         };
-        let frame = Frame::new(response.encode_to_vec().into());
-        self.out
-            .send(Ok(frame))
-            .await
-            .map_err(|_| Refusal::from(Reason::SessionTakenOver).detail("the client went away"))
+        self.out.push(message).await.map_err(gone)
     }
+}
+
+fn frame(message: api::publish_response::Message) -> Frame {
+    let response = api::PublishResponse {
+        message: Some(message),
+    };
+    Frame::new(response.encode_to_vec().into())
+}
+
+fn gone(_: Gone) -> Refusal {
+    Refusal::from(Reason::SessionTakenOver).detail("the client went away")
 }
 
 impl Owed {
@@ -454,7 +505,7 @@ impl Owed {
             refused: Vec::new(),
             indexes: HashMap::new(),
             outcome,
-            _rooms: Vec::new(),
+            held: None,
         }
     }
 

@@ -488,6 +488,7 @@ impl Parts {
             shards: Arc::new(self.platforms.iter().copied().collect()),
             metrics: Arc::clone(&self.metrics),
             clock: Arc::clone(&self.clock),
+            stall: self.config.limits.stall,
             tasks: self.drain.ingress_tasks.clone(),
             draining: self.drain.ingress.clone(),
         }

@@ -1,0 +1,236 @@
+//! A session without a connection, beside a log and an apply that go on only when the test says so.
+
+use super::*;
+use crate::{
+    access::Access,
+    apply::{Apply, waiters::Waiters},
+    ingress::{
+        outbox::{Frames, outbox},
+        queue::{Queues, Room},
+        registry::Producers,
+    },
+    log::{Log, Tail, faults::Faults, memory::MemoryLog},
+    metrics::Metrics,
+    overload::{Overload, Policy},
+    state::{State, StateOptions},
+    tail::TailRings,
+};
+use futures_util::{FutureExt, StreamExt};
+use hutong_proto::{
+    EntityId, LogId, Micros, Offset, Provenance, Revision, Value,
+    delta::{Colour, Delta, TestOutcome},
+};
+use tempfile::TempDir;
+use tokio_util::task::TaskTracker;
+
+const NOW: Micros = Micros(1_700_000_000_000_000);
+const QUEUE_BYTES: usize = 1 << 20;
+
+struct Bench {
+    ingress: Ingress,
+    apply: Apply,
+    tail: Box<dyn Tail>,
+    _dir: TempDir,
+}
+
+fn anhui() -> Issuer {
+    Issuer::new(340_000).expect("a code")
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let dir = tempfile::tempdir().expect("a folder");
+        let state = State::open(dir.path(), StateOptions::default()).expect("opens");
+        let state = Arc::new(state);
+        let clock: crate::clock::Clock = Arc::new(|| NOW);
+        let log = MemoryLog::new(LogId(7), Arc::clone(&clock), Faults::default());
+        let tail = log.tail(Offset::FIRST).expect("a tail");
+        let metrics = Arc::new(Metrics::new([anhui()]));
+        let waiters = Arc::new(Waiters::default());
+        let apply = Apply::open(
+            Arc::clone(&state),
+            Arc::new(TailRings::new(Offset::FIRST, QUEUE_BYTES, QUEUE_BYTES)),
+            Arc::clone(&waiters),
+            metrics.recorder(),
+        );
+        let policy = Policy {
+            give_way: Vec::new(),
+            delay: Duration::from_secs(1),
+        };
+        let ingress = Ingress {
+            access: Access::trial([anhui()]),
+            log_id: log.id(),
+            log: Arc::new(log),
+            state,
+            waiters,
+            producers: Arc::new(Producers::default()),
+            queues: Arc::new(Queues::new(QUEUE_BYTES, QUEUE_BYTES, &HashMap::new())),
+            overload: Arc::new(Overload::new(policy)),
+            shards: Arc::new(HashMap::new()),
+            metrics,
+            clock,
+            stall: Duration::from_secs(30),
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+        };
+        Bench {
+            ingress,
+            apply: apply.expect("opens"),
+            tail,
+            _dir: dir,
+        }
+    }
+
+    async fn session(&self) -> (Session, Opened, Frames) {
+        let (out, frames) = outbox();
+        let claim = self
+            .ingress
+            .producers
+            .claim(anhui(), "p", Epoch(1), 0, false);
+        let opened = Opened {
+            producer: "p".into(),
+            epoch: Epoch(1),
+            base: Sequence::NONE,
+            claim: claim.await.expect("free"),
+        };
+        (
+            Session::new(self.ingress.clone(), anhui(), out),
+            opened,
+            frames,
+        )
+    }
+
+    /// Applies what was appended since the last time.
+    fn apply(&mut self) {
+        let entries = self.tail.next().expect("something was appended");
+        self.apply.group(&entries).expect("applies");
+    }
+
+    /// Bytes of room in use: urgent, bulk.
+    fn room(&self) -> [usize; 2] {
+        self.ingress.queues.bytes()
+    }
+
+    async fn all_bulk_room(&self) -> Room {
+        let other = Issuer::new(510_000).expect("a code");
+        self.ingress
+            .queues
+            .room(other, Lane::Bulk, QUEUE_BYTES)
+            .await
+    }
+}
+
+fn batch(sequence: u64, values: &[Value]) -> Bytes {
+    let provenance = Provenance {
+        authority: "CDC".to_owned(),
+        rule_id: "R".to_owned(),
+        rule_version: 1,
+        reason: "contact".to_owned(),
+    };
+    let delta = |(n, value): (usize, &Value)| {
+        let mut bytes = Vec::new();
+        Delta {
+            entity: EntityId([n as u8 + 1; 16]),
+            revision: Revision(sequence),
+            committed_at: NOW,
+            expires_at: Micros::ZERO,
+            evidence: String::new(),
+            provenance: Arc::new(provenance.clone()),
+            value: value.clone(),
+        }
+        .encode(0, &mut bytes);
+        api::Delta::decode(bytes.as_slice()).expect("our own encoding")
+    };
+    let batch = api::PublishBatch {
+        sequence,
+        issuer: anhui().code(),
+        provenance: vec![
+            api::Provenance::decode(provenance.encode().as_slice()).expect("our own encoding"),
+        ],
+        deltas: values.iter().enumerate().map(delta).collect(),
+    };
+    batch.encode_to_vec().into()
+}
+
+fn mixed(sequence: u64) -> Bytes {
+    let negative = Value::TestResult {
+        outcome: TestOutcome::Negative,
+        sampled_at: NOW,
+    };
+    batch(sequence, &[Value::HealthCode(Colour::Red), negative])
+}
+
+/// Room of the urgent lane is everybody's: it must not be held by who waits for bulk.
+#[tokio::test]
+async fn the_urgent_part_of_a_batch_gives_its_room_back_while_its_bulk_part_waits() {
+    let mut bench = Bench::new();
+    let (session, opened, _frames) = bench.session().await;
+    let full = bench.all_bulk_room().await;
+    let taken = session.take(mixed(1), Sequence(1), 1024, &opened);
+    tokio::pin!(taken);
+    assert!((&mut taken).now_or_never().is_none(), "bulk waits for room");
+    assert!(bench.room()[0] > 0);
+    bench.apply();
+    assert_eq!(bench.room()[0], 0, "the urgent part is applied");
+    drop(full);
+    let owed = taken.await.expect("taken");
+    assert!(bench.room()[1] > 0);
+    bench.apply();
+    assert_eq!(bench.room(), [0, 0], "nobody has asked for the ack yet");
+    let ack = session.ack(owed).await.expect("an ack");
+    let ack = api::PublishResponse::decode(ack.frame.0.as_ref()).expect("an ack");
+    match ack.message {
+        Some(api::publish_response::Message::Ack(ack)) => assert_eq!(ack.accepted, 2),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_ends_between_two_parts_holds_room_until_what_it_appended_is_applied() {
+    let mut bench = Bench::new();
+    let (session, opened, _frames) = bench.session().await;
+    let full = bench.all_bulk_room().await;
+    {
+        let taken = session.take(mixed(1), Sequence(1), 1024, &opened);
+        tokio::pin!(taken);
+        assert!((&mut taken).now_or_never().is_none());
+    }
+    assert!(bench.room()[0] > 0, "its urgent part is in the log's queue");
+    assert_eq!(bench.ingress.waiters.len(), 1);
+    bench.apply();
+    assert_eq!(bench.room()[0], 0);
+    assert!(bench.ingress.waiters.is_empty());
+    drop(full);
+    assert_eq!(bench.room()[1], 0);
+}
+
+#[tokio::test]
+async fn credit_comes_back_when_the_ack_is_taken_and_refusals_wait_for_those_before() {
+    let mut bench = Bench::new();
+    let (session, opened, mut frames) = bench.session().await;
+    let empty = |sequence| {
+        let batch = api::PublishBatch {
+            sequence,
+            issuer: anhui().code(),
+            provenance: Vec::new(),
+            deltas: vec![api::Delta::default(); limits::BATCH_DELTAS_MAX],
+        };
+        Bytes::from(batch.encode_to_vec())
+    };
+    session.out.charge(40_000);
+    let owed = session.take(empty(1), Sequence(1), 40_000, &opened).await;
+    bench.apply();
+    let ack = session.ack(owed.expect("taken")).await.expect("an ack");
+    session.out.push(ack).await.expect("room");
+    let next = session.take(empty(2), Sequence(2), 40_000, &opened);
+    tokio::pin!(next);
+    assert!(
+        (&mut next).now_or_never().is_none(),
+        "the first is not taken"
+    );
+    assert_eq!(session.out.charge(0), 40_000);
+    assert_eq!(bench.room(), [0, 0], "it waits without any room");
+    frames.next().await.expect("an ack").expect("no error");
+    assert_eq!(session.out.charge(0), 0);
+    next.await.expect("taken");
+}
