@@ -136,7 +136,11 @@ async fn a_snapshot_and_its_tail_are_everything_once_while_writes_go_on() {
         if n % 100 == 50 {
             // Subscribers come while batches are under way.
             let name = format!("late-{n}");
-            late.push(Consumer::open(&broker, SICHUAN, open(&name, with_snapshot())).await);
+            let mut consumer = Consumer::open(&broker, SICHUAN, open(&name, with_snapshot())).await;
+            late.push(tokio::spawn(async move {
+                let snapshot = consumer.snapshot().await;
+                (consumer, snapshot)
+            }));
         }
         if n % 40 == 0 {
             while acked < n {
@@ -146,8 +150,8 @@ async fn a_snapshot_and_its_tail_are_everything_once_while_writes_go_on() {
     }
     let status = status(&broker).await;
     let end = Offset(status.applied_offset - 1);
-    for mut consumer in late {
-        let (rows, cursor) = consumer.snapshot().await;
+    for consumer in late {
+        let (mut consumer, (rows, cursor)) = consumer.await.expect("a snapshot");
         let mut seen: BTreeSet<_> = rows.iter().map(|r| (r.1, r.2)).collect();
         assert_eq!(seen.len(), rows.len(), "no row twice");
         for (offset, _, entity, revision) in consumer.until(end).await {

@@ -25,8 +25,9 @@ use hutong_proto::{
 };
 pub use log_reader::LogReaders;
 use registry::Subscriptions;
-use std::sync::Arc;
-use tokio::sync::{Semaphore, mpsc};
+pub use snapshot::Snapshots;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
@@ -48,7 +49,9 @@ pub struct Fanout {
     pub platforms: Arc<Vec<(Issuer, u32)>>,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
-    pub snapshots: Arc<Semaphore>,
+    pub snapshots: Arc<Snapshots>,
+    /// A client that takes nothing of its snapshot for so long is sent away.
+    pub stall: Duration,
     pub overload: Arc<Overload>,
     pub log_readers: Arc<LogReaders>,
     pub tasks: TaskTracker,

@@ -64,7 +64,8 @@ impl Session {
                 "subscribe session ended"
             );
             // The client may be gone already.
-            drop(self.out.send(Err(refusal.to_status())).await);
+            let told = self.out.send(Err(refusal.to_status()));
+            drop(tokio::time::timeout(self.shared.stall, told).await);
         }
     }
 

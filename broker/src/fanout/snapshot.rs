@@ -25,6 +25,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// Rows travel in messages of about this size.
@@ -35,6 +36,45 @@ const MESSAGE_EVERY: Duration = Duration::from_millis(500);
 const PROVENANCE_CACHE_MAX: usize = 65_536;
 const ROWS_FIELD: u32 = 3;
 
+/// A session that was taken over needs a moment to give its permit back.
+const OWN_PERMIT_WAIT: Duration = Duration::from_secs(2);
+
+/// Who may send a snapshot: each holds files and runs that would be gone without it. So many at one time,
+/// and of each platform one, so that none takes them all.
+#[derive(Debug)]
+pub struct Snapshots {
+    max: usize,
+    all: Arc<Semaphore>,
+    platforms: HashMap<Issuer, Arc<Semaphore>>,
+}
+
+impl Snapshots {
+    pub fn new(max: usize, platforms: impl IntoIterator<Item = Issuer>) -> Snapshots {
+        let one = |platform| (platform, Arc::new(Semaphore::new(1)));
+        Snapshots {
+            max,
+            all: Arc::new(Semaphore::new(max)),
+            platforms: platforms.into_iter().map(one).collect(),
+        }
+    }
+
+    /// How many are being sent.
+    pub fn running(&self) -> usize {
+        self.max - self.all.available_permits()
+    }
+
+    async fn permit(&self, platform: Issuer) -> Result<[OwnedSemaphorePermit; 2], Refusal> {
+        let refused = || Refusal::from(Reason::TooManySnapshots);
+        let own = self.platforms.get(&platform).ok_or_else(refused)?;
+        let own = tokio::time::timeout(OWN_PERMIT_WAIT, Arc::clone(own).acquire_owned()).await;
+        let Ok(Ok(own)) = own else {
+            return Err(refused().detail("one of this platform is being sent"));
+        };
+        let one = Arc::clone(&self.all).try_acquire_owned();
+        Ok([own, one.map_err(|_| refused())?])
+    }
+}
+
 /// Sends the snapshot; the subscription then stands where the records go on. Runs on a thread of its own, because it
 /// reads the whole state.
 pub async fn send(
@@ -43,9 +83,7 @@ pub async fn send(
     lease: &Lease,
     credit: &Arc<Credit>,
 ) -> Result<(), Refusal> {
-    let permit = Arc::clone(&shared.snapshots)
-        .try_acquire_owned()
-        .map_err(|_| Refusal::from(Reason::TooManySnapshots))?;
+    let permit = shared.snapshots.permit(lease.subscription.key.0).await?;
     lease.begin_snapshot()?;
     // Ends the thread when the session ends for whatever reason: this future is dropped then.
     let stop = CancellationToken::new();
@@ -55,6 +93,7 @@ pub async fn send(
         out: out.clone(),
         credit: Arc::clone(credit),
         stop,
+        stall: shared.stall,
         metrics: shared.metrics.recorder(),
         lease: lease.clone(),
         clock: Arc::clone(&shared.clock),
@@ -98,6 +137,8 @@ struct Sender {
     out: Out,
     credit: Arc<Credit>,
     stop: CancellationToken,
+    /// Who takes nothing for so long gives its permit to others.
+    stall: Duration,
     metrics: Recorder,
     lease: Lease,
     clock: Clock,
@@ -213,39 +254,46 @@ impl Sender {
     }
 
     fn wait_for_credit(&self) -> Result<(), Refusal> {
-        let runtime = tokio::runtime::Handle::current();
-        while !self.credit.available() {
-            let more = runtime.block_on(async {
-                tokio::select! {
-                    () = self.credit.changed() => true,
-                    () = self.stop.cancelled() => false,
-                    () = self.out.closed() => false,
-                }
-            });
-            if !more {
-                return Err(gone());
-            }
+        if self.credit.available() {
+            return Ok(());
         }
-        Ok(())
+        let credit = async {
+            while !self.credit.available() {
+                self.credit.changed().await;
+            }
+        };
+        tokio::runtime::Handle::current().block_on(async {
+            tokio::select! {
+                () = credit => Ok(()),
+                () = self.stop.cancelled() => Err(gone()),
+                () = self.out.closed() => Err(gone()),
+                () = tokio::time::sleep(self.stall) => Err(stalled()),
+            }
+        })
     }
 
     fn send(&mut self, frame: Bytes) -> Result<(), Refusal> {
         self.wait_for_credit()?;
-        let runtime = tokio::runtime::Handle::current();
         self.credit.spend(frame.len());
-        let sent = runtime.block_on(async {
-            let send = async {
-                self.overload.pass(GiveWay::Snapshot, frame.len()).await;
-                self.out.send(Ok(Frame::new(frame.clone()))).await
-            };
+        let send = async {
+            self.overload.pass(GiveWay::Snapshot, frame.len()).await;
+            let send = self.out.send(Ok(Frame::new(frame.clone())));
+            let sent = tokio::time::timeout(self.stall, send).await;
+            sent.map_err(|_| stalled())?.map_err(|_| gone())
+        };
+        let sent = tokio::runtime::Handle::current().block_on(async {
             tokio::select! {
-                sent = send => sent.is_ok(),
-                () = self.stop.cancelled() => false,
+                sent = send => sent,
+                () = self.stop.cancelled() => Err(gone()),
             }
         });
         self.sent_at = Instant::now();
-        if sent { Ok(()) } else { Err(gone()) }
+        sent
     }
+}
+
+fn stalled() -> Refusal {
+    Refusal::new(Reason::ClientStalled, "snapshot")
 }
 
 fn gone() -> Refusal {

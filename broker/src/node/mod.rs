@@ -11,7 +11,7 @@ use crate::{
     clock::{self, Clock},
     config::Config,
     control::ControlWriter,
-    fanout::{Fanout, registry::Subscriptions},
+    fanout::{Fanout, Snapshots, registry::Subscriptions},
     ingress::{Ingress, queue::Queues, registry::Producers},
     lag::Lags,
     log::{
@@ -29,10 +29,7 @@ use data_dir::DataDir;
 use hutong_proto::{Issuer, Offset};
 use hutong_telemetry::Health;
 use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
-use tokio::{
-    sync::{Semaphore, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use data_dir::DataDirError;
@@ -164,7 +161,7 @@ struct Parts {
     platforms: Arc<Vec<(Issuer, u32)>>,
     lags: Lags,
     control: ControlWriter,
-    snapshots: Arc<Semaphore>,
+    snapshots: Arc<Snapshots>,
     overload: Arc<Overload>,
     drain: Drain,
 }
@@ -210,7 +207,10 @@ impl Broker {
             )),
             producers: Arc::new(Producers::default()),
             control: ControlWriter::new(Arc::clone(&log)),
-            snapshots: Arc::new(Semaphore::new(config.limits.snapshots as usize)),
+            snapshots: Arc::new(Snapshots::new(
+                config.limits.snapshots as usize,
+                config.platforms.iter().map(|p| p.issuer),
+            )),
             overload: Arc::new(Overload::new(config.overload.clone())),
             drain: Drain::new(),
             clock,
@@ -507,6 +507,7 @@ impl Parts {
             metrics: Arc::clone(&self.metrics),
             clock: Arc::clone(&self.clock),
             snapshots: Arc::clone(&self.snapshots),
+            stall: self.config.limits.stall,
             overload: Arc::clone(&self.overload),
             log_readers: Arc::default(),
             tasks: self.drain.fanout_tasks.clone(),

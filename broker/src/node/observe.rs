@@ -1,7 +1,7 @@
 //! What metrics read when they are scraped: lags from the log, gauges from everybody.
 
 use crate::{
-    fanout::registry::Subscriptions,
+    fanout::{Snapshots, registry::Subscriptions},
     ingress::{queue::Queues, registry::Producers},
     lag::Lags,
     log::Log,
@@ -13,7 +13,6 @@ use crate::{
 };
 use hutong_proto::Lane;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 
 #[derive(Debug)]
 pub struct Observer {
@@ -24,8 +23,7 @@ pub struct Observer {
     producers: Arc<Producers>,
     subscriptions: Arc<Subscriptions>,
     lags: Lags,
-    snapshots: Arc<Semaphore>,
-    snapshots_max: usize,
+    snapshots: Arc<Snapshots>,
     overload: Arc<Overload>,
 }
 
@@ -40,7 +38,6 @@ impl Observer {
             subscriptions: Arc::clone(&parts.subscriptions),
             lags: parts.lags.clone(),
             snapshots: Arc::clone(&parts.snapshots),
-            snapshots_max: parts.config.limits.snapshots as usize,
             overload: Arc::clone(&parts.overload),
         }
     }
@@ -89,7 +86,7 @@ impl Observe for Observer {
             queue_bytes: self.queues.bytes(),
             tail_bytes: self.rings.bytes(),
             gather_bytes: self.state.memory_bytes(),
-            snapshots_running: self.snapshots_max - self.snapshots.available_permits(),
+            snapshots_running: self.snapshots.running(),
             scheduling_delay: self.overload.delay(),
             overload_limits: self.overload.limits().to_vec(),
             producers_connected: self.producers.connected().into_iter().collect(),

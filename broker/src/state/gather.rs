@@ -24,7 +24,7 @@ struct Place {
 
 /// Rows one after the other, in pieces that never move: a million rows cost some hundred allocations,
 /// and go at once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Rows {
     chunks: Vec<Vec<u8>>,
 }
@@ -71,7 +71,7 @@ impl Rows {
 }
 
 /// Registers are many and only looked up; everything else is small and also scanned.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Gather {
     registers: HashMap<Key, Place, RandomState>,
     rows: Rows,

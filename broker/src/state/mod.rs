@@ -37,6 +37,9 @@ pub use snapshot::SnapshotRows;
 const FAMILIES: &[&str] = &["default"];
 /// Runs that wait to go down; then apply waits.
 const FROZEN_MAX: usize = 2;
+/// A snapshot makes a run of what is gathered only if that is at least this share of a full one: asked for
+/// again and again, it would make as many tiny files.
+const COPIED_SHARE: usize = 16;
 
 #[derive(Clone)]
 pub struct StateOptions {
@@ -184,6 +187,8 @@ struct Shared {
     log_time: Arc<AtomicU64>,
     /// Nothing below is in the log any more.
     log_start: Arc<AtomicU64>,
+    /// Gathered values that a snapshot copies; more are frozen for it.
+    copied_bytes_max: usize,
     stats: Mutex<StateStats>,
 }
 
@@ -233,6 +238,7 @@ impl State {
             wake,
             log_time,
             log_start,
+            copied_bytes_max: options.gather_bytes_max / COPIED_SHARE,
             stats: Mutex::new(StateStats::default()),
         });
         let flusher = Arc::clone(&shared);
@@ -261,17 +267,7 @@ impl State {
     /// Begins a group of changes; readers wait until it is committed. For apply alone. Waits while
     /// too much is on its way down.
     pub fn begin(&self) -> Result<Group<'_>, StateError> {
-        let mut signal = self.shared.signal.lock();
-        loop {
-            if let Some(why) = &signal.failure {
-                return Err(StateError::Failed(why.clone()));
-            }
-            if self.shared.memory.read().frozen.len() <= FROZEN_MAX {
-                break;
-            }
-            self.shared.changed.wait(&mut signal);
-        }
-        drop(signal);
+        self.shared.wait_for_room()?;
         Ok(Group {
             state: self,
             memory: self.shared.memory.write(),
@@ -519,6 +515,20 @@ impl Shared {
         self.db
             .get(key)
             .map_err(|e| StateError::Failed(e.to_string()))
+    }
+
+    /// Waits while too much is on its way down.
+    fn wait_for_room(&self) -> Result<(), StateError> {
+        let mut signal = self.signal.lock();
+        loop {
+            if let Some(why) = &signal.failure {
+                return Err(StateError::Failed(why.clone()));
+            }
+            if self.memory.read().frozen.len() <= FROZEN_MAX {
+                return Ok(());
+            }
+            self.changed.wait(&mut signal);
+        }
     }
 
     fn freeze(&self, memory: &mut Memory) {

@@ -1,12 +1,12 @@
 //! All registers as of one moment, in the order of their keys, while writes go on.
 //!
 //! Why it is exact: it begins under the ingest lock, between two runs going down. What is gathered is
-//! frozen first, so the moment is the end of a group. Every run that is still frozen is kept as it is;
+//! frozen first, or copied if it is little, so the moment is the end of a group. Every run that is still frozen is kept as it is;
 //! every run that went down before is in the database, and the iterator, made under the same lock,
 //! sees none that goes down later.
 
 use crate::state::{
-    Applied, Frozen, Shared, StateError, decode_register,
+    Applied, FROZEN_MAX, Frozen, Shared, StateError, decode_register,
     keys::{self, REGISTER_BYTES, RegisterKey},
     row::Row,
 };
@@ -51,11 +51,22 @@ impl std::fmt::Debug for SnapshotRows<'_> {
 
 impl<'a> SnapshotRows<'a> {
     pub(super) fn begin(shared: &'a Shared) -> Result<(SnapshotRows<'a>, Applied), StateError> {
-        let ingest = shared.ingest.lock();
-        let (frozen, applied) = {
+        let (ingest, frozen, applied) = loop {
+            let ingest = shared.ingest.lock();
             let mut memory = shared.memory.write();
-            shared.freeze(&mut memory);
-            (memory.frozen.clone(), memory.applied)
+            let (applied, gathered) = (memory.applied, memory.active.bytes());
+            if gathered <= shared.copied_bytes_max {
+                let gather = memory.active.clone();
+                let mut runs = memory.frozen.clone();
+                runs.push(Arc::new(Frozen { gather, applied }));
+                break (ingest, runs, applied);
+            }
+            if memory.frozen.len() <= FROZEN_MAX {
+                shared.freeze(&mut memory);
+                break (ingest, memory.frozen.clone(), applied);
+            }
+            drop((memory, ingest));
+            shared.wait_for_room()?;
         };
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound([keys::register_prefix()[0] + 1]);

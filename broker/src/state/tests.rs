@@ -206,6 +206,26 @@ fn a_snapshot_is_one_moment_while_writes_go_on() {
 }
 
 #[test]
+fn snapshots_of_little_that_is_new_make_no_runs() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let state = State::open(dir.path(), StateOptions::default()).expect("opens");
+    let mut known = std::collections::BTreeSet::new();
+    for n in 1..=20 {
+        let mut group = state.begin().expect("takes");
+        group.put_register(&register(n), &row(u64::from(n), 0));
+        known.insert(register(n));
+        let end = applied(u64::from(n) + 1);
+        group.commit(end);
+        let (rows, at) = snapshot(&state);
+        assert_eq!((rows.len(), at), (known.len(), end));
+        let memory = state.shared.memory.read();
+        let gathered = (memory.active.rows(), memory.frozen.len());
+        assert_eq!(gathered, (known.len(), 0));
+    }
+    assert_eq!(state.stats().flushes, 0);
+}
+
+#[test]
 fn long_expired_values_are_forgotten_by_the_logs_time_and_removed_at_compaction() {
     let dir = tempfile::tempdir().expect("a folder");
     let state = open(dir.path());
