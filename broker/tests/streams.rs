@@ -326,6 +326,51 @@ async fn a_cursor_older_than_retention_is_told_the_way_out() {
     broker.shutdown().await;
 }
 
+/// What was trimmed is in the state alone. A broker that replays what is left would take new batches for
+/// repeats, and miss registers and cursors.
+#[tokio::test]
+async fn a_broker_does_not_start_without_the_state_of_what_was_trimmed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let broker = start(dir.path()).await;
+    let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
+    let mut last = 0;
+    for n in 1..=10 {
+        let one = batch(ANHUI, n, &[delta(n, n, GREEN)]);
+        last = producer.publish(one).await.expect("ack").positions[0].offset;
+    }
+    broker.shutdown().await;
+    let state = dir.path().join("state");
+    let aside = dir.path().join("aside");
+    // As long as everything is in the log, state is made of it again.
+    std::fs::rename(&state, &aside).expect("moved");
+    let broker = start(dir.path()).await;
+    assert_eq!(registers(&broker, 1).await, [(ANHUI, 1)]);
+    broker.shutdown().await;
+    let broker = start(dir.path()).await;
+    let request = api::TrimPartitionRequest {
+        issuer: ANHUI,
+        lane: 1,
+        shard: 0,
+        before_offset: last,
+    };
+    let mut admin =
+        api::admin_service_client::AdminServiceClient::new(support::channel(&broker).await);
+    let request = support::with_identity(request, "operator/o");
+    admin.trim_partition(request).await.expect("trimmed");
+    broker.shutdown().await;
+    std::fs::remove_dir_all(&state).expect("removed");
+    let error = Broker::start(config(dir.path())).await.expect_err("a hole");
+    let error = error.to_string();
+    assert!(error.contains("behind the log"), "{error}");
+    assert!(error.contains(&format!("{last} on")), "{error}");
+    // With a state that knows it, it starts.
+    std::fs::remove_dir_all(&state).ok();
+    std::fs::rename(&aside, &state).expect("moved back");
+    let broker = start(dir.path()).await;
+    assert_eq!(registers(&broker, 1).await, [(ANHUI, 1)]);
+    broker.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_reader_that_fell_behind_the_ring_reads_the_log_and_comes_back() {
     let dir = tempfile::tempdir().expect("a folder");

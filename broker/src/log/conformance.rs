@@ -269,6 +269,36 @@ fn what_is_trimmed_is_told_and_stays_trimmed(h: &mut dyn Harness) {
     );
 }
 
+fn a_tail_never_begins_in_what_was_trimmed(h: &mut dyn Harness) {
+    let offsets: Vec<_> = (0..10)
+        .map(|n| {
+            let to = if n % 2 == 0 { urgent() } else { bulk() };
+            append(h.log(), to, &format!("r{n}")).expect("durable")
+        })
+        .collect();
+    h.log().trim(bulk(), offsets[6]).expect("trims");
+    for _ in 0..2 {
+        let log = h.log();
+        for from in [Offset::FIRST, offsets[5]] {
+            match log.tail(from).err() {
+                Some(ReadError::Trimmed {
+                    partition,
+                    trimmed_below,
+                }) => assert_eq!((partition, trimmed_below), (bulk(), offsets[6])),
+                other => panic!("{from}: {other:?}"),
+            }
+        }
+        let mut tail = log.tail(offsets[6]).expect("everything is kept");
+        let mut seen = Vec::new();
+        while seen.len() < 4 {
+            seen.extend(texts(&tail.next().expect("goes on")));
+        }
+        assert_eq!(seen, ["r6", "r7", "r8", "r9"]);
+        drop(tail);
+        h.reopen();
+    }
+}
+
 fn a_read_beside_a_trim_gives_everything_or_says_so(h: &mut dyn Harness) {
     let log = h.log();
     let last = (0..300)
@@ -438,6 +468,7 @@ conformance! {
     records_keep_their_order_and_places
     reading_goes_on_where_it_stopped
     what_is_trimmed_is_told_and_stays_trimmed
+    a_tail_never_begins_in_what_was_trimmed
     a_read_beside_a_trim_gives_everything_or_says_so
     the_tail_gives_everything_once_also_while_others_append
     a_failed_write_is_not_acknowledged_and_poisons

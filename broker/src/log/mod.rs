@@ -180,7 +180,8 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
     fn head_at(&self, partition: Partition, from: Offset) -> Result<Option<EntryHead>, ReadError>;
 
     /// Durable records of all partitions in the order of offsets, from `from` on. One consumer at a
-    /// time. A consumer that does not take what comes makes appends wait.
+    /// time. An error if any record at or after `from` was trimmed: a hole is never given for the whole. A
+    /// trim of what a tail has not given out yet ends it. A consumer that does not take what comes makes appends wait.
     fn tail(&self, from: Offset) -> Result<Box<dyn Tail>, ReadError>;
 
     /// Drops the records of `partition` below `before`.

@@ -15,7 +15,7 @@ use crate::{
     ingress::{Ingress, queue::Queues, registry::Producers},
     lag::Lags,
     log::{
-        Log, LogError,
+        Log, LogError, ReadError, Tail,
         embedded::{Commit, CommitFailed, EmbeddedLog, EmbeddedOptions},
     },
     metrics::{Metrics, Recorder},
@@ -26,7 +26,7 @@ use crate::{
 };
 
 use data_dir::DataDir;
-use hutong_proto::{Issuer, Offset};
+use hutong_proto::{Issuer, Offset, Partition};
 use hutong_telemetry::Health;
 use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 use tokio::{sync::watch, time::Instant};
@@ -51,13 +51,23 @@ pub enum StartError {
     Apply(#[from] ApplyError),
     #[error(
         "the state in {dir} is ahead of the log (applied below {applied}, the log ends at {end}): \
-         they do not belong together; restore both from one backup, or remove the state folder to \
-         rebuild it from the log if the log is complete"
+         they do not belong together; restore both from one backup"
     )]
     StateAheadOfLog {
         dir: String,
         applied: Offset,
         end: Offset,
+    },
+    #[error(
+        "the state in {dir} is behind the log (applied below {applied}, but {partition} is kept from \
+         {trimmed_below} on): what lies between is in neither of them; restore the folder `state` from a \
+         backup that is at {trimmed_below} or later"
+    )]
+    StateBehindLog {
+        dir: String,
+        applied: Offset,
+        partition: Partition,
+        trimmed_below: Offset,
     },
     #[error("cannot listen on {address}: {why}")]
     Listen { address: SocketAddr, why: String },
@@ -182,7 +192,8 @@ impl Broker {
         ));
         let waiters = Arc::new(Waiters::default());
         let (failed, failure) = watch::channel(None);
-        let apply = start_apply(&log, &state, &rings, &waiters, &metrics, failed)?;
+        let tail = tail_for(&config, &*log, &state)?;
+        let apply = start_apply(tail, &state, &rings, &waiters, &metrics, failed)?;
         replay(&log, &rings, failure.clone()).await?;
 
         let platforms: Arc<Vec<(Issuer, u32)>> = Arc::new(
@@ -391,15 +402,32 @@ async fn open_stores(
         .map_err(|error| StartError::Other(error.to_string()))?
 }
 
+/// What state does not have yet. It must all be there: a state that skips what was trimmed would take
+/// new batches for repeats, and miss registers and cursors, and nobody would know.
+fn tail_for(config: &Config, log: &dyn Log, state: &State) -> Result<Box<dyn Tail>, StartError> {
+    let applied = state.stored().next;
+    log.tail(applied).map_err(|error| match error {
+        ReadError::Trimmed {
+            partition,
+            trimmed_below,
+        } => StartError::StateBehindLog {
+            dir: config.data_dir.display().to_string(),
+            applied,
+            partition,
+            trimmed_below,
+        },
+        error => LogError::from(error).into(),
+    })
+}
+
 fn start_apply(
-    log: &Arc<dyn Log>,
+    tail: Box<dyn Tail>,
     state: &Arc<State>,
     rings: &Arc<TailRings>,
     waiters: &Arc<Waiters>,
     metrics: &Arc<Metrics>,
     failed: watch::Sender<Option<String>>,
 ) -> Result<JoinHandle<()>, StartError> {
-    let tail = log.tail(state.stored().next).map_err(LogError::from)?;
     let apply = Apply::open(
         Arc::clone(state),
         Arc::clone(rings),

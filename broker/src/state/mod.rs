@@ -79,7 +79,9 @@ pub enum StateError {
     #[error("the state failed and takes nothing until it is opened again: {0}")]
     Failed(String),
     #[error(
-        "the state is damaged at key {key}: {what}; remove the state folder to rebuild it from the log, or restore a backup"
+        "the state is damaged at key {key}: {what}; restore a backup of the state folder. Only if nothing was \
+         ever trimmed from the log can it be rebuilt from there, by removing the folder; a start that would \
+         miss something is refused"
     )]
     Damaged { key: String, what: String },
 }

@@ -266,6 +266,20 @@ fn positions(db: &DB) -> Result<Positions, String> {
     Ok(positions)
 }
 
+impl Positions {
+    /// An error if a record at or after `from` was trimmed, of any partition.
+    fn check_kept(&self, from: Offset) -> Result<(), ReadError> {
+        let mut partitions = self.partitions.iter();
+        match partitions.find(|(_, known)| from < known.trimmed_below) {
+            Some((partition, known)) => Err(ReadError::Trimmed {
+                partition: *partition,
+                trimmed_below: known.trimmed_below,
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Shared {
     fn check(&self) -> Result<(), LogError> {
         match self.poison.lock().as_ref() {
@@ -411,6 +425,7 @@ impl Log for EmbeddedLog {
     fn tail(&self, from: Offset) -> Result<Box<dyn Tail>, ReadError> {
         let (sender, live) = bounded(TAIL_GROUPS_MAX);
         let mut positions = self.shared.positions.lock();
+        positions.check_kept(from)?;
         if self.shared.poison.lock().is_none() {
             positions.tail = Some(sender);
         }
@@ -523,7 +538,9 @@ impl Tail for EmbeddedTail {
                 self.live_from,
                 REPLAY_BYTES,
             );
-            match read {
+            // What was trimmed in the meantime may be missing in it.
+            let kept = self.shared.positions.lock().check_kept(self.next);
+            match kept.and(read) {
                 Ok(merged) => {
                     self.next = merged.next;
                     if !merged.entries.is_empty() {
