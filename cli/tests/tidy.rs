@@ -25,6 +25,7 @@ const CRATES: &[(&str, &[&str])] = &[
 /// The broker's modules, lowest first: each uses only what stands before it.
 const MODULES: &[&str] = &[
     "clock",
+    "overload",
     "config",
     "metrics",
     "rocks",
