@@ -335,6 +335,7 @@ async fn a_stream_that_breaks_the_protocol_ends_with_the_reason() {
         ("", 1, "NAME_INVALID"),
         ("Ä", 1, "NAME_INVALID"),
         ("p", 0, "EPOCH_ZERO"),
+        ("p", u64::MAX, "VALUE_OUT_OF_RANGE"),
     ] {
         let mut producer = Producer::connect(&broker, ANHUI).await;
         let status = producer.say_open(name, epoch).await.expect_err(expected);

@@ -148,6 +148,9 @@ impl Session {
         if epoch.0 == 0 {
             return Err(Refusal::new(Reason::EpochZero, "open.epoch"));
         }
+        if epoch.0 > limits::EPOCH_MAX {
+            return Err(Refusal::new(Reason::ValueOutOfRange, "open.epoch"));
+        }
         if self.shared.draining.is_cancelled() {
             return Err(Reason::ShuttingDown.into());
         }
