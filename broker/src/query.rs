@@ -139,6 +139,9 @@ impl Query {
         let issuer = Issuer::new(request.issuer)
             .filter(|issuer| self.platforms.iter().any(|(p, _)| p == issuer))
             .ok_or_else(|| Refusal::new(Reason::PartitionUnknown, "issuer"))?;
+        if request.kind == 0 {
+            return Err(Refusal::new(Reason::EnumUnspecified, "kind"));
+        }
         let Some(kind) = u64::try_from(request.kind).ok().and_then(Kind::from_number) else {
             return Err(Refusal::new(Reason::EnumUnknown, "kind"));
         };
