@@ -11,7 +11,7 @@ use crate::{
         outbox::{Gone, Message as Outgoing, Outbox},
         registry::{self, Claim},
     },
-    log::{Append, AppendError},
+    log::AppendError,
     overload::GiveWay,
     routing::{self, Origin, Routed},
     state::keys,
@@ -340,22 +340,15 @@ impl Session {
                 }
                 Lane::Control => {}
             }
-            let deltas = part.indexes.len() as u32;
-            owed.indexes
-                .insert(part.partition.to_number(), part.indexes);
             let (waiters, key) = (Arc::clone(&self.shared.waiters), key.clone());
-            self.shared.log.append(Append {
-                partition: part.partition,
-                kinds: part.kinds,
-                deltas,
-                record: part.record,
-                done: Box::new(move |result| {
-                    // Success is told by apply, which sees the record come out of the log.
-                    if let Err(error) = result {
-                        waiters.failed(&key, error);
-                    }
-                }),
-            });
+            let (append, indexes) = part.into_append(Box::new(move |result| {
+                // Success is told by apply, which sees the record come out of the log.
+                if let Err(error) = result {
+                    waiters.failed(&key, error);
+                }
+            }));
+            owed.indexes.insert(append.partition.to_number(), indexes);
+            self.shared.log.append(append);
         }
         registration.complete();
         Ok(owed)
