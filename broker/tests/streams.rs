@@ -432,48 +432,6 @@ async fn a_reader_that_fell_behind_the_ring_reads_the_log_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_stalled_subscriber_delays_nobody() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let broker = start(dir.path()).await;
-    let mut stalled = open("stalled", from_now());
-    stalled.credit_bytes = 64 << 10;
-    let mut stalled = Consumer::open(&broker, SICHUAN, stalled).await;
-    assert!(matches!(stalled.next().await, Ok(Seen::Opened { .. })));
-    let mut reader = Consumer::open(&broker, SHANGHAI, open("reader", from_now())).await;
-    assert!(matches!(reader.next().await, Ok(Seen::Opened { .. })));
-    let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
-    for n in 1..=50 {
-        let deltas: Vec<_> = (0..500)
-            .map(|i| delta(n * 1000 + i, n, negative()))
-            .collect();
-        producer
-            .publish(batch(ANHUI, n, &deltas))
-            .await
-            .expect("acks go on");
-        assert_eq!(reader.deltas(500).await.len(), 500);
-    }
-    let lag = subscription(&broker, "stalled").await.bulk.expect("a lag");
-    assert!(lag.records > 40 && lag.oldest_at_us > 0, "{lag:?}");
-    broker.shutdown().await;
-}
-
-async fn subscription(broker: &Broker, name: &str) -> api::Subscription {
-    let mut admin =
-        api::admin_service_client::AdminServiceClient::new(support::channel(broker).await);
-    let request = api::ListSubscriptionsRequest { platform: 0 };
-    let request = support::with_identity(request, "operator/o");
-    let list = admin
-        .list_subscriptions(request)
-        .await
-        .expect("an answer")
-        .into_inner();
-    list.subscriptions
-        .into_iter()
-        .find(|s| s.subscription == name)
-        .expect("the subscription")
-}
-
-#[tokio::test]
 async fn urgent_overtakes_bulk_that_waits_for_the_same_subscriber() {
     let dir = tempfile::tempdir().expect("a folder");
     let broker = start(dir.path()).await;
