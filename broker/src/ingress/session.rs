@@ -1,7 +1,7 @@
 //! One producer's stream: reads batches, sends them on, and acknowledges in order.
 
 use crate::{
-    admission::{self, Rules},
+    admission::{self, Admitted, Rules},
     apply::{
         producers::{Fate, Producer},
         waiters::{BatchKey, BatchOutcome, PartOutcome},
@@ -14,7 +14,7 @@ use crate::{
     log::AppendError,
     overload::GiveWay,
     routing::{self, Origin, Routed},
-    state::keys,
+    state::{keys, row::ProvenanceId},
 };
 use bytes::Bytes;
 use hutong_proto::{
@@ -281,7 +281,10 @@ impl Session {
             epoch_base: opened.base,
         };
         let (routed, error) = match admission::admit(&bytes, &rules) {
-            Ok(admitted) => (routing::route(admitted, &origin), None),
+            Ok(mut admitted) => {
+                self.keep_quota(&mut admitted)?;
+                (routing::route(admitted, &origin), None)
+            }
             Err(refusal) => {
                 self.shared
                     .metrics
@@ -296,6 +299,33 @@ impl Session {
         owed.error = error;
         owed.held = held;
         Ok(owed)
+    }
+
+    /// Refuses what a platform has too much of; costs nothing for those that are far from it.
+    fn keep_quota(&self, admitted: &mut Admitted<'_>) -> Result<(), Refusal> {
+        let table = admitted.batch.provenance.len();
+        let mut left = self.shared.waiters.provenances.left(self.platform);
+        if table as u64 <= left {
+            return Ok(());
+        }
+        let mut used = vec![false; table];
+        for place in &admitted.accepted {
+            used[place.provenance as usize] = true;
+        }
+        let mut over = Vec::new();
+        for entry in (0..table).filter(|i| used[*i]) {
+            let id = ProvenanceId::of(admitted.batch.provenance(entry)?.bytes);
+            let known = self.shared.state.get(&keys::provenance(id));
+            if known.map_err(internal)?.is_some() {
+                continue;
+            }
+            match left.checked_sub(1) {
+                Some(rest) => left = rest,
+                None => over.push((entry as u32, Reason::TooManyProvenances)),
+            }
+        }
+        admitted.refuse_provenances(&over);
+        Ok(())
     }
 
     /// Waits while acks with many refusals are not taken: before the batch has any room that others want.
