@@ -109,6 +109,9 @@ impl Admin {
             .iter()
             .find(|p| p.issuer.code() == issuer)
             .ok_or_else(|| unknown("issuer", format!("issuer {issuer}")))?;
+        if lane == 0 {
+            return Err(Refusal::new(Reason::EnumUnspecified, "lane"));
+        }
         let lane = u64::try_from(lane)
             .ok()
             .and_then(Lane::from_number)

@@ -7,13 +7,33 @@ use hutong_proto::{
     limits,
 };
 
-/// A batch whose good deltas are known. Only [`admit`] makes one.
+/// A batch whose good deltas are known. Only [`admit`] makes one: a field that is private here keeps
+/// everybody else from writing one down.
 #[derive(Debug)]
 pub struct Admitted<'a> {
     pub batch: BatchView<'a>,
     pub issuer: Issuer,
     pub accepted: Vec<Place>,
     pub refused: Vec<(u32, Refusal)>,
+    _made_here: Made,
+}
+
+#[derive(Debug)]
+struct Made;
+
+impl Admitted<'_> {
+    /// Refuses every delta that refers to one of these provenance entries.
+    pub fn refuse_provenances(&mut self, entries: &[(u32, Reason)]) {
+        let refused = &mut self.refused;
+        self.accepted.retain(|place| {
+            let Some((entry, reason)) = entries.iter().find(|(e, _)| *e == place.provenance) else {
+                return true;
+            };
+            let field = format!("provenance[{entry}]");
+            refused.push((place.index, Refusal::new(*reason, field)));
+            false
+        });
+    }
 }
 
 /// Where an accepted delta belongs.
@@ -74,6 +94,7 @@ pub fn admit<'a>(bytes: &'a [u8], rules: &Rules) -> Result<Admitted<'a>, Refusal
         issuer: rules.issuer,
         accepted,
         refused,
+        _made_here: Made,
     })
 }
 

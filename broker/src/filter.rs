@@ -38,6 +38,13 @@ impl FilterSpec {
                 format!("{} values", wire.issuers.len()),
             ));
         }
+        // A list of an unset value would mean: nothing, or all. Neither is guessed.
+        let unset = |values: &[i32], field: &str| match values.contains(&0) {
+            true => Err(Refusal::new(Reason::EnumUnspecified, field)),
+            false => Ok(()),
+        };
+        unset(&wire.kinds, "filter.kinds")?;
+        unset(&wire.lanes, "filter.lanes")?;
         let mut kinds = KindSet::default();
         for (i, &kind) in wire.kinds.iter().enumerate() {
             let kind = u64::try_from(kind).ok().and_then(Kind::from_number);

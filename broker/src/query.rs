@@ -2,9 +2,10 @@
 
 use crate::{
     access::{Access, Call},
+    apply::exceptions::Dropped,
     clock::Clock,
     fanout::registry::Subscriptions,
-    log::Log,
+    log::{Entry, Log},
     resolution::{self, Claim},
     state::{
         State, StateError, keys,
@@ -25,6 +26,8 @@ use tonic::{Request, Response, Status};
 /// How much of the log is read for a revision that is no longer current.
 const TRACE_READ_BYTES_MAX: usize = 64 << 20;
 const TRACE_CHUNK_BYTES: usize = 1 << 20;
+/// Offsets looked at first, from the end; what is looked for is nearly always new.
+const TRACE_WINDOW_OFFSETS: u64 = 4096;
 
 #[derive(Clone)]
 pub struct Query {
@@ -50,6 +53,14 @@ struct Found {
     offset: Offset,
     durable_at: Micros,
     superseded: bool,
+    refused: bool,
+}
+
+/// What a trace looks for.
+struct Sought {
+    entity: EntityId,
+    kind: Kind,
+    revision: u64,
 }
 
 impl Query {
@@ -128,6 +139,9 @@ impl Query {
         let issuer = Issuer::new(request.issuer)
             .filter(|issuer| self.platforms.iter().any(|(p, _)| p == issuer))
             .ok_or_else(|| Refusal::new(Reason::PartitionUnknown, "issuer"))?;
+        if request.kind == 0 {
+            return Err(Refusal::new(Reason::EnumUnspecified, "kind"));
+        }
         let Some(kind) = u64::try_from(request.kind).ok().and_then(Kind::from_number) else {
             return Err(Refusal::new(Reason::EnumUnknown, "kind"));
         };
@@ -142,7 +156,10 @@ impl Query {
             Some(_) => self.found_in_log(request, issuer, kind)?,
             None => return Err(Refusal::new(Reason::DeltaNotFound, "entity")),
         };
-        let hops = self.hops(&found, issuer, kind);
+        let hops = match found.refused {
+            true => Vec::new(),
+            false => self.hops(&found, issuer, kind),
+        };
         let entity = EntityId::from_slice(&request.entity).unwrap_or(EntityId([0; 16]));
         Ok(api::TraceResponse {
             committed_at_us: found.delta.committed_at_us,
@@ -154,6 +171,7 @@ impl Query {
             durable_at_us: found.durable_at.0,
             superseded: found.superseded,
             hops,
+            refused: found.refused,
         })
     }
 
@@ -184,10 +202,12 @@ impl Query {
             // Trimmed from the log by now: the time is no longer known.
             durable_at: durable_at.unwrap_or(Micros::ZERO),
             superseded: false,
+            refused: false,
         })
     }
 
-    /// Looks for an older revision in what the log keeps of the entity's partitions.
+    /// Looks for another revision in what the log keeps of the entity's partitions, newest first: a log of
+    /// days is not read from its beginning for what came a minute ago.
     fn found_in_log(
         &self,
         request: &api::TraceRequest,
@@ -196,63 +216,93 @@ impl Query {
     ) -> Result<Found, Refusal> {
         let not_found = || Refusal::new(Reason::DeltaNotFound, "revision");
         let entity = EntityId::from_slice(&request.entity).ok_or_else(not_found)?;
+        let sought = Sought {
+            entity,
+            kind,
+            revision: request.revision,
+        };
         let shard = entity.shard(self.shards(issuer));
         let partitions = Lane::DELIVERED.map(|lane| Partition {
             issuer,
             lane,
             shard,
         });
-        let mut from = partitions
+        let kept = partitions
             .iter()
             .filter_map(|p| self.log.partition(*p))
             .map(|info| info.trimmed_below)
             .max()
             .unwrap_or(Offset::FIRST)
             .max(Offset::FIRST);
-        let below = self.state.applied().next;
-        let mut read = 0;
-        while from < below && read < TRACE_READ_BYTES_MAX {
-            let merged = self
-                .log
-                .read_merged(&partitions, from, below, TRACE_CHUNK_BYTES)
-                .map_err(|_| not_found())?;
-            for entry in &merged.entries {
-                read += entry.record.len();
-                let record = RecordView::parse(&entry.record)?;
-                for i in 0..record.deltas.len() {
-                    let delta = record.delta(i)?;
-                    if delta.entity != entity
-                        || delta.kind() != kind
-                        || delta.revision.0 != request.revision
-                    {
-                        continue;
+        let mut end = self.state.applied().next;
+        let (mut window, mut read, mut refused) = (TRACE_WINDOW_OFFSETS, 0, None);
+        while kept < end && read < TRACE_READ_BYTES_MAX {
+            let begin = Offset(end.0.saturating_sub(window)).max(kept);
+            let mut from = begin;
+            while from < end {
+                let merged = self
+                    .log
+                    .read_merged(&partitions, from, end, TRACE_CHUNK_BYTES)
+                    .map_err(|_| not_found())?;
+                for entry in &merged.entries {
+                    read += entry.record.len();
+                    match self.found_in(entry, &sought)? {
+                        Some(found) if found.refused => refused = Some(found),
+                        Some(found) => return Ok(found),
+                        None => {}
                     }
-                    let provenance = record.provenance(delta.provenance as usize)?;
-                    let mut bytes = Vec::new();
-                    DeltaParts {
-                        entity,
-                        revision: delta.revision,
-                        committed_at: delta.committed_at,
-                        expires_at: delta.expires_at,
-                        provenance: 0,
-                        evidence: delta.evidence,
-                        kind,
-                        value: delta.value_bytes,
-                    }
-                    .encode(&mut bytes);
-                    return Ok(Found {
-                        delta: decode(&bytes)?,
-                        provenance: decode(provenance.bytes)?,
-                        lane: entry.head.partition.lane,
-                        offset: entry.head.offset,
-                        durable_at: entry.head.durable_at,
-                        superseded: true,
-                    });
                 }
+                from = merged.next;
             }
-            from = merged.next;
+            (end, window) = (begin, window.saturating_mul(2));
         }
-        Err(not_found())
+        // It may have been sent twice; only then was it applied before.
+        refused.ok_or_else(not_found)
+    }
+
+    fn found_in(&self, entry: &Entry, sought: &Sought) -> Result<Option<Found>, Refusal> {
+        let record = RecordView::parse(&entry.record)?;
+        for i in 0..record.deltas.len() {
+            let delta = record.delta(i)?;
+            if delta.entity != sought.entity
+                || delta.kind() != sought.kind
+                || delta.revision.0 != sought.revision
+            {
+                continue;
+            }
+            let provenance = record.provenance(delta.provenance as usize)?;
+            let mut bytes = Vec::new();
+            DeltaParts {
+                entity: delta.entity,
+                revision: delta.revision,
+                committed_at: delta.committed_at,
+                expires_at: delta.expires_at,
+                provenance: 0,
+                evidence: delta.evidence,
+                kind: sought.kind,
+                value: delta.value_bytes,
+            }
+            .encode(&mut bytes);
+            let exception = self.state.get(&keys::exception(entry.head.offset));
+            let refused = match exception.map_err(|e| internal(&e))? {
+                None => false,
+                Some(row) => match Dropped::decode(&row) {
+                    Dropped::Nothing => false,
+                    Dropped::Some(indexes) => indexes.contains(&(i as u32)),
+                    Dropped::All => true,
+                },
+            };
+            return Ok(Some(Found {
+                delta: decode(&bytes)?,
+                provenance: decode(provenance.bytes)?,
+                lane: entry.head.partition.lane,
+                offset: entry.head.offset,
+                durable_at: entry.head.durable_at,
+                superseded: !refused,
+                refused,
+            }));
+        }
+        Ok(None)
     }
 
     fn hops(&self, found: &Found, issuer: Issuer, kind: Kind) -> Vec<api::TraceHop> {
@@ -276,7 +326,8 @@ impl Query {
             } else {
                 TraceState::Waiting
             };
-            let time = |at: Option<Micros>| at.filter(|_| wanted).map_or(0, |at| at.0);
+            let known = wanted && state != TraceState::BeforeStart;
+            let time = |at: Option<Micros>| at.filter(|_| known).map_or(0, |at| at.0);
             api::TraceHop {
                 platform: subscription.key.0.code(),
                 subscription: subscription.key.1.clone(),

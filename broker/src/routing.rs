@@ -1,7 +1,10 @@
 //! Stage 3: which partitions does a batch touch? Its deltas become one record for each, encoded here
 //! and never again: the bytes of a delta move from the batch to the record as they are.
 
-use crate::admission::{Admitted, Place};
+use crate::{
+    admission::{Admitted, Place},
+    log::{Append, Done},
+};
 use bytes::Bytes;
 use hutong_proto::{
     Epoch, Issuer, KindSet, Lane, Partition, Refusal, Sequence, Shard,
@@ -16,14 +19,19 @@ pub struct Origin<'a> {
     pub epoch_base: Sequence,
 }
 
-/// A batch as records. Only [`route`] makes one.
+/// A batch as records. Only [`route`] and [`empty`] make one.
 #[derive(Debug)]
 pub struct Routed {
     pub sequence: Sequence,
     pub parts: Vec<Part>,
     pub refused: Vec<(u32, Refusal)>,
+    _made_here: Made,
 }
 
+#[derive(Debug)]
+struct Made;
+
+/// One record of a batch, which only this module makes.
 #[derive(Debug)]
 pub struct Part {
     pub partition: Partition,
@@ -31,6 +39,21 @@ pub struct Part {
     /// Index in the batch of each delta of the record.
     pub indexes: Vec<u32>,
     pub record: Bytes,
+    _made_here: Made,
+}
+
+impl Part {
+    /// What goes into the log, and which deltas of the batch it has.
+    pub fn into_append(self, done: Done) -> (Append, Vec<u32>) {
+        let append = Append {
+            partition: self.partition,
+            kinds: self.kinds,
+            deltas: self.indexes.len() as u32,
+            record: self.record,
+            done,
+        };
+        (append, self.indexes)
+    }
 }
 
 /// Splits a batch by partition, urgent first. A batch of which nothing was accepted becomes one
@@ -41,6 +64,7 @@ pub fn route(admitted: Admitted<'_>, origin: &Origin<'_>) -> Routed {
         issuer,
         mut accepted,
         refused,
+        ..
     } = admitted;
     // Stable, so the deltas of a register keep their order.
     accepted.sort_by_key(|p| (p.lane, p.shard));
@@ -86,6 +110,7 @@ pub fn route(admitted: Admitted<'_>, origin: &Origin<'_>) -> Routed {
             kinds,
             indexes: group.iter().map(|p| p.index).collect(),
             record: record.finish(),
+            _made_here: Made,
         });
     }
     if parts.is_empty() {
@@ -97,6 +122,7 @@ pub fn route(admitted: Admitted<'_>, origin: &Origin<'_>) -> Routed {
         sequence: batch.sequence,
         parts,
         refused,
+        _made_here: Made,
     }
 }
 
@@ -122,7 +148,9 @@ pub fn empty(issuer: Issuer, sequence: Sequence, origin: &Origin<'_>) -> Routed 
             kinds: KindSet::default(),
             indexes: Vec::new(),
             record: RecordBuilder::new(&header, 0).finish(),
+            _made_here: Made,
         }],
         refused: Vec::new(),
+        _made_here: Made,
     }
 }

@@ -335,6 +335,7 @@ async fn a_stream_that_breaks_the_protocol_ends_with_the_reason() {
         ("", 1, "NAME_INVALID"),
         ("Ä", 1, "NAME_INVALID"),
         ("p", 0, "EPOCH_ZERO"),
+        ("p", u64::MAX, "VALUE_OUT_OF_RANGE"),
     ] {
         let mut producer = Producer::connect(&broker, ANHUI).await;
         let status = producer.say_open(name, epoch).await.expect_err(expected);
@@ -433,6 +434,18 @@ async fn subscriptions_with_wrong_cursors_or_filters_are_refused_by_name() {
         (
             "kind zero",
             filtered(|f| f.kinds = vec![0]),
+            "ENUM_UNSPECIFIED",
+            "filter.kinds",
+        ),
+        (
+            "lane zero",
+            filtered(|f| f.lanes = vec![1, 0]),
+            "ENUM_UNSPECIFIED",
+            "filter.lanes",
+        ),
+        (
+            "a kind that nobody knows",
+            filtered(|f| f.kinds = vec![9]),
             "FILTER_INVALID",
             "filter.kinds[0]",
         ),
@@ -466,16 +479,33 @@ async fn subscriptions_with_wrong_cursors_or_filters_are_refused_by_name() {
         shard,
         before_offset: 1,
     };
-    for (request, place) in [
-        (trim(999_999, 1, 0), "issuer"),
-        (trim(ANHUI, 0, 0), "lane"),
-        (trim(ANHUI, 1, 5), "shard"),
+    for (request, expected, place) in [
+        (trim(999_999, 1, 0), "PARTITION_UNKNOWN", "issuer"),
+        (trim(ANHUI, 0, 0), "ENUM_UNSPECIFIED", "lane"),
+        (trim(ANHUI, 3, 0), "PARTITION_UNKNOWN", "lane"),
+        (trim(ANHUI, 1, 5), "PARTITION_UNKNOWN", "shard"),
     ] {
         let request = support::with_identity(request, "operator/o");
         let status = admin.trim_partition(request).await.expect_err("unknown");
         assert_eq!(
             (reason(&status).as_str(), field(&status).as_str()),
-            ("PARTITION_UNKNOWN", place)
+            (expected, place)
+        );
+    }
+    let mut query =
+        api::query_service_client::QueryServiceClient::new(support::channel(&broker).await);
+    for (kind, expected) in [(0, "ENUM_UNSPECIFIED"), (9, "ENUM_UNKNOWN")] {
+        let request = api::TraceRequest {
+            entity: vec![7; 16].into(),
+            issuer: ANHUI,
+            kind,
+            revision: 0,
+        };
+        let request = support::with_identity(request, "operator/o");
+        let status = query.trace(request).await.expect_err("no kind");
+        assert_eq!(
+            (reason(&status).as_str(), field(&status).as_str()),
+            (expected, "kind")
         );
     }
     broker.shutdown().await;

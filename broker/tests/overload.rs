@@ -212,6 +212,10 @@ async fn a_producer_that_takes_no_acks_holds_up_nobody_and_is_sent_away() {
     let page = metrics(&broker).await;
     let grown = metric(&page, "hutong_memory_resident_bytes") - before;
     assert!(grown < (200 << 20) as f64, "{grown} bytes more");
+    let connected = "hutong_producers_connected{platform=\"340000\"}";
+    let gone = async { while metric(&metrics(&broker).await, connected) > 0.0 {} };
+    let gone = tokio::time::timeout(PATIENCE, gone).await;
+    gone.expect("they are sent away");
     for mut producer in silent {
         let status = loop {
             if let Err(status) = producer.next().await {

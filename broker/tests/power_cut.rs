@@ -10,8 +10,9 @@ use hutong_broker::log::{
     embedded::{EmbeddedLog, EmbeddedOptions},
 };
 use hutong_proto::{
-    Cursor, KindSet, Lane, Offset, Partition, Shard, Value, api::subscribe_open::Start,
-    delta::Colour,
+    Cursor, EntityId, KindSet, Lane, Offset, Partition, Shard, Value,
+    api::{self, publish_request, subscribe_open::Start},
+    delta::{Colour, TestOutcome},
 };
 use std::{
     collections::BTreeMap,
@@ -33,7 +34,10 @@ use tokio::sync::{Mutex, watch};
 
 /// `HUTONG_TEST_POWER_CUTS` makes it more.
 const CUTS: u64 = 20;
-const PEOPLE: u64 = 2000;
+/// Half of them have codes, which are urgent, and half test results, which are bulk: most batches have
+/// both, and fall into four partitions.
+const PEOPLE: u64 = 4000;
+const SHARDS: u32 = 2;
 const DELTAS: u64 = 32;
 const IN_FLIGHT: u64 = 16;
 /// Room for everything that is delivered, so that the check need not grant credit.
@@ -142,6 +146,12 @@ fn text(path: &Path) -> &str {
 fn start_broker(disk: &Disk, preload: Option<&str>) -> Result<BrokerProcess, String> {
     let data = disk.mount_point().join("data");
     let config = configuration(disk.dir.path(), &data, "127.0.0.1:0");
+    let text = std::fs::read_to_string(&config).expect("written before");
+    let text = text.replace(
+        "[[platforms]]\n",
+        &format!("[[platforms]]\nshards = {SHARDS}\n"),
+    );
+    std::fs::write(&config, text).expect("write");
     let mut command = command(&config);
     if let Some(library) = preload {
         command.env("LD_PRELOAD", library);
@@ -157,9 +167,63 @@ struct Promises {
     /// Of each person, the highest revision sent and the highest acknowledged.
     sent: BTreeMap<u64, u64>,
     acknowledged: BTreeMap<u64, u64>,
-    /// Every revision acknowledged. Revisions count up over all people of a platform.
-    revisions: Vec<u64>,
+    /// Every revision acknowledged, by partition. Revisions count up over all people of a platform.
+    revisions: BTreeMap<(Lane, Shard), Vec<u64>>,
     last_revision: u64,
+    /// Sent and not acknowledged: (person, revision) of each batch.
+    unsettled: BTreeMap<u64, Content>,
+    /// Batches of which a part was there when they came again.
+    halves: u64,
+}
+
+type Content = Vec<(u64, u64)>;
+
+fn partition_of(person: u64) -> (Lane, Shard) {
+    let lane = match person < PEOPLE / 2 {
+        true => Lane::Urgent,
+        false => Lane::Bulk,
+    };
+    (lane, entity(person).shard(SHARDS))
+}
+
+impl Promises {
+    fn keep(&mut self, sequence: u64, content: Content) {
+        self.sequence = sequence;
+        for (person, revision) in content {
+            self.acknowledged.insert(person, revision);
+            let partition = self.revisions.entry(partition_of(person));
+            partition.or_default().push(revision);
+        }
+    }
+
+    /// The batch is formed when it is sent; what is not settled is formed again.
+    fn batch(&mut self, code: u32, sequence: u64) -> api::PublishBatch {
+        if !self.unsettled.contains_key(&sequence) {
+            let mut content = Vec::new();
+            for _ in 0..DELTAS {
+                self.last_revision += 1;
+                let revision = self.last_revision;
+                let person = random(revision ^ u64::from(code)) % PEOPLE;
+                self.sent.insert(person, revision);
+                content.push((person, revision));
+            }
+            self.unsettled.insert(sequence, content);
+        }
+        let deltas: Vec<_> = self.unsettled[&sequence]
+            .iter()
+            .map(|(person, revision)| {
+                let value = match partition_of(*person).0 {
+                    Lane::Urgent => Value::HealthCode(Colour::Green),
+                    _ => Value::TestResult {
+                        outcome: TestOutcome::Negative,
+                        sampled_at: support::now(),
+                    },
+                };
+                delta(*person, *revision, value)
+            })
+            .collect();
+        batch(code, sequence, &deltas)
+    }
 }
 
 type Books = BTreeMap<u32, Arc<Mutex<Promises>>>;
@@ -171,42 +235,42 @@ fn random(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Publishes until the broker is gone; counts acks.
+/// Publishes until the broker is gone; counts acks. With the epoch of the round before it is a process that
+/// lived on and sends again what was not settled; with a new one it has forgotten that.
 async fn load(
     broker: &BrokerProcess,
     code: u32,
     epoch: u64,
+    new_epoch: bool,
     book: Arc<Mutex<Promises>>,
     acks: watch::Sender<u64>,
     dark: Arc<AtomicBool>,
 ) -> Result<impl Future<Output = ()> + use<>, String> {
     let (mut producer, durable) = Producer::open(broker, code, "load", epoch).await;
-    let promised = book.lock().await.sequence;
-    if durable < promised {
-        return Err(format!(
-            "{code}: batch {promised} was acknowledged, but the broker has only {durable}"
-        ));
+    {
+        let mut book = book.lock().await;
+        let promised = book.sequence;
+        if durable < promised {
+            return Err(format!(
+                "{code}: batch {promised} was acknowledged, but the broker has only {durable}"
+            ));
+        }
+        // What the broker calls durable is as good as acknowledged.
+        let rest = book.unsettled.split_off(&(durable + 1));
+        for (sequence, content) in std::mem::replace(&mut book.unsettled, rest) {
+            book.keep(sequence, content);
+        }
+        if new_epoch {
+            book.unsettled.clear();
+        }
     }
     Ok(async move {
         let mut next = durable + 1;
-        let mut waiting: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
+        let mut settled = durable;
         loop {
-            while (waiting.len() as u64) < IN_FLIGHT {
-                let mut book = book.lock().await;
-                let mut deltas = Vec::new();
-                let mut content = Vec::new();
-                for _ in 0..DELTAS {
-                    book.last_revision += 1;
-                    let revision = book.last_revision;
-                    let person = random(revision ^ u64::from(code)) % PEOPLE;
-                    book.sent.insert(person, revision);
-                    deltas.push(delta(person, revision, Value::HealthCode(Colour::Green)));
-                    content.push((person, revision));
-                }
-                let message =
-                    hutong_proto::api::publish_request::Message::Batch(batch(code, next, &deltas));
-                producer.send(message).await;
-                waiting.insert(next, content);
+            while next - settled <= IN_FLIGHT {
+                let batch = book.lock().await.batch(code, next);
+                producer.send(publish_request::Message::Batch(batch)).await;
                 next += 1;
             }
             let Ok(ack) = producer.ack().await else {
@@ -219,13 +283,11 @@ async fn load(
                 return;
             }
             assert!(ack.refused.is_empty() && ack.error.is_none(), "{ack:?}");
-            let content = waiting.remove(&ack.sequence).expect("one that waits");
+            settled = ack.sequence;
             let mut book = book.lock().await;
-            book.sequence = ack.sequence;
-            for (person, revision) in content {
-                book.acknowledged.insert(person, revision);
-                book.revisions.push(revision);
-            }
+            book.halves += u64::from(ack.duplicate && ack.accepted > 0);
+            let content = book.unsettled.remove(&settled).expect("one that waits");
+            book.keep(settled, content);
             acks.send_modify(|n| *n += 1);
         }
     })
@@ -268,23 +330,32 @@ async fn check_log(broker: &BrokerProcess, books: &Books, end: Cursor) -> Result
     request.credit_bytes = CREDIT;
     let mut consumer = Consumer::open(broker, SICHUAN, request).await;
     let deltas = consumer.until(Offset(end.urgent.0 - 1)).await;
+    let person = |of: EntityId| {
+        let number = of.0[8..].try_into().expect("8 bytes");
+        u64::from_be_bytes(number)
+    };
     let mut checked = 0;
     for (code, book) in books {
-        let mut logged = deltas.iter().filter(|d| d.1 == *code).map(|d| d.3);
         let book = book.lock().await;
-        let mut last = 0;
-        for promised in &book.revisions {
-            let found = logged.find(|revision| {
-                let in_order = *revision > last;
-                last = *revision;
-                !in_order || revision >= promised
-            });
-            if found != Some(*promised) {
-                return Err(format!(
-                    "{code}: revision {promised}, the log has {found:?}"
-                ));
+        for (partition, revisions) in &book.revisions {
+            let mut logged = deltas
+                .iter()
+                .filter(|d| d.1 == *code && partition_of(person(d.2)) == *partition)
+                .map(|d| d.3);
+            let mut last = 0;
+            for promised in revisions {
+                let found = logged.find(|revision| {
+                    let in_order = *revision > last;
+                    last = *revision;
+                    !in_order || revision >= promised
+                });
+                if found != Some(*promised) {
+                    return Err(format!(
+                        "{code}: revision {promised} was acknowledged, the log of {partition:?} has {found:?}"
+                    ));
+                }
+                checked += 1;
             }
-            checked += 1;
         }
     }
     Ok(checked)
@@ -306,7 +377,8 @@ async fn cuts(count: u64, preload: Option<&str>) -> Result<u64, String> {
             let load = load(
                 &broker,
                 *code,
-                round,
+                round.div_ceil(2),
+                round % 2 == 1,
                 Arc::clone(book),
                 acks.clone(),
                 Arc::clone(&dark),
@@ -328,6 +400,10 @@ async fn cuts(count: u64, preload: Option<&str>) -> Result<u64, String> {
     let broker = start_broker(&disk, preload)?;
     let end = check_registers(&broker, &books).await?;
     let checked = check_log(&broker, &books, end).await;
+    for (code, book) in &books {
+        let halves = book.lock().await.halves;
+        println!("{code}: {halves} batches were there in part when they came again");
+    }
     broker.kill();
     disk.unmount();
     checked
@@ -360,7 +436,7 @@ async fn a_broker_whose_disk_fails_stops_by_itself_with_exit_code_3() {
     let broker = start_broker(&disk, None).expect("it starts");
     let (acks, mut seen) = watch::channel(0);
     let dark = Arc::new(AtomicBool::new(false));
-    let load = load(&broker, ANHUI, 1, Arc::default(), acks, dark).await;
+    let load = load(&broker, ANHUI, 1, true, Arc::default(), acks, dark).await;
     let load = tokio::spawn(load.expect("nothing is promised yet"));
     let some = tokio::time::timeout(support::PATIENCE, seen.wait_for(|n| *n > 0));
     some.await.expect("acks in time").expect("the load runs");

@@ -3,11 +3,20 @@
 mod support;
 
 use hutong_broker::Broker;
-use hutong_proto::{Value, api, api::subscribe_open::Start, delta::Colour};
-use std::time::Duration;
-use support::{
-    ANHUI, Consumer, PATIENCE, Producer, SHANGHAI, SICHUAN, batch, config, delta, open, reason,
+use hutong_proto::{
+    Value, api,
+    api::subscribe_open::Start,
+    delta::{Colour, TestOutcome},
+    limits,
 };
+use std::time::{Duration, Instant};
+use support::{
+    ANHUI, Consumer, Listening, PATIENCE, Producer, SHANGHAI, SICHUAN, Seen, batch, config, delta,
+    open,
+    process::{BrokerProcess, command, configuration},
+    reason,
+};
+use tempfile::TempDir;
 
 /// More than one message of a snapshot.
 const BATCHES: u64 = 4;
@@ -91,4 +100,121 @@ async fn one_platform_never_has_all_the_places() {
     let mut again = Consumer::open(&broker, SICHUAN, snapshot("a", 0)).await;
     assert_eq!(again.snapshot().await.0.len() as u64, BATCHES * DELTAS);
     broker.shutdown().await;
+}
+
+const STALLED: usize = 4;
+const ROUNDS: u64 = 100;
+
+/// A broker with little memory for what is on its way, one producer and one reader.
+struct Side {
+    _dir: TempDir,
+    broker: BrokerProcess,
+    producer: Producer,
+    reader: Consumer,
+    took: Vec<Duration>,
+}
+
+impl Side {
+    async fn start() -> Side {
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = configuration(dir.path(), &dir.path().join("data"), "127.0.0.1:0");
+        let mut text = std::fs::read_to_string(&config).expect("written before");
+        text += "[memory]\ntail_urgent = \"4MiB\"\ntail_bulk = \"4MiB\"\nqueue_urgent = \"4MiB\"\n\
+                 queue_bulk = \"8MiB\"\ngather = \"8MiB\"\nblock_cache = \"4MiB\"\n";
+        std::fs::write(&config, text).expect("write");
+        let broker = BrokerProcess::spawn(dir.path(), &mut command(&config)).expect("it starts");
+        let reader = api::SubscribeOpen {
+            credit_bytes: limits::SUBSCRIBE_CREDIT_BYTES_MAX,
+            ..open("reader", Start::Now(api::StartNow {}))
+        };
+        let mut reader = Consumer::open(&broker, SHANGHAI, reader).await;
+        assert!(matches!(reader.next().await, Ok(Seen::Opened { .. })));
+        let (producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
+        Side {
+            _dir: dir,
+            broker,
+            producer,
+            reader,
+            took: Vec::new(),
+        }
+    }
+
+    async fn round(&mut self, sequence: u64) {
+        let first = sequence * DELTAS;
+        let negative = Value::TestResult {
+            outcome: TestOutcome::Negative,
+            sampled_at: support::now(),
+        };
+        let deltas: Vec<_> = (first..first + DELTAS)
+            .map(|n| delta(n, 1, negative.clone()))
+            .collect();
+        let batch = batch(ANHUI, sequence, &deltas);
+        let began = Instant::now();
+        self.producer.publish(batch).await.expect("acks go on");
+        let count = DELTAS as usize;
+        assert_eq!(self.reader.deltas(count).await.len(), count);
+        self.took.push(began.elapsed());
+    }
+
+    fn median(&mut self) -> Duration {
+        self.took.sort_unstable();
+        self.took[self.took.len() / 2]
+    }
+
+    fn memory_bytes(&self) -> f64 {
+        let page = self.broker.get("/metrics");
+        let series = "hutong_memory_resident_bytes ";
+        let line = page.lines().find_map(|line| line.strip_prefix(series));
+        line.expect("a metric").parse().expect("a number")
+    }
+}
+
+/// Two brokers get the same by turns, so that whatever else the machine does hits both; one of them has
+/// subscribers that stopped at their first message.
+#[tokio::test(flavor = "multi_thread")]
+async fn stalled_subscribers_cost_next_to_no_memory_and_delay_nobody() {
+    let (mut alone, mut beside) = (Side::start().await, Side::start().await);
+    let mut stalled = Vec::new();
+    for i in 0..STALLED {
+        let request = api::SubscribeOpen {
+            credit_bytes: limits::SUBSCRIBE_CREDIT_BYTES_MIN,
+            ..open(&format!("stalled-{i}"), Start::Now(api::StartNow {}))
+        };
+        let mut consumer = Consumer::open(&beside.broker, SICHUAN, request).await;
+        assert!(matches!(consumer.next().await, Ok(Seen::Opened { .. })));
+        stalled.push(consumer);
+    }
+    for sequence in 1..=ROUNDS {
+        alone.round(sequence).await;
+        beside.round(sequence).await;
+    }
+    let more = beside.memory_bytes() - alone.memory_bytes();
+    // Each could be sent 30 MB by now.
+    assert!(more < (16 << 20) as f64, "{more} bytes more");
+    let (without, with) = (alone.median(), beside.median());
+    assert!(
+        with < 2 * without + Duration::from_millis(5),
+        "{with:?} with stalled subscribers, {without:?} without"
+    );
+    for i in 0..STALLED {
+        let lag = subscription(&beside.broker, &format!("stalled-{i}")).await;
+        let lag = lag.bulk.expect("a lag");
+        assert!(lag.records > ROUNDS - 10 && lag.oldest_at_us > 0, "{lag:?}");
+    }
+}
+
+async fn subscription(broker: &impl Listening, name: &str) -> api::Subscription {
+    let mut admin =
+        api::admin_service_client::AdminServiceClient::new(support::channel(broker).await);
+    let request = api::ListSubscriptionsRequest { platform: 0 };
+    let request = support::with_identity(request, "operator/o");
+    let list = admin
+        .list_subscriptions(request)
+        .await
+        .expect("an answer")
+        .into_inner();
+    list.subscriptions
+        .into_iter()
+        .find(|s| s.subscription == name)
+        .expect("the subscription")
 }

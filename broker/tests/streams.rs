@@ -432,48 +432,6 @@ async fn a_reader_that_fell_behind_the_ring_reads_the_log_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_stalled_subscriber_delays_nobody() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let broker = start(dir.path()).await;
-    let mut stalled = open("stalled", from_now());
-    stalled.credit_bytes = 64 << 10;
-    let mut stalled = Consumer::open(&broker, SICHUAN, stalled).await;
-    assert!(matches!(stalled.next().await, Ok(Seen::Opened { .. })));
-    let mut reader = Consumer::open(&broker, SHANGHAI, open("reader", from_now())).await;
-    assert!(matches!(reader.next().await, Ok(Seen::Opened { .. })));
-    let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
-    for n in 1..=50 {
-        let deltas: Vec<_> = (0..500)
-            .map(|i| delta(n * 1000 + i, n, negative()))
-            .collect();
-        producer
-            .publish(batch(ANHUI, n, &deltas))
-            .await
-            .expect("acks go on");
-        assert_eq!(reader.deltas(500).await.len(), 500);
-    }
-    let lag = subscription(&broker, "stalled").await.bulk.expect("a lag");
-    assert!(lag.records > 40 && lag.oldest_at_us > 0, "{lag:?}");
-    broker.shutdown().await;
-}
-
-async fn subscription(broker: &Broker, name: &str) -> api::Subscription {
-    let mut admin =
-        api::admin_service_client::AdminServiceClient::new(support::channel(broker).await);
-    let request = api::ListSubscriptionsRequest { platform: 0 };
-    let request = support::with_identity(request, "operator/o");
-    let list = admin
-        .list_subscriptions(request)
-        .await
-        .expect("an answer")
-        .into_inner();
-    list.subscriptions
-        .into_iter()
-        .find(|s| s.subscription == name)
-        .expect("the subscription")
-}
-
-#[tokio::test]
 async fn urgent_overtakes_bulk_that_waits_for_the_same_subscriber() {
     let dir = tempfile::tempdir().expect("a folder");
     let broker = start(dir.path()).await;
@@ -637,6 +595,60 @@ async fn a_trace_tells_the_way_of_one_delta() {
     };
     assert!(hop.applied_at_us >= hop.sent_at_us && hop.sent_at_us > 0);
     broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_trace_tells_what_was_refused_from_what_was_superseded() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let broker = start(dir.path()).await;
+    let mut consumer = Consumer::open(&broker, SICHUAN, open("s", from_now())).await;
+    assert!(matches!(consumer.next().await, Ok(Seen::Opened { .. })));
+    let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
+    let mut offsets = Vec::new();
+    for (n, revision) in [3, 5, 4].into_iter().enumerate() {
+        let value = if revision == 5 { RED } else { GREEN };
+        // With another one, so that the record is delivered in part.
+        let deltas = [delta(1, revision, value), delta(100 + n as u64, 1, GREEN)];
+        let ack = producer.publish(batch(ANHUI, n as u64 + 1, &deltas)).await;
+        offsets.push(ack.expect("ack").positions[0].offset);
+    }
+    let end = Offset(*offsets.last().expect("three"));
+    let mut cursor = None;
+    while cursor.is_none() {
+        if let Seen::Bookmark(at) = consumer.next().await.expect("the stream goes on")
+            && at.urgent > end
+        {
+            cursor = Some(at);
+        }
+    }
+    consumer.applied(cursor.expect("a bookmark")).await;
+    broker_knows(&broker, end.next()).await;
+    for (revision, offset, superseded, refused, hops) in [
+        (3, offsets[0], true, false, 1),
+        (5, offsets[1], false, false, 1),
+        (4, offsets[2], false, true, 0),
+    ] {
+        let trace = trace(&broker, revision).await.expect("found");
+        let found = (trace.offset, trace.superseded, trace.refused);
+        assert_eq!(found, (offset, superseded, refused), "revision {revision}");
+        assert_eq!(trace.hops.len(), hops, "{:?}", trace.hops);
+    }
+    let status = trace(&broker, 2).await.expect_err("never was");
+    assert_eq!(reason(&status), "DELTA_NOT_FOUND");
+    broker.shutdown().await;
+}
+
+async fn trace(broker: &Broker, revision: u64) -> Result<api::TraceResponse, tonic::Status> {
+    let mut query =
+        api::query_service_client::QueryServiceClient::new(support::channel(broker).await);
+    let request = api::TraceRequest {
+        entity: entity(1).0.to_vec().into(),
+        issuer: ANHUI,
+        kind: api::Kind::HealthCode.into(),
+        revision,
+    };
+    let request = support::with_identity(request, "operator/o");
+    Ok(query.trace(request).await?.into_inner())
 }
 
 /// The number of a refused batch becomes durable too. A process that takes over meanwhile must know of

@@ -288,21 +288,6 @@ async fn a_batch_larger_than_all_credit_goes_alone() {
 }
 
 #[tokio::test]
-async fn without_credit_nothing_is_sent_until_some_is_granted() {
-    let broker = FakeBroker::start().await;
-    let (publisher, mut call) =
-        tokio::join!(connect(publisher(broker.addr, 1)), broker.producer(0, 0));
-    let pending = publish(&publisher, reds(0, 1)).await;
-    until("it was taken", || publisher.status().batches_in_flight == 1).await;
-    call.hears_nothing().await;
-    let more = api::PublishCredit { bytes: 5_000 };
-    call.say(publish_response::Message::Credit(more)).await;
-    let batch = call.batch().await;
-    call.ack(&batch).await;
-    assert_eq!(receipt(pending).await.sequence, Sequence(1));
-}
-
-#[tokio::test]
 async fn a_broker_that_gives_less_credit_back_slows_but_never_wedges() {
     let broker = FakeBroker::start().await;
     let (publisher, mut call) = tokio::join!(
@@ -318,14 +303,10 @@ async fn a_broker_that_gives_less_credit_back_slows_but_never_wedges() {
         let batch = call.batch().await;
         acknowledged += 1;
         let mut ack = batch.ack();
-        ack.credit_bytes = 1;
-        call.say(publish_response::Message::Ack(ack)).await;
         // What is left is too little for a batch, but nothing is under way: so one goes. Then
         // nothing is left.
-        if acknowledged == 5 {
-            let more = api::PublishCredit { bytes: 4_096 };
-            call.say(publish_response::Message::Credit(more)).await;
-        }
+        ack.credit_bytes = if acknowledged == 5 { 4_096 } else { 1 };
+        call.say(publish_response::Message::Ack(ack)).await;
     }
     for pending in pending {
         receipt(pending).await;

@@ -39,8 +39,13 @@ pub const TIME_US_MAX: u64 = 4_102_444_800_000_000;
 /// The greatest that databases and most languages can hold, as none of them has unsigned integers.
 pub const REVISION_MAX: u64 = i64::MAX as u64;
 
+/// Likewise. Above the highest epoch there is none that could fence it.
+pub const EPOCH_MAX: u64 = i64::MAX as u64;
+
 /// Producers that one platform may have.
 pub const PRODUCERS_PER_PLATFORM_MAX: usize = 64;
+/// Different provenance entries that one platform may bring: rules and their public reasons are hundreds.
+pub const PROVENANCES_PER_PLATFORM_MAX: u64 = 100_000;
 /// Subscriptions that one platform may have.
 pub const SUBSCRIPTIONS_PER_PLATFORM_MAX: usize = 16;
 /// 31 provinces and XPCC are 32; the rest is room for trials.

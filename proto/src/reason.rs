@@ -175,6 +175,9 @@ catalogue! {
     ProvenanceMissing "PROVENANCE_MISSING" InvalidArgument No true
         "a delta refers to an entry of the batch's provenance table; without authority, rule and reason nothing is accepted"
         "变更须引用批次来源表中的条目；缺少机关、规则和理由一律不受理";
+    TooManyProvenances "TOO_MANY_PROVENANCES" ResourceExhausted No true
+        "the platform has brought as many different provenance entries as it may have; a reason is the text of a rule, the case belongs into the evidence"
+        "该平台的不同来源条目数量已达上限；理由应为规则文本，个案信息请放入证据字段";
     PathInvalid "PATH_INVALID" InvalidArgument No true
         "an area's path has 1 to 6 parts of 1 to 1024 bytes without control characters"
         "区域路径须为 1 至 6 段，每段 1 至 1024 字节，不含控制字符";

@@ -64,6 +64,15 @@ impl Health {
         }
     }
 
+    /// Returns when it is ready, or when it is not. Safe to cancel.
+    pub async fn until(&self, ready: bool) {
+        let mut seen = self.state.subscribe();
+        let is = |state: &State| state.dead.is_none() && state.not_ready.is_none();
+        // This handle holds the sender, so the channel cannot close.
+        let reached = seen.wait_for(|state| is(state) == ready).await;
+        drop(reached);
+    }
+
     /// Returns once it is ready or dead. Safe to cancel.
     pub async fn decided(&self) -> Result<(), String> {
         let mut seen = self.state.subscribe();

@@ -4,6 +4,7 @@
 
 pub mod exceptions;
 pub mod producers;
+pub mod provenances;
 #[cfg(test)]
 mod tests;
 pub mod waiters;
@@ -26,7 +27,6 @@ use hutong_proto::{
 };
 use producers::{Fate, Producer};
 use prost::Message;
-use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
@@ -102,6 +102,12 @@ impl Apply {
             let (issuer, name) = keys::decode_producer(&key).ok_or_else(|| damaged(&key))?;
             let producer = Producer::decode(&value).ok_or_else(|| damaged(&key))?;
             apply.producers.insert((issuer, name.into()), producer);
+        }
+        for (key, value) in apply.state.scan(&keys::provenance_count_prefix())? {
+            let issuer = keys::decode_provenance_count(&key).ok_or_else(|| damaged(&key))?;
+            let count = value.as_slice().try_into().map_err(|_| damaged(&key))?;
+            let provenances = &apply.waiters.provenances;
+            provenances.set(issuer, u64::from_be_bytes(count));
         }
         Ok(apply)
     }
@@ -273,17 +279,18 @@ impl Apply {
         if let Some(id) = self.provenances.get(&cache_key) {
             return Ok(*id);
         }
-        let mut id = [0; 16];
-        id.copy_from_slice(&Sha256::digest(bytes)[..16]);
-        let key = keys::provenance(ProvenanceId(id));
+        let id = ProvenanceId::of(bytes);
+        let key = keys::provenance(id);
         if group.get(&key)?.is_none() {
             group.put(&key, bytes);
+            let count = self.waiters.provenances.add(issuer);
+            group.put(&keys::provenance_count(issuer), &count.to_be_bytes());
         }
         if self.provenances.len() >= PROVENANCE_CACHE_MAX {
             self.provenances.clear();
         }
-        self.provenances.insert(cache_key, ProvenanceId(id));
-        Ok(ProvenanceId(id))
+        self.provenances.insert(cache_key, id);
+        Ok(id)
     }
 }
 

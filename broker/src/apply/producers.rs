@@ -48,11 +48,17 @@ impl Producer {
             .ahead
             .entry(header.sequence.0)
             .or_insert((header.parts, Vec::new()));
-        if seen.contains(&partition) {
-            return Fate::Duplicate;
-        }
-        seen.push(partition);
-        debug_assert!(seen.len() <= *parts as usize);
+        // Sent again, a batch of which a part landed may be split otherwise: what was refused as of the
+        // future is not any more. The newest word counts, which of a part that is seen for the first time is
+        // the larger one, as it may come late.
+        let fate = if seen.contains(&partition) {
+            *parts = header.parts;
+            Fate::Duplicate
+        } else {
+            *parts = header.parts.max(*parts);
+            seen.push(partition);
+            Fate::Fresh
+        };
         while let Some(first) = self.ahead.first_entry() {
             let (parts, seen) = first.get();
             if *first.key() != self.complete.next().0 || seen.len() < *parts as usize {
@@ -61,7 +67,7 @@ impl Producer {
             self.complete = self.complete.next();
             first.remove();
         }
-        Fate::Fresh
+        fate
     }
 
     /// Layout: epoch, complete, then for each batch ahead: sequence, parts, count and partitions; all
@@ -153,6 +159,33 @@ mod tests {
         );
         assert_eq!(p.observe(&header(1, 0, 1, Lane::Bulk, 2)), Fate::Fresh);
         assert_eq!(p.observe(&header(1, 0, 1, Lane::Bulk, 2)), Fate::Duplicate);
+    }
+
+    #[test]
+    fn a_batch_that_is_split_otherwise_when_it_comes_again_lands_whole() {
+        let third = |parts| RecordHeader {
+            partition: Partition {
+                shard: Shard(1),
+                ..header(1, 0, 1, Lane::Bulk, parts).partition
+            },
+            ..header(1, 0, 1, Lane::Bulk, parts)
+        };
+        let mut p = Producer::default();
+        assert_eq!(p.observe(&header(1, 0, 1, Lane::Urgent, 2)), Fate::Fresh);
+        // The connection broke; by now a delta is no longer of the future, and goes into a third part.
+        let again = header(1, 0, 1, Lane::Urgent, 3);
+        assert_eq!(p.observe(&again), Fate::Duplicate);
+        assert_eq!(p.observe(&header(1, 0, 1, Lane::Bulk, 3)), Fate::Fresh);
+        assert_eq!(p.complete, Sequence(0));
+        assert_eq!(p.observe(&third(3)), Fate::Fresh);
+        assert_eq!(p.complete, Sequence(1));
+        // Or into fewer: nothing waits for a part that never comes.
+        assert_eq!(p.observe(&header(1, 0, 2, Lane::Urgent, 2)), Fate::Fresh);
+        assert_eq!(
+            p.observe(&header(1, 0, 2, Lane::Urgent, 1)),
+            Fate::Duplicate
+        );
+        assert_eq!(p.complete, Sequence(2));
     }
 
     #[test]

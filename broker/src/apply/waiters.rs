@@ -1,6 +1,6 @@
 //! Batches whose producers wait: an ack is sent when every part of a batch is durable and applied.
 
-use crate::apply::producers::Fate;
+use crate::apply::{producers::Fate, provenances::Provenances};
 use hutong_proto::{Epoch, Issuer, Micros, Offset, Partition, Sequence};
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc};
@@ -47,6 +47,8 @@ struct Waiting {
 /// credit of the sessions.
 #[derive(Debug, Default)]
 pub struct Waiters {
+    /// What apply counts and ingress asks for.
+    pub provenances: Provenances,
     batches: Mutex<HashMap<BatchKey, Waiting>>,
 }
 

@@ -64,6 +64,9 @@ impl Subscription {
             [cursor.urgent, cursor.bulk].map(AtomicU64::new)
         };
         let atomics = || offsets(row.applied);
+        // What it had before this broker started was sent and applied at times that are forgotten.
+        let applied = row.applied.unwrap_or_default();
+        let before = [Offset(applied.urgent), Offset(applied.bulk)];
         let from = row.filtered_from.unwrap_or_default();
         Subscription {
             key,
@@ -77,8 +80,8 @@ impl Subscription {
             begun: offsets(row.begun),
             stored: atomics(),
             applied_at: AtomicU64::new(row.applied_at_us),
-            sent_history: History::default(),
-            applied_history: History::default(),
+            sent_history: History::new(before),
+            applied_history: History::new(before),
             in_snapshot: AtomicBool::new(false),
             compacted: AtomicBool::new(false),
             changed: AtomicBool::new(false),

@@ -1,7 +1,7 @@
 //! One producer's stream: reads batches, sends them on, and acknowledges in order.
 
 use crate::{
-    admission::{self, Rules},
+    admission::{self, Admitted, Rules},
     apply::{
         producers::{Fate, Producer},
         waiters::{BatchKey, BatchOutcome, PartOutcome},
@@ -11,10 +11,10 @@ use crate::{
         outbox::{Gone, Message as Outgoing, Outbox},
         registry::{self, Claim},
     },
-    log::{Append, AppendError},
+    log::AppendError,
     overload::GiveWay,
     routing::{self, Origin, Routed},
-    state::keys,
+    state::{keys, row::ProvenanceId},
 };
 use bytes::Bytes;
 use hutong_proto::{
@@ -148,6 +148,9 @@ impl Session {
         if epoch.0 == 0 {
             return Err(Refusal::new(Reason::EpochZero, "open.epoch"));
         }
+        if epoch.0 > limits::EPOCH_MAX {
+            return Err(Refusal::new(Reason::ValueOutOfRange, "open.epoch"));
+        }
         if self.shared.draining.is_cancelled() {
             return Err(Reason::ShuttingDown.into());
         }
@@ -278,7 +281,10 @@ impl Session {
             epoch_base: opened.base,
         };
         let (routed, error) = match admission::admit(&bytes, &rules) {
-            Ok(admitted) => (routing::route(admitted, &origin), None),
+            Ok(mut admitted) => {
+                self.keep_quota(&mut admitted)?;
+                (routing::route(admitted, &origin), None)
+            }
             Err(refusal) => {
                 self.shared
                     .metrics
@@ -293,6 +299,33 @@ impl Session {
         owed.error = error;
         owed.held = held;
         Ok(owed)
+    }
+
+    /// Refuses what a platform has too much of; costs nothing for those that are far from it.
+    fn keep_quota(&self, admitted: &mut Admitted<'_>) -> Result<(), Refusal> {
+        let table = admitted.batch.provenance.len();
+        let mut left = self.shared.waiters.provenances.left(self.platform);
+        if table as u64 <= left {
+            return Ok(());
+        }
+        let mut used = vec![false; table];
+        for place in &admitted.accepted {
+            used[place.provenance as usize] = true;
+        }
+        let mut over = Vec::new();
+        for entry in (0..table).filter(|i| used[*i]) {
+            let id = ProvenanceId::of(admitted.batch.provenance(entry)?.bytes);
+            let known = self.shared.state.get(&keys::provenance(id));
+            if known.map_err(internal)?.is_some() {
+                continue;
+            }
+            match left.checked_sub(1) {
+                Some(rest) => left = rest,
+                None => over.push((entry as u32, Reason::TooManyProvenances)),
+            }
+        }
+        admitted.refuse_provenances(&over);
+        Ok(())
     }
 
     /// Waits while acks with many refusals are not taken: before the batch has any room that others want.
@@ -337,22 +370,15 @@ impl Session {
                 }
                 Lane::Control => {}
             }
-            let deltas = part.indexes.len() as u32;
-            owed.indexes
-                .insert(part.partition.to_number(), part.indexes);
             let (waiters, key) = (Arc::clone(&self.shared.waiters), key.clone());
-            self.shared.log.append(Append {
-                partition: part.partition,
-                kinds: part.kinds,
-                deltas,
-                record: part.record,
-                done: Box::new(move |result| {
-                    // Success is told by apply, which sees the record come out of the log.
-                    if let Err(error) = result {
-                        waiters.failed(&key, error);
-                    }
-                }),
-            });
+            let (append, indexes) = part.into_append(Box::new(move |result| {
+                // Success is told by apply, which sees the record come out of the log.
+                if let Err(error) = result {
+                    waiters.failed(&key, error);
+                }
+            }));
+            owed.indexes.insert(append.partition.to_number(), indexes);
+            self.shared.log.append(append);
         }
         registration.complete();
         Ok(owed)

@@ -5,7 +5,8 @@ use crate::{
     clock::Clock,
     log::{
         Append, AppendError, Entry, EntryHead, Log, LogError, Merged, PartitionInfo, ReadError,
-        Tail, faults::Faults,
+        Tail,
+        faults::{Faults, SyncFault, WriteFault},
     },
 };
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -31,6 +32,14 @@ struct Inner {
     tail: Option<Sender<Vec<Entry>>>,
     poison: Option<String>,
     closed: bool,
+    /// What nobody knows of until the next opening.
+    unknown: Option<Unknown>,
+}
+
+#[derive(Debug)]
+enum Unknown {
+    Record(Entry),
+    Trim(Partition, Offset),
 }
 
 /// Commits at once, in the caller's thread.
@@ -62,6 +71,7 @@ impl MemoryLog {
                 tail: None,
                 poison: None,
                 closed: false,
+                unknown: None,
             }),
         }
     }
@@ -73,6 +83,11 @@ impl MemoryLog {
         inner.tail = None;
         inner.poison = None;
         inner.closed = false;
+        match inner.unknown.take() {
+            Some(Unknown::Record(entry)) => inner.store(entry),
+            Some(Unknown::Trim(partition, before)) => inner.trim(partition, before),
+            None => {}
+        }
         MemoryLog {
             inner: Mutex::new(inner),
             ..MemoryLog::new(self.id, self.clock, self.faults)
@@ -87,34 +102,39 @@ impl MemoryLog {
         if inner.poison.is_some() {
             return Err(AppendError::Poisoned);
         }
-        if self.faults.take_write() {
-            inner.poison("a write failed: planted");
-            return Err(AppendError::Failed);
-        }
-        if self.faults.take_sync() {
-            inner.poison("a sync failed: planted");
-            return Err(AppendError::Indefinite);
-        }
+        let last_ordinal = |inner: &Inner| {
+            let stored = inner.partitions.get(&append.partition);
+            stored.map_or(0, |stored| stored.last_ordinal)
+        };
         let offset = inner.next;
-        inner.next = offset.next();
-        inner.durable_at = inner.durable_at.max((self.clock)());
-        let durable_at = inner.durable_at;
-        let stored = inner.partitions.entry(append.partition).or_default();
-        stored.last = offset;
-        stored.last_ordinal += 1;
-        stored.last_durable_at = durable_at;
         let entry = Entry {
             head: EntryHead {
                 offset,
                 partition: append.partition,
-                ordinal: stored.last_ordinal,
-                durable_at,
+                ordinal: last_ordinal(&inner) + 1,
+                durable_at: inner.durable_at.max((self.clock)()),
                 kinds: append.kinds,
                 deltas: append.deltas,
             },
             record: append.record.clone(),
         };
-        stored.entries.insert(offset, entry.clone());
+        let write = self.faults.take_write();
+        if write == Some(WriteFault::Nothing) {
+            inner.poison("a write failed: planted");
+            return Err(AppendError::Failed);
+        }
+        let sync = match write {
+            None => self.faults.take_sync(),
+            Some(_) => None,
+        };
+        if write.is_some() || sync.is_some() {
+            inner.poison("a write or a sync failed: planted");
+            if write == Some(WriteFault::Landed) || sync == Some(SyncFault::Landed) {
+                inner.unknown = Some(Unknown::Record(entry));
+            }
+            return Err(AppendError::Indefinite);
+        }
+        inner.store(entry.clone());
         if let Some(tail) = &inner.tail {
             // Nobody reads any more; the entry is stored all the same.
             drop(tail.send(vec![entry]));
@@ -124,6 +144,24 @@ impl MemoryLog {
 }
 
 impl Inner {
+    fn store(&mut self, entry: Entry) {
+        let head = entry.head;
+        self.next = head.offset.next();
+        self.durable_at = head.durable_at;
+        let stored = self.partitions.entry(head.partition).or_default();
+        stored.last = head.offset;
+        stored.last_ordinal = head.ordinal;
+        stored.last_durable_at = head.durable_at;
+        stored.entries.insert(head.offset, entry);
+    }
+
+    fn trim(&mut self, partition: Partition, before: Offset) {
+        if let Some(stored) = self.partitions.get_mut(&partition) {
+            stored.trimmed_below = before;
+            stored.entries = stored.entries.split_off(&before);
+        }
+    }
+
     fn poison(&mut self, why: &str) {
         self.poison = Some(why.to_owned());
         self.tail = None;
@@ -248,18 +286,22 @@ impl Log for MemoryLog {
         if let Some(why) = &inner.poison {
             return Err(LogError::Poisoned(why.clone()));
         }
-        if let Some(stored) = inner.partitions.get_mut(&partition) {
-            let before = before.min(stored.last.next());
-            if before > stored.trimmed_below {
-                if self.faults.take_sync() {
-                    let why = "a sync failed: planted";
-                    inner.poison(why);
-                    return Err(LogError::Poisoned(why.to_owned()));
-                }
-                stored.trimmed_below = before;
-                stored.entries = stored.entries.split_off(&before);
-            }
+        let Some(stored) = inner.partitions.get(&partition) else {
+            return Ok(());
+        };
+        let before = before.min(stored.last.next());
+        if before <= stored.trimmed_below {
+            return Ok(());
         }
+        if let Some(fault) = self.faults.take_sync() {
+            let why = "a sync failed: planted";
+            inner.poison(why);
+            if fault == SyncFault::Landed {
+                inner.unknown = Some(Unknown::Trim(partition, before));
+            }
+            return Err(LogError::Poisoned(why.to_owned()));
+        }
+        inner.trim(partition, before);
         Ok(())
     }
 

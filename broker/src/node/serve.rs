@@ -29,6 +29,7 @@ use tonic::transport::{
     Server,
     server::{Connected, TcpConnectInfo},
 };
+use tonic_health::{ServingStatus, server::HealthReporter};
 
 /// What a client may send before it waits for us to take it.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -86,11 +87,15 @@ pub fn start(
     let router = http::router(health.clone(), parts.metrics.registry());
     tasks.spawn(http::serve(listeners.http, router, stop.clone()));
 
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(api::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|error| StartError::Other(error.to_string()))?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(api::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let failed = |error: tonic_reflection::server::Error| StartError::Other(error.to_string());
+    // Older tools know only the name that it had before it was stable.
+    let reflection_old = reflection().build_v1alpha().map_err(failed)?;
+    let reflection = reflection().build_v1().map_err(failed)?;
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let grpc = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -105,6 +110,7 @@ pub fn start(
         .timeout(CALL_TIMEOUT)
         .add_service(health_service)
         .add_service(reflection)
+        .add_service(reflection_old)
         .add_service(
             PublishServiceServer::new(parts.ingress())
                 .max_decoding_message_size(limits::MESSAGE_BYTES_MAX),
@@ -122,11 +128,9 @@ pub fn start(
         parts,
         stop.clone(),
     );
+    tasks.spawn(report(reporter, health.clone(), stop.clone()));
     let stop = stop.clone();
     tasks.spawn(async move {
-        reporter
-            .set_service_status("", tonic_health::ServingStatus::Serving)
-            .await;
         let served = grpc
             .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
             .await;
@@ -135,6 +139,37 @@ pub fn start(
         }
     });
     Ok((grpc_addr, http_addr))
+}
+
+/// What health checks ask for; the empty name is the broker as a whole.
+const SERVICES: [&str; 5] = [
+    "",
+    "hutong.sync.v1.PublishService",
+    "hutong.sync.v1.SubscribeService",
+    "hutong.sync.v1.QueryService",
+    "hutong.sync.v1.AdminService",
+];
+
+/// Says on gRPC what `/readyz` says: who spreads load must send nobody here while it drains.
+async fn report(mut reporter: HealthReporter, health: Health, stop: CancellationToken) {
+    let mut ready = health.ready().is_ok();
+    loop {
+        let status = match ready {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        };
+        for service in SERVICES {
+            reporter.set_service_status(service, status).await;
+        }
+        tokio::select! {
+            () = health.until(!ready) => ready = !ready,
+            () = stop.cancelled() => break,
+        }
+    }
+    // Ends the streams of those who watch, which would hold up the drain.
+    for service in SERVICES {
+        reporter.clear_service_status(service).await;
+    }
 }
 
 /// Accepts connections, at most `max` at a time; more wait in the kernel's queue.

@@ -20,6 +20,8 @@ pub enum KeyKind {
     Subscription = 0x05,
     /// Issuer u32 BE, kind u8, shard u8. The highest revision, u64 BE.
     Highest = 0x06,
+    /// Issuer u32 BE. How many provenance entries it was the first to use, u64 BE.
+    ProvenanceCount = 0x07,
     /// Entity 16 bytes, kind u8, issuer u24 BE. The current value; see `row.rs`.
     Register = 0x10,
 }
@@ -126,6 +128,21 @@ pub fn provenance(id: ProvenanceId) -> [u8; 17] {
     let mut out = [KeyKind::Provenance as u8; 17];
     out[1..].copy_from_slice(&id.0);
     out
+}
+
+pub fn provenance_count(issuer: Issuer) -> [u8; 5] {
+    let mut out = [KeyKind::ProvenanceCount as u8; 5];
+    out[1..].copy_from_slice(&issuer.code().to_be_bytes());
+    out
+}
+
+pub fn provenance_count_prefix() -> [u8; 1] {
+    [KeyKind::ProvenanceCount as u8]
+}
+
+pub fn decode_provenance_count(key: &[u8]) -> Option<Issuer> {
+    let code: [u8; 4] = key.get(1..)?.try_into().ok()?;
+    Issuer::new(u32::from_be_bytes(code))
 }
 
 pub fn exception(offset: Offset) -> [u8; 9] {

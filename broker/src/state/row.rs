@@ -4,6 +4,7 @@ use hutong_proto::{
     Micros, Offset, Revision,
     wire::{self, FieldValue, Reader},
 };
+use sha2::{Digest, Sha256};
 
 /// First byte of every row; raised when the layout changes.
 const VERSION: u8 = 1;
@@ -14,6 +15,14 @@ pub const EXPIRED_KEPT_US: u64 = 7 * 24 * 3600 * 1_000_000;
 /// First 16 bytes of SHA-256 of an encoded provenance entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ProvenanceId(pub [u8; 16]);
+
+impl ProvenanceId {
+    pub fn of(entry: &[u8]) -> ProvenanceId {
+        let mut id = [0; 16];
+        id.copy_from_slice(&Sha256::digest(entry)[..16]);
+        ProvenanceId(id)
+    }
+}
 
 /// A stored value, borrowed. Layout after the version byte: protobuf fields 1 revision, 2 committed
 /// at, 3 expires at, 4 offset, 5 provenance id, 6 evidence, 7 value.

@@ -271,6 +271,8 @@ pub struct TraceShape {
     pub durable_at_us: u64,
     /// A later revision of the same register is in force.
     pub superseded: bool,
+    /// It was not newer than what its register had, and went nowhere.
+    pub refused: bool,
     pub hops: Vec<HopShape>,
 }
 
@@ -300,6 +302,7 @@ impl TraceShape {
             committed_at_us: answer.committed_at_us,
             durable_at_us: answer.durable_at_us,
             superseded: answer.superseded,
+            refused: answer.refused,
             hops: answer
                 .hops
                 .iter()
@@ -376,10 +379,10 @@ pub async fn trace(context: &Context, args: &TraceArgs) -> Result<(), CliError> 
         screen.bold(&shape.delta.value_text()),
         args.issuer,
         shape.delta.revision.unwrap_or(0),
-        if shape.superseded {
-            ", superseded by a later one"
-        } else {
-            ""
+        match (shape.refused, shape.superseded) {
+            (true, _) => ", refused: REVISION_NOT_NEWER",
+            (false, true) => ", superseded by a later one",
+            (false, false) => "",
         }
     ))?;
     let durable = after_ms(shape.committed_at_us, shape.durable_at_us);
@@ -391,6 +394,9 @@ pub async fn trace(context: &Context, args: &TraceArgs) -> Result<(), CliError> 
         shape.lane,
         shape.shard
     ))?;
+    if shape.refused {
+        return screen.line("It was sent to no platform.");
+    }
     if shape.hops.is_empty() {
         return screen.line("No platform subscribes to it.");
     }

@@ -504,6 +504,7 @@ mod tests {
             committed_at_us: 1000,
             durable_at_us: 1400,
             superseded: false,
+            refused: false,
             hops: vec![hop(1, 3000), hop(2, 5000), hop(3, 2000), hop(4, 0)],
         };
         let text = trace_grid(shape, 3, |code| format!("P{code}")).render();

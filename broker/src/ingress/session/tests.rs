@@ -160,6 +160,39 @@ fn mixed(sequence: u64) -> Bytes {
     batch(sequence, &[Value::HealthCode(Colour::Red), negative])
 }
 
+#[tokio::test]
+async fn a_platform_that_makes_up_a_reason_for_each_case_is_told_so_in_the_end() {
+    let mut bench = Bench::new();
+    let (session, opened, _frames) = bench.session().await;
+    let known = session.take(mixed(1), Sequence(1), 1024, &opened).await;
+    for _ in 0..2 {
+        bench.apply();
+    }
+    session.ack(known.expect("taken")).await.expect("an ack");
+    let provenances = &bench.ingress.waiters.provenances;
+    assert_eq!(provenances.count(anhui()), 1, "both parts have the same");
+    provenances.set(anhui(), limits::PROVENANCES_PER_PLATFORM_MAX - 1);
+    let message = mixed(2);
+    let mut batch = api::PublishBatch::decode(message.as_ref()).expect("our own encoding");
+    for n in 1..=2u32 {
+        let mut entry = batch.provenance[0].clone();
+        entry.reason = format!("case {n}");
+        batch.provenance.push(entry);
+        let mut delta = batch.deltas[0].clone();
+        delta.entity = vec![100 + n as u8; 16].into();
+        delta.provenance = n;
+        batch.deltas.push(delta);
+    }
+    let bytes = Bytes::from(batch.encode_to_vec());
+    let owed = session.take(bytes, Sequence(2), 1024, &opened).await;
+    let refused = owed.expect("taken").refused;
+    // What is known goes on, there is room for one more, and the last is one too many.
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    let (index, refusal) = &refused[0];
+    assert_eq!((*index, refusal.reason), (3, Reason::TooManyProvenances));
+    assert_eq!(refusal.field, "provenance[2]");
+}
+
 /// Room of the urgent lane is everybody's: it must not be held by who waits for bulk.
 #[tokio::test]
 async fn the_urgent_part_of_a_batch_gives_its_room_back_while_its_bulk_part_waits() {

@@ -304,8 +304,8 @@ impl Shared {
     /// nobody tries again.
     fn sync(&self) -> Result<(), LogError> {
         let synced = match self.faults.take_sync() {
-            true => Err("planted".to_owned()),
-            false => self.db.flush_wal(true).map_err(|e| e.to_string()),
+            Some(_) => Err("planted".to_owned()),
+            None => self.db.flush_wal(true).map_err(|e| e.to_string()),
         };
         synced.map_err(|error| {
             let why = format!("a sync failed: {error}");
@@ -333,9 +333,11 @@ impl Shared {
         let mut batch = WriteBatch::default();
         batch.put_cf(meta, keys::trimmed(partition), before.0.to_be_bytes());
         batch.delete_range_cf(entries, from, to);
-        self.db
-            .write(batch)
-            .map_err(|error| LogError::Io(error.to_string()))?;
+        if !self.faults.loses_write() {
+            self.db
+                .write(batch)
+                .map_err(|error| LogError::Io(error.to_string()))?;
+        }
         // Readers are refused from here on, whatever fails below.
         known.trimmed_below = before;
         let kept = read::head_at(&self.db, partition, before)?;

@@ -3,6 +3,7 @@
 use crate::log::{
     Append, AppendError, Entry, EntryHead,
     embedded::{Commit, CommitFailed, EmbeddedOptions, Shared, keys, keys::PartitionRow, read},
+    faults::WriteFault,
 };
 
 use crossbeam_channel::{Receiver, select};
@@ -172,8 +173,15 @@ impl Writer {
     }
 
     fn write(&self, placed: &Placed) -> Result<(), WriteError> {
-        if self.shared.faults.take_write() {
-            return Err(WriteError::Nothing("planted".to_owned()));
+        let fault = self.shared.faults.take_write();
+        let planted = || "planted".to_owned();
+        match fault {
+            Some(WriteFault::Nothing) => return Err(WriteError::Nothing(planted())),
+            Some(WriteFault::Lost) => return Err(WriteError::Unknown(planted())),
+            Some(WriteFault::Landed) | None => {}
+        }
+        if self.shared.faults.loses_write() {
+            return Ok(());
         }
         let (entries, meta) =
             read::families(&self.shared.db).map_err(|e| WriteError::Nothing(e.to_string()))?;
@@ -188,7 +196,11 @@ impl Writer {
         self.shared
             .db
             .write(batch)
-            .map_err(|e| WriteError::Unknown(e.to_string()))
+            .map_err(|e| WriteError::Unknown(e.to_string()))?;
+        match fault {
+            Some(_) => Err(WriteError::Unknown(planted())),
+            None => Ok(()),
+        }
     }
 
     /// The group is durable: it becomes visible, its appenders are told, and the tail gets it.

@@ -312,12 +312,6 @@ impl Task {
                 stream.credit = stream.credit.saturating_add(more).min(stream.credit_max);
                 self.acknowledge(ack)
             }
-            publish_response::Message::Credit(credit) => {
-                let more = i64::try_from(credit.bytes).unwrap_or(i64::MAX);
-                stream.credit_max = stream.credit_max.saturating_add(more);
-                stream.credit = stream.credit.saturating_add(more);
-                Ok(())
-            }
             publish_response::Message::Draining(draining) => {
                 Err(ClientError::Draining(draining.reason))
             }
