@@ -12,7 +12,7 @@ use crate::{
     runner::{BrokerTarget, Connect, Outcome, Outlet, Trouble},
     state::now,
 };
-use hutong_proto::Reason;
+use hutong_proto::{Lane, Reason};
 use std::path::PathBuf;
 
 /// Deltas of one batch of retries.
@@ -178,7 +178,7 @@ async fn retry(
     let mut mapper = Mapper::new(mapping, pseudonymiser(pseudonym.as_ref())?);
     // A producer of its own: under the connector's name it would fence the connector.
     let producer = format!("{}.retry", config.name);
-    let mut target = BrokerTarget::new(config.address, config.identity, producer, &folder);
+    let mut target = BrokerTarget::one_stream(config.address, config.identity, producer, &folder);
     let mut outlet = target.connect(None).await.map_err(Trouble::from)?;
     let mut tally = Tally::default();
     for letters in letters.chunks(RETRY_BATCH) {
@@ -219,7 +219,11 @@ async fn retry_batch(
     if deltas.is_empty() {
         return Ok(());
     }
-    let pending = outlet.publish(deltas).await.map_err(Trouble::from)?;
+    // Of both lanes, in one stream.
+    let pending = outlet
+        .publish(Lane::Urgent, deltas)
+        .await
+        .map_err(Trouble::from)?;
     let Outcome { refused, .. } = pending.await.map_err(Trouble::from)?;
     let mut not_newer = 0;
     let mut done: Vec<Option<LetterId>> = sent.into_iter().map(Some).collect();
