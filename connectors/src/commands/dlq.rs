@@ -2,7 +2,7 @@
 
 use super::{
     CommandError, Format, load,
-    output::{json, line, table, time},
+    output::{json, line, progress_bar, table, time},
     pseudonymiser, runtime,
 };
 use crate::{
@@ -181,9 +181,12 @@ async fn retry(
     let mut target = BrokerTarget::one_stream(config.address, config.identity, producer, &folder);
     let mut outlet = target.connect(None).await.map_err(Trouble::from)?;
     let mut tally = Tally::default();
+    let progress = progress_bar("retrying", letters.len() as u64);
     for letters in letters.chunks(RETRY_BATCH) {
         retry_batch(letters, &mut mapper, store, &mut outlet, &mut tally).await?;
+        progress.inc(letters.len() as u64);
     }
+    progress.finish_and_clear();
     line(format!(
         "{} published, {} not newer than what the broker has (removed), {} refused again",
         tally.published, tally.not_newer, tally.refused
