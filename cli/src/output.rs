@@ -2,6 +2,7 @@
 
 use crate::errors::CliError;
 use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::{
     env,
@@ -114,6 +115,14 @@ fn colour_welcome(terminal: bool) -> bool {
 pub fn json_line<T: Serialize>(value: &T) -> Result<(), CliError> {
     let text = serde_json::to_string(value).expect("shapes have string keys only");
     Screen::stdout().line(text)
+}
+
+/// How far long work is: `verb`, a bar, and `counts` of what indicatif knows. On standard error, and only
+/// when that is a terminal.
+pub fn progress_bar(verb: &str, length: u64, counts: &str) -> ProgressBar {
+    let template = format!("{verb} {{bar:30}} {{percent:>3}} %  {counts}  {{eta}} left");
+    let style = ProgressStyle::with_template(&template).expect("the template is valid");
+    ProgressBar::new(length).with_style(style)
 }
 
 const INDENT: &str = "  ";

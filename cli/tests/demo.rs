@@ -178,6 +178,38 @@ fn an_interrupt_in_the_middle_leaves_nothing_behind() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// Its standard error is a terminal, as a person has it.
+fn on_a_terminal(args: &[&str]) -> Output {
+    let mut command = vec![env!("CARGO_BIN_EXE_hutong"), "demo"];
+    command.extend(args);
+    Command::new("script")
+        .args(["--quiet", "--return", "--command", &command.join(" ")])
+        .arg("/dev/null")
+        .stdin(Stdio::null())
+        .output()
+        .expect("script runs")
+}
+
+#[test]
+fn a_replay_shows_how_far_it_is() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for hour in 10..16 {
+        let area = serde_json::json!({"type": "2", "province": "安徽省", "city": "宿州市", "county": "泗县",
+            "area_name": "n", "communitys": [format!("镇 {hour}")]});
+        let list = serde_json::json!({"code": 0, "msg": "", "data": {
+            "end_update_time": format!("2022-04-15 {hour}时"), "hcount": 1, "mcount": 0,
+            "highlist": [area], "middlelist": []}});
+        let name = format!("20220415{hour}-a.json");
+        fs::write(dir.path().join(name), list.to_string()).expect("written");
+    }
+    let path = dir.path().to_str().expect("a plain path");
+    let output = on_a_terminal(&["--risk-levels", path, "--platforms", "32"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("replaying"), "{text}");
+    assert!(text.contains(" of 6 lists"), "{text}");
+}
+
 /// The published lists of risk areas, where somebody has put them; they are no part of the project.
 fn risk_levels() -> Option<PathBuf> {
     let data = env::var_os("HUTONG_TEST_DATA").map_or_else(

@@ -8,6 +8,14 @@ use std::{
 };
 
 const LINES_MAX: usize = 700;
+/// Of a function, from its name to its last brace: what fits a screen.
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// Functions that may be longer: each wires or lists many things one after the other, and decides nothing.
+const LONG_FUNCTIONS: &[(&str, &str)] = &[
+    ("bench/src/fleet.rs", "run"),
+    ("broker/src/node/mod.rs", "start"),
+];
 
 /// Crates, and what they may use of each other: only what stands above them.
 const CRATES: &[(&str, &[&str])] = &[
@@ -54,6 +62,7 @@ const WITHOUT_WIRE_TYPES: &[&str] = &[
     "config",
     "metrics",
     "rocks",
+    "overload",
     "log",
     "state",
     "tail",
@@ -129,6 +138,101 @@ fn no_file_grows_without_bound() {
             .filter_map(long)
             .collect::<Vec<_>>(),
     );
+}
+
+/// Name, first line and length of each function in a file as rustfmt leaves it: it ends with the first brace
+/// that stands as far to the left as its beginning.
+fn functions(text: &str) -> Vec<(&str, usize, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut all = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let Some(name) = function_name(line) else {
+            continue;
+        };
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let ends = |line: &&str| {
+            line.strip_prefix(indent)
+                .is_some_and(|rest| rest.starts_with('}'))
+        };
+        // Without a body it is one of a trait.
+        let head = lines[at..].iter().find(|l| l.ends_with([';', '{', '}']));
+        if head.is_some_and(|head| head.ends_with('{'))
+            && let Some(length) = lines[at..].iter().position(ends)
+        {
+            all.push((name, at + 1, length + 1));
+        }
+    }
+    all
+}
+
+fn function_name(line: &str) -> Option<&str> {
+    let mut words = line.trim_start().split(' ').peekable();
+    while words
+        .next_if(|w| matches!(*w, "const" | "async" | "unsafe") || w.starts_with("pub"))
+        .is_some()
+    {}
+    (words.next() == Some("fn")).then_some(())?;
+    words.next()?.split(['(', '<']).next()
+}
+
+#[test]
+fn every_function_fits_a_screen() {
+    let mut found = Vec::new();
+    for (file, text) in files(".rs") {
+        // Tests list cases.
+        if file.contains("/tests/") || file.ends_with("tests.rs") {
+            continue;
+        }
+        for (name, line, length) in functions(&text) {
+            let known = LONG_FUNCTIONS.contains(&(file.as_str(), name));
+            if length > FUNCTION_LINES_MAX && !known {
+                found.push(format!(
+                    "{file}:{line}: {name} has {length} lines, at most {FUNCTION_LINES_MAX}: split it"
+                ));
+            }
+        }
+    }
+    none(&found);
+}
+
+#[test]
+fn a_long_function_is_found_wherever_it_stands() {
+    let long = format!(
+        "impl A {{\n    pub(super) async fn long<T>(\n        t: T,\n    ) {{\n{}    }}\n\n    fn short() {{}}\n}}\n",
+        "        f();\n".repeat(FUNCTION_LINES_MAX)
+    );
+    let text = format!(
+        "trait B {{\n    fn none(\n        &self,\n    );\n}}\n\n{long}\nfn g() {{\n    1\n}}\n"
+    );
+    let expected = [("long", 8, FUNCTION_LINES_MAX + 4), ("g", 86, 3)];
+    let found: Vec<_> = functions(&text);
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn what_the_picture_names_is_there() {
+    let sources: Vec<String> = files(".rs").into_iter().map(|(_, text)| text).collect();
+    let (_, picture) = files("ARCHITECTURE.md").remove(0);
+    let mut found = Vec::new();
+    for quoted in picture.split('`').skip(1).step_by(2) {
+        let Some((_, name)) = quoted.rsplit_once("::") else {
+            continue;
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let is_there = ["fn", "struct", "enum", "trait", "mod", "const", "type"]
+            .iter()
+            .any(|kind| {
+                let definition = format!("{kind} {name}");
+                sources.iter().any(|text| {
+                    let mut places = text.match_indices(&definition);
+                    places.any(|(at, _)| !text[at + definition.len()..].starts_with(plain))
+                })
+            });
+        if name.chars().all(plain) && !is_there {
+            found.push(format!("ARCHITECTURE.md: {quoted} is not there"));
+        }
+    }
+    none(&found);
 }
 
 #[test]

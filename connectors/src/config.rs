@@ -11,7 +11,7 @@ use hutong_proto::{Issuer, Kind, Lane, limits};
 use hutong_telemetry::{LogFormat, logs};
 use std::{net::SocketAddr, path::Path, path::PathBuf};
 
-/// So that the producer of retries has a name too: `NAME.retry`.
+/// So that the producers of bulk and of retries have names too: `NAME.bulk`, `NAME.retry`.
 const NAME_BYTES_MAX: usize = limits::NAME_BYTES_MAX - ".retry".len();
 
 #[derive(Debug)]

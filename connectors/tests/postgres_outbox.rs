@@ -261,6 +261,74 @@ async fn nothing_is_lost_over_restarts_and_crashes_of_the_server() {
     assert!(again > 0, "rows whose checkpoint was not kept come again");
 }
 
+/// An application that does not wait for its commits. The connector must: what it gave away, or counts as
+/// ended, may not be undone by a crash.
+#[tokio::test]
+async fn what_was_given_away_survives_a_crash_also_without_synchronous_commits() {
+    let mut server = PostgresServer::start();
+    let mut tasks = JoinSet::new();
+    let client = session(&server, &mut tasks).await;
+    let settings = settings(&server);
+    let mut source = outbox(&settings).await;
+    // Nothing else writes the log to disk meanwhile.
+    let lazy = ["wal_writer_delay = '10s'", "synchronous_commit = off"];
+    for setting in lazy {
+        let alter = format!("ALTER SYSTEM SET {setting}");
+        client.batch_execute(&alter).await.expect("set");
+    }
+    server.crash();
+    server.run();
+    let client = session(&server, &mut tasks).await;
+    source.start(None).await.expect("starts");
+    insert(&client, "kept", "{}").await;
+    let durable = next(&mut source).await.expect("rows");
+    let positions = |batch: &SourceBatch| -> BTreeSet<i64> {
+        batch.rows.iter().map(|r| r.revision.0 as i64).collect()
+    };
+    // More transactions end than are on disk: one commits, others are rolled back.
+    insert(&client, "seen", "{}").await;
+    for _ in 0..5 {
+        client.batch_execute("BEGIN").await.expect("begun");
+        insert(&client, "undone", "{}").await;
+        client.batch_execute("ROLLBACK").await.expect("undone");
+    }
+    let given = next(&mut source).await.expect("rows");
+    insert(&client, "lost", "{}").await;
+    server.crash();
+    server.run();
+    let client = session(&server, &mut tasks).await;
+    let there = committed(&client).await;
+    for batch in [&durable, &given] {
+        assert!(
+            positions(batch).is_subset(&there),
+            "{:?} of {there:?}",
+            positions(batch)
+        );
+    }
+    // What the application commits now has numbers that were not counted yet.
+    source
+        .start(Some(given.checkpoint.clone()))
+        .await
+        .expect("starts");
+    let known = there.len();
+    for n in 0..8 {
+        insert(&client, "after", &format!(r#"{{"n": {n}}}"#)).await;
+    }
+    let mut rows = Vec::new();
+    while rows.len() < 8 {
+        let batch = next(&mut source).await.expect("rows");
+        rows.extend(
+            batch
+                .rows
+                .iter()
+                .filter(|r| r.fields["aggregateid"] == "after")
+                .cloned(),
+        );
+    }
+    assert_eq!(committed(&client).await.len(), known + 8);
+    nothing_more(&mut source).await;
+}
+
 #[tokio::test]
 async fn a_backlog_is_read_in_pages_from_wherever_it_was_left() {
     let server = PostgresServer::start();

@@ -4,14 +4,14 @@
 use super::Context;
 use crate::{
     errors::CliError,
-    output::{Format, Grid, Screen, grouped, json_line},
+    output::{Format, Grid, Screen, grouped, json_line, progress_bar},
     shapes::DeltaShape,
     times,
 };
 use clap::Args;
 use hutong_connectors::client::{Pending, Publisher, PublisherOptions, Receipt};
 use hutong_proto::{Delta, Issuer, Reason, Revision};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use std::{
     collections::VecDeque,
@@ -120,7 +120,9 @@ pub async fn run(context: &Context, args: &PublishArgs) -> Result<(), CliError> 
     ))
     .await
     .map_err(|e| context.failed(&e))?;
-    let progress = progress_bar(bytes);
+    let progress = bytes.map_or_else(ProgressBar::new_spinner, |bytes| {
+        progress_bar("publishing", bytes, "{bytes} of {total_bytes}")
+    });
     let mut job = Job::new(context, own, publisher, args.batch as usize);
     let mut line = Vec::new();
     loop {
@@ -170,20 +172,6 @@ fn read_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
         if end.is_some() || taken == 0 {
             return Ok(read);
         }
-    }
-}
-
-/// Shown on standard error, and only when that is a terminal.
-fn progress_bar(bytes: Option<u64>) -> ProgressBar {
-    match bytes {
-        Some(bytes) => {
-            let style = ProgressStyle::with_template(
-                "publishing {bar:30} {percent:>3} %  {bytes} of {total_bytes}  {eta} left",
-            )
-            .expect("the template is valid");
-            ProgressBar::new(bytes).with_style(style)
-        }
-        None => ProgressBar::new_spinner(),
     }
 }
 

@@ -98,7 +98,8 @@ impl Connectors {
         let state = SourceState::open(&connector.folder, source.name(), DEAD_LETTERS_BYTES_MAX)
             .map_err(wrong)?;
         let (address, producer) = (self.address.clone(), name.to_owned());
-        let target = BrokerTarget::new(address, platform.issuer, producer, &connector.folder);
+        let target =
+            BrokerTarget::one_stream(address, platform.issuer, producer, &connector.folder);
         let runner = SourceRunner::new(
             source,
             target,
@@ -106,7 +107,9 @@ impl Connectors {
             state,
             connector.board.clone(),
             self.stop.clone(),
-        );
+        )
+        // Each of these has one lane, and there are many in one process.
+        .read_ahead(0);
         self.spawn(platform, name, runner.run());
         Ok(connector)
     }

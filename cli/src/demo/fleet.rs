@@ -26,6 +26,9 @@ const SEEN_MAX: usize = 1024;
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
+/// The broker is asked once a second how far behind everybody is; an answer that takes so long says it.
+const BEHIND_MAX: Duration = Duration::from_millis(800);
+
 /// The platforms, their connectors and the book.
 #[derive(Debug)]
 pub struct Fleet {
@@ -207,16 +210,31 @@ impl Fleet {
         }
     }
 
+    fn admin(&self) -> Result<client::AdminClient, CliError> {
+        let operator = Identity::Operator("demo".to_owned());
+        client::admin(&Endpoint::new(self.address.clone(), operator))
+            .map_err(|e| CliError::from_client(&self.address, &e))
+    }
+
     /// The broker has applied everything below this, and everything that it has acknowledged is.
     async fn end_of_log(&self) -> Result<Offset, CliError> {
-        let operator = Identity::Operator("demo".to_owned());
-        let mut admin = client::admin(&Endpoint::new(self.address.clone(), operator))
-            .map_err(|e| CliError::from_client(&self.address, &e))?;
-        let status = admin
+        let status = self
+            .admin()?
             .get_status(api::GetStatusRequest {})
             .await
             .map_err(|s| CliError::from_status(&self.address, &s))?;
         Ok(Offset(status.into_inner().applied_offset))
+    }
+
+    /// How old the oldest change is that some platform has not applied, by lane, as the broker says;
+    /// `None` when it does not say in time.
+    pub async fn behind(&self) -> Option<Lanes<f64>> {
+        let ask = async {
+            let request = api::GetLagMatrixRequest {};
+            self.admin().ok()?.get_lag_matrix(request).await.ok()
+        };
+        let answer = tokio::time::timeout(BEHIND_MAX, ask).await.ok()??;
+        Some(oldest(&answer.into_inner().pairs))
     }
 
     /// The first dead letter of the fleet, in words.
@@ -240,6 +258,18 @@ impl Fleet {
     /// Compares every platform with the book.
     pub fn verdict(&self) -> Verdict {
         judge(&self.platforms, &self.book, &self.registers)
+    }
+}
+
+/// Of all pairs the worst, in seconds.
+fn oldest(pairs: &[api::LagPair]) -> Lanes<f64> {
+    let worst = |lane: fn(&api::LagPair) -> &Option<api::LaneLag>| {
+        let seconds = pairs.iter().filter_map(|pair| lane(pair).as_ref());
+        seconds.map(|lag| lag.seconds).fold(0.0, f64::max)
+    };
+    Lanes {
+        urgent: worst(|pair| &pair.urgent),
+        bulk: worst(|pair| &pair.bulk),
     }
 }
 
@@ -314,6 +344,30 @@ mod tests {
     use hutong_proto::{
         Cursor, Delta, EntityId, Issuer, LogId, Micros, Provenance, Value, delta::Colour,
     };
+
+    #[test]
+    fn a_lane_is_as_far_behind_as_its_worst_pair() {
+        let lag = |seconds| {
+            Some(api::LaneLag {
+                records: 1,
+                seconds,
+                oldest_at_us: 1,
+            })
+        };
+        let pairs = [(0.02, 0.0), (0.01, 12.5)].map(|(urgent, bulk)| api::LagPair {
+            issuer: 340_000,
+            receiver: 510_000,
+            subscription: "demo".to_owned(),
+            urgent: lag(urgent),
+            bulk: lag(bulk),
+        });
+        let expected = Lanes {
+            urgent: 0.02,
+            bulk: 12.5,
+        };
+        assert_eq!(oldest(&pairs), expected);
+        assert_eq!(oldest(&[]), Lanes::default());
+    }
 
     const BASE: Revision = Revision(100);
 

@@ -3,7 +3,7 @@
 use super::fleet::{Quiet, Verdict};
 use crate::{
     errors::CliError,
-    output::{Grid, Screen, bytes_text, grouped},
+    output::{Grid, Screen, bytes_text, grouped, seconds_text},
 };
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -22,27 +22,36 @@ pub struct LiveLine {
     pub published: u64,
     pub acknowledged: u64,
     pub delivered: u64,
+    /// Of what was delivered. A lane that stands still delivers nothing: `behind` shows it.
     pub p99_us: Lanes<Option<u64>>,
+    /// Age of the oldest change that some platform has not applied, in seconds, as the broker says.
+    pub behind: Option<Lanes<f64>>,
     pub slowest: Option<(&'static str, u64)>,
 }
 
 impl LiveLine {
-    pub const HEADER: &'static str = "  second  published/s  acknowledged/s  deliveries/s  urgent p99 ms  bulk p99 ms  slowest platform";
+    pub const HEADER: &'static str = "  second  published/s  acknowledged/s  deliveries/s  urgent p99 ms  bulk p99 ms  urgent behind  bulk behind  slowest platform";
 
     pub fn render(&self) -> String {
         let ms = |us: Option<u64>| us.map_or_else(|| "-".to_owned(), ms_text);
+        let behind = |lane: fn(Lanes<f64>) -> f64| {
+            let seconds = self.behind.map(lane);
+            seconds.map_or_else(|| "no answer".to_owned(), seconds_text)
+        };
         let slowest = match self.slowest {
             Some((name, us)) => format!("{name}, {} ms", ms_text(us)),
             None => "-".to_owned(),
         };
         format!(
-            "  {:>6}  {:>11}  {:>14}  {:>12}  {:>13}  {:>11}  {slowest}",
+            "  {:>6}  {:>11}  {:>14}  {:>12}  {:>13}  {:>11}  {:>13}  {:>11}  {slowest}",
             self.second,
             grouped(self.published),
             grouped(self.acknowledged),
             grouped(self.delivered),
             ms(self.p99_us.urgent),
             ms(self.p99_us.bulk),
+            behind(|lanes| lanes.urgent),
+            behind(|lanes| lanes.bulk),
         )
     }
 }
@@ -321,6 +330,34 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_that_stands_still_shows_how_far_behind_it_is() {
+        let mut line = LiveLine {
+            second: 3,
+            published: 20_000,
+            acknowledged: 20_000,
+            delivered: 300,
+            p99_us: Lanes {
+                urgent: Some(41_000),
+                bulk: None,
+            },
+            behind: Some(Lanes {
+                urgent: 0.02,
+                bulk: 12.5,
+            }),
+            slowest: None,
+        };
+        let text = line.render();
+        for column in ["41.0", "20 ms", "12.5 s"] {
+            assert!(text.contains(column), "{column} is not in {text}");
+        }
+        // Numbers stand under the end of their headings.
+        let end = |text: &str, word: &str| text.find(word).map(|at| at + word.len());
+        assert_eq!(end(&text, "12.5 s"), end(LiveLine::HEADER, "bulk behind"));
+        line.behind = None;
+        assert!(line.render().contains("no answer"), "{}", line.render());
+    }
+
+    #[test]
     fn the_object_has_the_documented_names() {
         let json = serde_json::to_value(summary()).expect("json");
         for name in [
@@ -373,6 +410,7 @@ mod tests {
                 urgent: Some(12_345),
                 bulk: None,
             },
+            behind: None,
             slowest: Some(("Tibet", 130_000)),
         };
         let text = line.render();

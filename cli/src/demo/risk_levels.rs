@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     errors::CliError,
-    output::{Screen, grouped},
+    output::{Screen, grouped, progress_bar},
 };
 use hutong_connectors::{
     config::{Config, SourceSettings, Work},
@@ -339,9 +339,16 @@ pub async fn replay(
     };
     let mut changes = 0;
     screen.line(screen.bold(Line::HEADER))?;
+    let progress = progress_bar(
+        "replaying",
+        lists.names.len() as u64,
+        "{pos} of {len} lists",
+    );
+    progress.tick();
     for (i, name) in lists.names.iter().enumerate() {
         let sent_at = Instant::now();
         changes += replay.publish(name, fleet).await?;
+        progress.inc(1);
         if !(i + 1).is_multiple_of(every) && i + 1 != lists.names.len() {
             continue;
         }
@@ -360,9 +367,10 @@ pub async fn replay(
             platforms: fleet.platforms.len(),
             different,
         };
-        screen.line(line.render())?;
+        progress.suspend(|| screen.line(line.render()))?;
         changes = 0;
     }
+    progress.finish_and_clear();
     Ok(report)
 }
 

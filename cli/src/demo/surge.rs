@@ -162,6 +162,7 @@ async fn watch(
                 urgent: p99_of(&window[0]),
                 bulk: p99_of(&window[1]),
             },
+            behind: fleet.behind().await,
             slowest: slowest.map(|(us, p)| (p.place.name, us)),
         };
         screen.line(line.render())?;

@@ -2,7 +2,7 @@
 
 use super::{
     CommandError, Format, load,
-    output::{json, line, table, time},
+    output::{json, line, progress_bar, table, time},
     pseudonymiser, runtime,
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     runner::{BrokerTarget, Connect, Outcome, Outlet, Trouble},
     state::now,
 };
-use hutong_proto::Reason;
+use hutong_proto::{Lane, Reason};
 use std::path::PathBuf;
 
 /// Deltas of one batch of retries.
@@ -178,12 +178,15 @@ async fn retry(
     let mut mapper = Mapper::new(mapping, pseudonymiser(pseudonym.as_ref())?);
     // A producer of its own: under the connector's name it would fence the connector.
     let producer = format!("{}.retry", config.name);
-    let mut target = BrokerTarget::new(config.address, config.identity, producer, &folder);
+    let mut target = BrokerTarget::one_stream(config.address, config.identity, producer, &folder);
     let mut outlet = target.connect(None).await.map_err(Trouble::from)?;
     let mut tally = Tally::default();
+    let progress = progress_bar("retrying", letters.len() as u64);
     for letters in letters.chunks(RETRY_BATCH) {
         retry_batch(letters, &mut mapper, store, &mut outlet, &mut tally).await?;
+        progress.inc(letters.len() as u64);
     }
+    progress.finish_and_clear();
     line(format!(
         "{} published, {} not newer than what the broker has (removed), {} refused again",
         tally.published, tally.not_newer, tally.refused
@@ -219,7 +222,11 @@ async fn retry_batch(
     if deltas.is_empty() {
         return Ok(());
     }
-    let pending = outlet.publish(deltas).await.map_err(Trouble::from)?;
+    // Of both lanes, in one stream.
+    let pending = outlet
+        .publish(Lane::Urgent, deltas)
+        .await
+        .map_err(Trouble::from)?;
     let Outcome { refused, .. } = pending.await.map_err(Trouble::from)?;
     let mut not_newer = 0;
     let mut done: Vec<Option<LetterId>> = sent.into_iter().map(Some).collect();

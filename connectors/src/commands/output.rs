@@ -1,6 +1,7 @@
 //! What goes to standard output.
 
 use comfy_table::{Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -20,6 +21,13 @@ pub fn line(text: impl AsRef<str>) -> io::Result<()> {
 
 pub fn json(value: &impl Serialize) -> io::Result<()> {
     line(serde_json::to_string_pretty(value)?)
+}
+
+/// How many are done of all. On standard error, and only when that is a terminal.
+pub fn progress_bar(verb: &str, count: u64) -> ProgressBar {
+    let template = format!("{verb} {{bar:30}} {{percent:>3}} %  {{pos}} of {{len}}  {{eta}} left");
+    let style = ProgressStyle::with_template(&template).expect("the template is valid");
+    ProgressBar::new(count).with_style(style)
 }
 
 /// Columns without lines around them.

@@ -1,11 +1,7 @@
-//! Gathers what goes into one batch, in the order of the source.
+//! Gathers what goes into one batch of a lane, in the order of the source.
 
-use crate::{
-    dlq::NewLetter,
-    mapping::{Mapper, Refused},
-    source::SourceRow,
-};
-use hutong_proto::{Delta, Provenance};
+use crate::source::SourceRow;
+use hutong_proto::{Delta, EntityId, Kind, Provenance};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -15,24 +11,35 @@ pub(super) const BYTES_MAX: usize = 1 << 20;
 /// Well below what the wire allows.
 pub(super) const PROVENANCES_MAX: usize = 512;
 
-/// A batch, with the rows that it came from and what is true once it is durable.
+/// What order is kept for; its issuer is always the same.
+pub(super) type Register = (EntityId, Kind);
+
+/// A batch, with the rows that it came from.
 #[derive(Debug, Default)]
-pub(super) struct Gathered {
+pub(super) struct Batch {
+    /// In its lane, from 1.
+    pub number: u64,
+    /// The urgent batch that must have arrived before this one may go; 0 is none.
+    pub after: u64,
     pub deltas: Vec<Delta>,
     /// Of each delta.
     pub rows: Vec<SourceRow>,
-    /// Rows that did not become deltas.
-    pub refused: Vec<NewLetter>,
-    /// The last checkpoint that is reached with this batch.
-    pub checkpoint: Option<Value>,
-    pub barrier: Option<String>,
+    /// What the rows take in memory, about.
+    pub memory_bytes: usize,
     bytes: usize,
     provenances: Vec<Arc<Provenance>>,
 }
 
-impl Gathered {
+impl Batch {
+    pub fn new(number: u64) -> Batch {
+        Batch {
+            number,
+            ..Batch::default()
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.deltas.is_empty() && self.refused.is_empty() && self.checkpoint.is_none()
+        self.deltas.is_empty()
     }
 
     /// Must it go before anything else is gathered?
@@ -40,44 +47,38 @@ impl Gathered {
         self.deltas.len() >= DELTAS_MAX
             || self.bytes >= BYTES_MAX
             || self.provenances.len() >= PROVENANCES_MAX
-            || self.refused.len() >= DELTAS_MAX
     }
 
-    /// Maps a row and takes what it became.
-    pub fn take(&mut self, row: SourceRow, mapper: &mut Mapper) {
-        match mapper.map(&row) {
-            Ok(mapped) => {
-                self.bytes += mapped.bytes;
-                let provenance = &mapped.delta.provenance;
-                if !self.provenances.iter().rev().any(|p| p == provenance) {
-                    self.provenances.push(Arc::clone(provenance));
-                }
-                self.deltas.push(mapped.delta);
-                self.rows.push(row);
-            }
-            Err(refused) => self.refused.push(letter(row, refused)),
+    /// `bytes` is what the delta takes in a batch.
+    pub fn push(&mut self, row: SourceRow, delta: Delta, bytes: usize) {
+        self.bytes += bytes;
+        self.memory_bytes += bytes + memory_bytes(&row);
+        let provenance = &delta.provenance;
+        if !self.provenances.iter().rev().any(|p| p == provenance) {
+            self.provenances.push(Arc::clone(provenance));
         }
-    }
-
-    /// Everything of the source up to here was taken.
-    pub fn reached(&mut self, checkpoint: Value, barrier: Option<String>) {
-        self.checkpoint = Some(checkpoint);
-        self.barrier = barrier.or(self.barrier.take());
+        self.deltas.push(delta);
+        self.rows.push(row);
     }
 }
 
-fn letter(row: SourceRow, refused: Refused) -> NewLetter {
-    // The message may quote the row: it goes into the file only.
-    tracing::debug!(
-        place = row.place,
-        reason = refused.reason,
-        field = refused.field,
-        "a row is refused by the mapping"
-    );
-    NewLetter {
-        row,
-        reason: refused.reason.to_owned(),
-        field: refused.field,
-        message: refused.message,
+/// A row stays in memory until it is acknowledged: a dead letter would need it.
+fn memory_bytes(row: &SourceRow) -> usize {
+    let fields = row.fields.iter();
+    let bytes = fields.map(|(name, value)| name.len() + value_bytes(value));
+    size_of::<SourceRow>() + row.place.len() + bytes.sum::<usize>()
+}
+
+fn value_bytes(value: &Value) -> usize {
+    // A name and a value in a map, with their share of its nodes.
+    const ENTRY: usize = 2 * (size_of::<String>() + size_of::<Value>());
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => ENTRY,
+        Value::String(text) => ENTRY + text.len(),
+        Value::Array(values) => ENTRY + values.iter().map(value_bytes).sum::<usize>(),
+        Value::Object(fields) => {
+            let bytes = fields.iter().map(|(name, v)| name.len() + value_bytes(v));
+            ENTRY + bytes.sum::<usize>()
+        }
     }
 }

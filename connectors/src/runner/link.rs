@@ -1,7 +1,7 @@
 //! What the runners need of the broker's client, so that they can be tested without a broker.
 
 use crate::client::{Delivered, LastError};
-use hutong_proto::{Cursor, Delta, Reason};
+use hutong_proto::{Cursor, Delta, Lane, Reason};
 use std::{future::Future, pin::Pin, time::Duration};
 
 /// What went wrong between here and the broker.
@@ -32,11 +32,14 @@ pub struct RefusedDelta {
 /// A batch on its way. Waiting for it may be interrupted and begun again.
 pub type Pending = Pin<Box<dyn Future<Output = Result<Outcome, LinkError>> + Send>>;
 
-/// Publishes; hides reconnects. Outcomes come in the order of the batches.
+/// Publishes; hides reconnects. Outcomes come in the order of a lane's batches; lanes do not wait for each
+/// other.
 pub trait Outlet: Send {
-    /// Waits for room. An error means that this outlet has ended.
+    /// Hands over a batch, of deltas of this lane. Takes a few dozen that are under way without a
+    /// wait, also while it has no connection. An error means that this outlet has ended.
     fn publish(
         &mut self,
+        lane: Lane,
         deltas: Vec<Delta>,
     ) -> impl Future<Output = Result<Pending, LinkError>> + Send;
 
@@ -50,7 +53,8 @@ pub trait Outlet: Send {
 
     fn reconnects(&self) -> u64;
 
-    /// How long, since it was opened, something waited because the broker took no more.
+    /// How long, since it was opened, something waited because the broker took no more; all
+    /// lanes together.
     fn held_back(&self) -> Duration;
 
     /// Names the broker's log, where what is published becomes durable.

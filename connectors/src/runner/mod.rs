@@ -3,7 +3,9 @@
 
 mod gather;
 mod housekeeping;
+mod lane;
 mod link;
+mod marks;
 mod metrics;
 mod outgoing;
 mod sdk;

@@ -1,38 +1,33 @@
 //! Batches on their way to the broker, and what is done when they arrived.
+//!
+//! A register's deltas may be in both lanes: a test that is negative, then positive, then negative again. Bulk
+//! waits for what is urgent before it in the same register, or the later revision could arrive first and the urgent
+//! one be refused. Urgent waits for nothing: what it overtakes is superseded.
 
-use super::{LinkError, Outcome, Outlet, Pending, Trouble, gather::Gathered, on_disk};
+use super::{
+    LinkError, Outcome, Outlet, Trouble,
+    gather::{DELTAS_MAX, Register},
+    lane::{Arrived, BATCHES_MAX, LaneQueue},
+    marks::{Mark, Marks, Upto},
+    on_disk,
+};
 use crate::{
     checkpoint::{CheckpointFile, Stand},
     dlq::{DeadLetters, NewLetter},
+    mapping::{Mapper, Refused},
     source::SourceRow,
     state::{Board, now},
 };
-use futures_util::FutureExt;
-use hutong_proto::Reason;
+use hutong_proto::{Lane, Reason};
 use serde_json::Value;
 use std::{
-    collections::VecDeque,
+    collections::HashMap,
     mem,
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::task::{JoinError, JoinHandle};
 
-/// Batches on their way; the publisher has its own bound in bytes.
-const BATCHES_MAX: usize = 32;
-
-/// While so many are on their way, what comes is gathered: under load batches grow, and a lone delta
-/// never waits.
-const BATCHES_EAGER: usize = 2;
-
-struct Flight {
-    /// `None` when there was nothing to publish.
-    pending: Option<Pending>,
-    /// What the wait ended with, if it was an error that nobody has heard yet.
-    failed: Option<LinkError>,
-    gathered: Gathered,
-}
-
-/// What has arrived, in order, not yet on disk here.
+/// What has arrived, not yet on disk here.
 #[derive(Default)]
 struct Settled {
     batches: usize,
@@ -43,8 +38,13 @@ struct Settled {
 
 /// Owns everything between the source and its checkpoint.
 pub(super) struct Outgoing {
-    flights: VecDeque<Flight>,
-    gathered: Gathered,
+    urgent: LaneQueue,
+    bulk: LaneQueue,
+    /// Of each register with an urgent delta that has not arrived, the last batch with one.
+    urgent_registers: HashMap<Register, u64>,
+    marks: Marks,
+    /// In bytes of memory: bulk that is read and waits, so that what is urgent behind it is found.
+    read_ahead_max: usize,
     checkpoints: CheckpointFile,
     dead_letters: Arc<Mutex<DeadLetters>>,
     board: Board,
@@ -85,10 +85,14 @@ impl Outgoing {
         dead_letters: Arc<Mutex<DeadLetters>>,
         board: Board,
         log_id: String,
+        read_ahead_max: usize,
     ) -> Outgoing {
         Outgoing {
-            flights: VecDeque::new(),
-            gathered: Gathered::default(),
+            urgent: LaneQueue::new(Lane::Urgent),
+            bulk: LaneQueue::new(Lane::Bulk),
+            urgent_registers: HashMap::new(),
+            marks: Marks::default(),
+            read_ahead_max,
             checkpoints,
             dead_letters,
             board,
@@ -101,48 +105,82 @@ impl Outgoing {
     /// May the source be asked for more?
     pub fn has_room(&self) -> bool {
         // What waits for a slow disk counts as well.
-        self.flights.len() + self.settled.batches < BATCHES_MAX && !self.gathered.is_full()
+        let batches = self.settled.batches + self.urgent.in_flight();
+        batches < BATCHES_MAX
+            && self.settled.letters.len() < DELTAS_MAX
+            && self.urgent.has_room()
+            && (self.bulk.has_room() || self.bulk.waiting_bytes() < self.read_ahead_max)
     }
 
     pub fn is_idle(&self) -> bool {
-        self.flights.is_empty()
-            && self.gathered.is_empty()
-            && self.settled.batches == 0
+        self.urgent.is_idle()
+            && self.bulk.is_idle()
+            && self.settled.letters.is_empty()
+            && self.settled.checkpoint.is_none()
             && self.storing.is_none()
     }
 
-    pub fn gathered(&mut self) -> &mut Gathered {
-        &mut self.gathered
+    /// Maps a row and takes what it became. Says whether a batch is whole now.
+    pub fn take(&mut self, row: SourceRow, mapper: &mut Mapper) -> bool {
+        let mapped = match mapper.map(&row) {
+            Ok(mapped) => mapped,
+            Err(refused) => {
+                self.settled.letters.push(letter(row, refused));
+                return false;
+            }
+        };
+        let register = (mapped.delta.entity, mapped.delta.value.kind());
+        if mapped.delta.value.lane() == Lane::Bulk {
+            let after = self.urgent_registers.get(&register).copied().unwrap_or(0);
+            return self.bulk.take(row, mapped.delta, mapped.bytes, after);
+        }
+        let number = self.urgent.gathering_number();
+        self.urgent_registers.insert(register, number);
+        self.urgent.take(row, mapped.delta, mapped.bytes, 0)
+    }
+
+    /// Everything of the source up to here was taken.
+    pub fn reached(&mut self, checkpoint: Value, barrier: Option<String>) {
+        self.marks.push(Mark {
+            upto: Upto {
+                urgent: self.urgent.last_number(),
+                bulk: self.bulk.last_number(),
+            },
+            checkpoint,
+            barrier,
+        });
+        // Rows that were all refused wait for nothing.
+        self.settle();
     }
 
     /// Sends what was gathered if it should go now.
     pub async fn send(&mut self, outlet: &mut impl Outlet) -> Result<(), Trouble> {
-        let eager = self.flights.len() < BATCHES_EAGER;
-        if self.gathered.is_full() || (eager && !self.gathered.is_empty()) {
-            self.send_all(outlet).await?;
-        }
+        self.send_some(outlet, false).await
+    }
+
+    /// Sends what was gathered as far as there is room.
+    pub async fn send_all(&mut self, outlet: &mut impl Outlet) -> Result<(), Trouble> {
+        self.send_some(outlet, true).await
+    }
+
+    /// Nothing more will be gathered. What is under way and what is urgent still arrives; bulk that was read
+    /// ahead would take as long as the broker likes.
+    pub fn close(&mut self) {
+        self.bulk.give_up_waiting();
+    }
+
+    async fn send_some(&mut self, outlet: &mut impl Outlet, all: bool) -> Result<(), Trouble> {
+        let arrived = self.urgent.arrived_number();
+        self.urgent.send(outlet, all, arrived).await?;
+        self.bulk.send(outlet, all, arrived).await?;
+        self.tell_in_flight();
         Ok(())
     }
 
-    /// Sends what was gathered. Waits for room at the publisher. Not cancel-safe.
-    pub async fn send_all(&mut self, outlet: &mut impl Outlet) -> Result<(), Trouble> {
-        if self.gathered.is_empty() {
-            return Ok(());
-        }
-        let mut gathered = mem::take(&mut self.gathered);
-        let pending = match mem::take(&mut gathered.deltas) {
-            none if none.is_empty() => None,
-            deltas => Some(outlet.publish(deltas).await?),
-        };
-        self.flights.push_back(Flight {
-            pending,
-            failed: None,
-            gathered,
-        });
-        let in_flight = self.flights.len() as u64;
+    fn tell_in_flight(&self) {
+        let in_flight = (self.urgent.in_flight() + self.bulk.in_flight()) as u64;
         self.board
             .count(|counts| counts.batches_in_flight = in_flight);
-        Ok(())
     }
 
     /// Waits until a batch arrived, or what arrived is on disk here; for ever when nothing is on its
@@ -154,52 +192,31 @@ impl Outgoing {
                 None => std::future::pending().await,
             }
         };
-        let arrived = async {
-            let Some(flight) = self.flights.front_mut() else {
-                return std::future::pending().await;
-            };
-            if let Some(error) = flight.failed.take() {
-                return Err(error);
-            }
-            match &mut flight.pending {
-                Some(pending) => pending.await,
-                None => Ok(Outcome::default()),
-            }
-        };
-        tokio::select! {
+        let (arrived, lane) = tokio::select! {
             biased;
             stored = stored => {
                 self.storing = None;
-                self.stored(stored).map(Progress::Stored).map_err(Halt::State)
+                return self.stored(stored).map(Progress::Stored).map_err(Halt::State);
             }
-            arrived = arrived => {
-                self.arrived(arrived.map_err(|e| Halt::Outlet(e.into()))?);
-                Ok(Progress::Arrived)
-            }
-        }
+            arrived = self.urgent.arrival() => (arrived, Lane::Urgent),
+            arrived = self.bulk.arrival() => (arrived, Lane::Bulk),
+        };
+        let outcome = arrived.map_err(|e: LinkError| Halt::Outlet(e.into()))?;
+        self.arrived(lane, outcome);
+        Ok(Progress::Arrived)
     }
 
-    /// Takes the first batch, and all others that arrived meanwhile: one sync for all.
-    fn arrived(&mut self, first: Outcome) {
-        let mut arrived = Some(first);
-        while let Some(outcome) = arrived.take() {
-            if let Some(flight) = self.flights.pop_front() {
-                self.take(flight.gathered, outcome);
-            }
-            // An error is kept: what arrived before it did arrive.
-            if let Some(flight) = self.flights.front_mut() {
-                arrived = match &mut flight.pending {
-                    Some(pending) => flight
-                        .failed
-                        .is_none()
-                        .then(|| pending.now_or_never())
-                        .flatten(),
-                    None => Some(Ok(Outcome::default())),
-                }
-                .and_then(|next| next.map_err(|e| flight.failed = Some(e)).ok());
-            }
+    /// Takes a batch, and all others of its lane that arrived meanwhile: one sync for all.
+    fn arrived(&mut self, lane: Lane, first: Outcome) {
+        let queue = match lane {
+            Lane::Urgent => &mut self.urgent,
+            _ => &mut self.bulk,
+        };
+        for arrived in queue.take_arrived(first) {
+            self.take_outcome(arrived);
         }
-        self.store();
+        self.settle();
+        self.tell_in_flight();
     }
 
     /// Waits for what is being stored, if anything is: nothing may be written behind the back of
@@ -211,13 +228,17 @@ impl Outgoing {
         }
     }
 
-    fn take(&mut self, gathered: Gathered, outcome: Outcome) {
+    fn take_outcome(&mut self, arrived: Arrived) {
+        for register in &arrived.registers {
+            if self.urgent_registers.get(register) == Some(&arrived.number) {
+                self.urgent_registers.remove(register);
+            }
+        }
         let settled = &mut self.settled;
         settled.batches += 1;
         let mut not_newer = 0;
-        let mut rows: Vec<Option<SourceRow>> = gathered.rows.into_iter().map(Some).collect();
-        settled.letters.extend(gathered.refused);
-        for refused in outcome.refused {
+        let mut rows: Vec<Option<SourceRow>> = arrived.rows.into_iter().map(Some).collect();
+        for refused in arrived.outcome.refused {
             if refused.reason == Reason::RevisionNotNewer.code() {
                 not_newer += 1;
                 continue;
@@ -237,20 +258,30 @@ impl Outgoing {
                 });
             }
         }
-        settled.checkpoint = gathered.checkpoint.or(settled.checkpoint.take());
-        settled.barrier = gathered.barrier.or(settled.barrier.take());
-        let in_flight = self.flights.len() as u64;
+        let accepted = u64::from(arrived.outcome.accepted);
         self.board.count(|counts| {
-            counts.deltas_accepted += u64::from(outcome.accepted);
+            counts.deltas_accepted += accepted;
             counts.deltas_not_newer += not_newer;
-            counts.batches_in_flight = in_flight;
         });
+    }
+
+    /// Moves over what both lanes have done, and stores it.
+    fn settle(&mut self) {
+        let arrived = Upto {
+            urgent: self.urgent.arrived_number(),
+            bulk: self.bulk.arrived_number(),
+        };
+        if let Some(mark) = self.marks.reached(arrived) {
+            self.settled.checkpoint = Some(mark.checkpoint);
+            self.settled.barrier = mark.barrier.or(self.settled.barrier.take());
+        }
+        self.store();
     }
 
     /// Begins to store what is settled, unless something is being stored. Dead letters first: a
     /// checkpoint says that they are safe.
     fn store(&mut self) {
-        if self.storing.is_some() || self.settled.batches == 0 {
+        if self.storing.is_some() {
             return;
         }
         let settled = mem::take(&mut self.settled);
@@ -311,5 +342,21 @@ impl Outgoing {
         // Only after what came before it is on disk.
         self.store();
         Ok(stored.checkpoint)
+    }
+}
+
+fn letter(row: SourceRow, refused: Refused) -> NewLetter {
+    // The message may quote the row: it goes into the file only.
+    tracing::debug!(
+        place = row.place,
+        reason = refused.reason,
+        field = refused.field,
+        "a row is refused by the mapping"
+    );
+    NewLetter {
+        row,
+        reason: refused.reason.to_owned(),
+        field: refused.field,
+        message: refused.message,
     }
 }

@@ -13,16 +13,27 @@ use crate::{
     config::SubscriptionSettings,
     state::now,
 };
-use hutong_proto::{Cursor, Delta, Issuer};
+use hutong_proto::{Cursor, Delta, Issuer, Lane};
 use std::time::Duration;
+
+/// Of the second producer: `NAME.bulk`.
+const BULK_SUFFIX: &str = ".bulk";
 
 /// Where a source's deltas go.
 #[derive(Debug)]
 pub struct BrokerTarget {
     endpoint: Endpoint,
-    producer: String,
-    epochs: EpochFile,
+    /// Of urgent deltas, and of all when there is no other.
+    first: Producer,
+    bulk: Option<Producer>,
     last_error: LastError,
+}
+
+/// A name at the broker, with the epochs that were used under it.
+#[derive(Debug)]
+struct Producer {
+    name: String,
+    epochs: EpochFile,
 }
 
 /// Where a sink's rows come from.
@@ -33,17 +44,35 @@ pub struct BrokerSource {
     last_error: LastError,
 }
 
-/// A publish stream.
+/// One publish stream, or one for each lane.
 #[derive(Debug)]
-pub struct BrokerOutlet(Publisher);
+pub struct BrokerOutlet {
+    first: Publisher,
+    bulk: Option<Publisher>,
+}
 
 /// A subscribe stream.
 #[derive(Debug)]
 pub struct BrokerInlet(Subscriber);
 
 impl BrokerTarget {
-    /// The producer's epochs are kept in the folder.
+    /// Two producers, one a lane: a stream is first in, first out, and urgent must not wait for bulk.
+    /// Bulk goes under the name with `.bulk` after it. Epochs are kept in the folder.
     pub fn new(
+        address: String,
+        issuer: Issuer,
+        producer: String,
+        folder: &StateFolder,
+    ) -> BrokerTarget {
+        let bulk = Producer::new(format!("{producer}{BULK_SUFFIX}"), folder);
+        BrokerTarget {
+            bulk: Some(bulk),
+            ..BrokerTarget::one_stream(address, issuer, producer, folder)
+        }
+    }
+
+    /// One producer for both lanes: for whoever sends little, or has one lane only.
+    pub fn one_stream(
         address: String,
         issuer: Issuer,
         producer: String,
@@ -51,9 +80,31 @@ impl BrokerTarget {
     ) -> BrokerTarget {
         BrokerTarget {
             endpoint: Endpoint::new(address, Identity::Platform(issuer)),
-            epochs: EpochFile::new(folder, &producer),
-            producer,
+            first: Producer::new(producer, folder),
+            bulk: None,
             last_error: LastError::default(),
+        }
+    }
+
+    async fn open(&self, producer: &Producer) -> Result<Publisher, LinkError> {
+        let mut options = PublisherOptions::new(self.endpoint.clone(), producer.name.clone());
+        let epochs = producer.epochs.clone();
+        let epoch = on_disk(move || Ok(epochs.next(now())?)).await;
+        options.epoch = Some(epoch.map_err(|trouble| LinkError {
+            passing: trouble.passing,
+            reason: None,
+            message: trouble.message,
+        })?);
+        options.last_error = self.last_error.clone();
+        Ok(Publisher::connect(options).await?)
+    }
+}
+
+impl Producer {
+    fn new(name: String, folder: &StateFolder) -> Producer {
+        Producer {
+            epochs: EpochFile::new(folder, &name),
+            name,
         }
     }
 }
@@ -76,16 +127,25 @@ impl Connect for BrokerTarget {
     type Link = BrokerOutlet;
 
     async fn connect(&mut self, _: Option<Cursor>) -> Result<BrokerOutlet, LinkError> {
-        let mut options = PublisherOptions::new(self.endpoint.clone(), self.producer.clone());
-        let epochs = self.epochs.clone();
-        let epoch = on_disk(move || Ok(epochs.next(now())?)).await;
-        options.epoch = Some(epoch.map_err(|trouble| LinkError {
-            passing: trouble.passing,
-            reason: None,
-            message: trouble.message,
-        })?);
-        options.last_error = self.last_error.clone();
-        Ok(BrokerOutlet(Publisher::connect(options).await?))
+        let bulk = async {
+            match &self.bulk {
+                Some(producer) => self.open(producer).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let (first, bulk) = tokio::try_join!(self.open(&self.first), bulk)?;
+        let outlet = BrokerOutlet { first, bulk };
+        let mut logs = outlet.streams().map(|stream| stream.status().log_id);
+        let first = logs.next();
+        if logs.any(|log| Some(log) != first) {
+            return Err(LinkError {
+                passing: true,
+                reason: None,
+                message: "the broker's log was replaced while this connected".to_owned(),
+            });
+        }
+        drop(logs);
+        Ok(outlet)
     }
 
     fn last_error(&self) -> LastError {
@@ -115,11 +175,20 @@ impl Connect for BrokerSource {
     }
 }
 
+impl BrokerOutlet {
+    fn streams(&self) -> impl Iterator<Item = &Publisher> {
+        std::iter::once(&self.first).chain(&self.bulk)
+    }
+}
+
 impl Outlet for BrokerOutlet {
-    async fn publish(&mut self, deltas: Vec<Delta>) -> Result<Pending, LinkError> {
+    async fn publish(&mut self, lane: Lane, deltas: Vec<Delta>) -> Result<Pending, LinkError> {
+        let publisher = match (&self.bulk, lane) {
+            (Some(bulk), Lane::Bulk) => bulk.clone(),
+            _ => self.first.clone(),
+        };
         let batch = EncodedBatch::from_deltas(&deltas)?;
-        let mut pending = self.0.publish_encoded(batch).await?;
-        let publisher = self.0.clone();
+        let mut pending = publisher.publish_encoded(batch).await?;
         Ok(Box::pin(async move {
             loop {
                 let receipt = pending.await?;
@@ -134,27 +203,29 @@ impl Outlet for BrokerOutlet {
     }
 
     fn ended(&self) -> Option<LinkError> {
-        self.0.ended().map(LinkError::from)
+        let error = self.streams().find_map(Publisher::ended);
+        error.map(LinkError::from)
     }
 
     fn connected(&self) -> Result<(), String> {
-        let status = self.0.status();
-        if status.connected {
-            return Ok(());
+        let statuses = self.streams().map(Publisher::status);
+        match statuses.into_iter().find(|status| !status.connected) {
+            Some(status) => Err(status.last_error.unwrap_or_else(|| "connecting".to_owned())),
+            None => Ok(()),
         }
-        Err(status.last_error.unwrap_or_else(|| "connecting".to_owned()))
     }
 
     fn reconnects(&self) -> u64 {
-        self.0.status().reconnects
+        self.streams().map(|s| s.status().reconnects).sum()
     }
 
     fn held_back(&self) -> Duration {
-        self.0.status().credit_wait.total()
+        let waits = self.streams().map(|s| s.status().credit_wait.total());
+        waits.sum()
     }
 
     fn log_id(&self) -> String {
-        let log_id = self.0.status().log_id;
+        let log_id = self.first.status().log_id;
         log_id.map_or_else(String::new, |id| id.to_string())
     }
 }

@@ -27,6 +27,9 @@ use tokio_util::sync::CancellationToken;
 /// How long batches on their way are waited for when the connector stops or begins again.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
+/// Bulk rows that are read and wait, in bytes of memory. What is urgent is found behind so many.
+const READ_AHEAD_MAX: usize = 64 << 20;
+
 const FIRST_RUN: &str = "first run: everything that the source has is sent";
 
 /// The state says so when it was held back for most of the time since it was last looked at.
@@ -71,6 +74,7 @@ pub struct SourceRunner<S, C> {
     /// The state when nothing is wrong.
     normal: (State, &'static str),
     pressure: Pressure,
+    read_ahead_max: usize,
     stop: CancellationToken,
     /// Another log of the broker is no mistake.
     new_log: bool,
@@ -111,6 +115,7 @@ where
             pauses: Pauses::default(),
             normal: (State::Snapshotting, FIRST_RUN),
             pressure: Pressure::default(),
+            read_ahead_max: READ_AHEAD_MAX,
             stop,
             new_log: false,
         }
@@ -120,6 +125,14 @@ where
     #[must_use]
     pub fn accept_new_log(mut self, accept: bool) -> Self {
         self.new_log = accept;
+        self
+    }
+
+    /// How many bytes of bulk rows may be read and wait while the broker takes no more of them: a
+    /// source that carries both lanes is read on for what is urgent. Zero reads nothing ahead.
+    #[must_use]
+    pub fn read_ahead(mut self, bytes_max: usize) -> Self {
+        self.read_ahead_max = bytes_max;
         self
     }
 
@@ -156,25 +169,8 @@ where
         let Some(link) = outlet.as_mut() else {
             return Ok(());
         };
-        let mut stand = self.checkpoints.load()?;
         let log_id = link.log_id();
-        if let Some(was) = stand.as_ref().and_then(|stand| stand.log_id.clone())
-            && was != log_id
-        {
-            if !self.new_log {
-                return Err(another_log(&was, &log_id));
-            }
-            tracing::warn!(was, now = log_id, "another log: everything is sent again");
-            stand = None;
-        }
-        if let Some(stand) = &stand {
-            self.normal = (State::Running, "");
-            // True before this process, and nothing may come that says it again.
-            if let Some(barrier) = &stand.barrier {
-                self.board.barrier(barrier.clone());
-            }
-        }
-        let checkpoint = stand.map(|stand| stand.checkpoint);
+        let checkpoint = self.begin_at(&log_id)?;
         tokio::select! {
             started = self.source.start(checkpoint) => started?,
             () = stop.cancelled() => return Ok(()),
@@ -189,6 +185,7 @@ where
             Arc::clone(&self.dead_letters),
             self.board.clone(),
             log_id,
+            self.read_ahead_max,
         );
         let ended = match self.pump(link, &mut outgoing).await {
             Ended::Told => Ok(()),
@@ -223,8 +220,29 @@ where
         ended
     }
 
+    /// Where the source goes on; its beginning for a log that was not known.
+    fn begin_at(&mut self, log_id: &str) -> Result<Option<Value>, Trouble> {
+        let mut stand = self.checkpoints.load()?;
+        if let Some(was) = stand.as_ref().and_then(|stand| stand.log_id.clone())
+            && was != *log_id
+        {
+            if !self.new_log {
+                return Err(another_log(&was, log_id));
+            }
+            tracing::warn!(was, now = log_id, "another log: everything is sent again");
+            stand = None;
+        }
+        if let Some(stand) = &stand {
+            self.normal = (State::Running, "");
+            // True before this process, and nothing may come that says it again.
+            if let Some(barrier) = &stand.barrier {
+                self.board.barrier(barrier.clone());
+            }
+        }
+        Ok(stand.map(|stand| stand.checkpoint))
+    }
+
     async fn pump(&mut self, link: &mut C::Link, outgoing: &mut Outgoing) -> Ended {
-        let stop = self.stop.clone();
         loop {
             let heard = self.hear(link, outgoing).await;
             let (batch, durable) = match heard {
@@ -237,12 +255,12 @@ where
                 return Ended::Source(e.into());
             }
             if let Some(batch) = batch
-                && let Err(ended) = self.take(batch, link, outgoing, &stop).await
+                && let Err(ended) = self.take(batch, link, outgoing).await
             {
                 return ended;
             }
-            if let Err(ended) = send(link, outgoing, &stop).await {
-                return ended;
+            if let Err(trouble) = outgoing.send(link).await {
+                return Ended::Outlet(trouble);
             }
         }
     }
@@ -296,7 +314,7 @@ where
                     return Ok((Some(batch), durable));
                 }
             }
-            send(link, outgoing, &stop).await?;
+            outgoing.send(link).await.map_err(Ended::Outlet)?;
         }
     }
 
@@ -305,27 +323,25 @@ where
         batch: SourceBatch,
         link: &mut C::Link,
         outgoing: &mut Outgoing,
-        stop: &CancellationToken,
     ) -> Result<(), Ended> {
         let rows = batch.rows.len() as u64;
         self.board.count(|counts| counts.rows_read += rows);
         for row in batch.rows {
-            if outgoing.gathered().is_full() {
-                let sent = tokio::select! {
-                    sent = outgoing.send_all(link) => sent,
-                    () = stop.cancelled() => return Err(Ended::Told),
-                };
-                sent.map_err(Ended::Outlet)?;
+            if outgoing.take(row, &mut self.mapper) {
+                outgoing.send(link).await.map_err(Ended::Outlet)?;
             }
-            outgoing.gathered().take(row, &mut self.mapper);
         }
-        outgoing.gathered().reached(batch.checkpoint, batch.barrier);
+        outgoing.reached(batch.checkpoint, batch.barrier);
         Ok(())
     }
 
     async fn drain(&mut self, link: &mut C::Link, outgoing: &mut Outgoing) -> Result<(), Trouble> {
-        outgoing.send_all(link).await?;
-        while !outgoing.is_idle() {
+        outgoing.close();
+        loop {
+            outgoing.send_all(link).await?;
+            if outgoing.is_idle() {
+                return Ok(());
+            }
             let progress = outgoing.progress().await;
             let progress = progress.map_err(|(Halt::Outlet(t) | Halt::State(t))| t)?;
             if let Progress::Stored(Some(checkpoint)) = progress {
@@ -338,20 +354,6 @@ where
                 }
             }
         }
-        Ok(())
-    }
-}
-
-/// Sends what was gathered, if it is time.
-async fn send(
-    link: &mut impl Outlet,
-    outgoing: &mut Outgoing,
-    stop: &CancellationToken,
-) -> Result<(), Ended> {
-    tokio::select! {
-        sent = outgoing.send(link) => sent.map_err(Ended::Outlet),
-        // The batch that is dropped here was not sent; its rows come again.
-        () = stop.cancelled() => Err(Ended::Told),
     }
 }
 

@@ -6,10 +6,10 @@ use crate::{
     sink::{Sink, SinkError},
     source::{Source, SourceBatch, SourceError, SourceRow},
 };
-use hutong_proto::{Cursor, Delta, Micros, Reason, Revision};
+use hutong_proto::{Cursor, Delta, EntityId, Lane, Micros, Reason, Revision};
 use serde_json::{Value, json};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -20,6 +20,17 @@ pub const NOW: Micros = Micros(1_661_950_800_000_000);
 /// Row `n` of person `n % persons`; a colour of `purple` has no mapping.
 pub fn row(n: u64, colour: &str) -> SourceRow {
     let fields = json!({"person": format!("{:032x}", n + 1), "colour": colour});
+    SourceRow {
+        fields: serde_json::from_value(fields).expect("an object"),
+        place: format!("row {n}"),
+        revision: Revision(n + 1),
+        committed_at: NOW,
+    }
+}
+
+/// A test of a person, by number; its revision is `n + 1`.
+pub fn test(n: u64, person: u64, outcome: &str) -> SourceRow {
+    let fields = json!({"test": true, "person": format!("{:032x}", person + 1), "outcome": outcome, "at": NOW.0});
     SourceRow {
         fields: serde_json::from_value(fields).expect("an object"),
         place: format!("row {n}"),
@@ -104,7 +115,16 @@ impl Source for ListSource {
 
 /// Accepts deltas by revision. Clones are the same broker.
 #[derive(Clone)]
-pub struct FakeBroker(Arc<Mutex<Kept>>, watch::Sender<u64>);
+pub struct FakeBroker(Arc<Mutex<Kept>>, watch::Sender<Gate>);
+
+/// Which acks go.
+#[derive(Clone, Copy)]
+struct Gate {
+    /// Of batches up to this number.
+    batches: u64,
+    /// None of this lane.
+    held: Option<Lane>,
+}
 
 #[derive(Default)]
 pub struct Kept {
@@ -121,22 +141,36 @@ pub struct Kept {
     pub held_back: Duration,
     /// The way back: acks of batches with a greater number are withheld.
     batches: u64,
+    newest: HashMap<EntityId, Revision>,
 }
 
 impl FakeBroker {
     /// Acks at once.
     pub fn new() -> FakeBroker {
-        FakeBroker(Arc::default(), watch::Sender::new(u64::MAX))
+        FakeBroker::with_acks(u64::MAX)
     }
 
     /// Acks as many batches as [`FakeBroker::release`] says.
     pub fn holding() -> FakeBroker {
-        FakeBroker(Arc::default(), watch::Sender::new(0))
+        FakeBroker::with_acks(0)
+    }
+
+    fn with_acks(batches: u64) -> FakeBroker {
+        let gate = Gate {
+            batches,
+            held: None,
+        };
+        FakeBroker(Arc::default(), watch::Sender::new(gate))
+    }
+
+    /// Withholds the acks of a lane, or of none.
+    pub fn hold(&self, lane: Option<Lane>) {
+        self.1.send_modify(|gate| gate.held = lane);
     }
 
     /// Lets the acks of the first `batches` go.
     pub fn release(&self, batches: u64) {
-        self.1.send_replace(batches);
+        self.1.send_modify(|gate| gate.batches = batches);
     }
 
     pub fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -152,35 +186,53 @@ pub fn broken() -> LinkError {
     }
 }
 
-pub struct FakeOutlet(FakeBroker);
+/// Of a stream that broke nothing arrives any more; the other lane's goes on.
+pub struct FakeOutlet {
+    broker: FakeBroker,
+    broken: HashSet<Lane>,
+}
+
+impl FakeOutlet {
+    pub fn new(broker: &FakeBroker) -> FakeOutlet {
+        FakeOutlet {
+            broker: broker.clone(),
+            broken: HashSet::new(),
+        }
+    }
+}
 
 impl Connect for FakeBroker {
     type Link = FakeOutlet;
 
     async fn connect(&mut self, _: Option<Cursor>) -> Result<FakeOutlet, LinkError> {
         self.kept().connects += 1;
-        Ok(FakeOutlet(self.clone()))
+        Ok(FakeOutlet::new(self))
     }
 }
 
 impl Outlet for FakeOutlet {
-    async fn publish(&mut self, deltas: Vec<Delta>) -> Result<Pending, LinkError> {
-        let mut kept = self.0.kept();
+    async fn publish(&mut self, lane: Lane, deltas: Vec<Delta>) -> Result<Pending, LinkError> {
+        assert!(deltas.iter().all(|d| d.value.lane() == lane));
+        let mut kept = self.broker.kept();
         match &mut kept.break_after {
             Some(0) => {
                 kept.break_after = None;
-                return Ok(Box::pin(async { Err(broken()) }));
+                self.broken.insert(lane);
             }
             Some(left) => *left -= 1,
             None => {}
+        }
+        if self.broken.contains(&lane) {
+            return Ok(Box::pin(async { Err(broken()) }));
         }
         kept.batches += 1;
         kept.batch_sizes.push(deltas.len());
         let number = kept.batches;
         let outcome = kept.take(deltas);
-        let mut released = self.0.1.subscribe();
+        let mut released = self.broker.1.subscribe();
         Ok(Box::pin(async move {
-            let waited = released.wait_for(|batches| *batches >= number).await;
+            let goes = |gate: &Gate| gate.batches >= number && gate.held != Some(lane);
+            let waited = released.wait_for(goes).await;
             drop(waited.map_err(|_| broken())?);
             Ok(outcome)
         }))
@@ -195,11 +247,11 @@ impl Outlet for FakeOutlet {
     }
 
     fn held_back(&self) -> Duration {
-        self.0.kept().held_back
+        self.broker.kept().held_back
     }
 
     fn log_id(&self) -> String {
-        self.0.kept().log_id.to_string()
+        self.broker.kept().log_id.to_string()
     }
 }
 
@@ -213,16 +265,15 @@ impl Kept {
                 field: String::new(),
                 message: "because".to_owned(),
             };
-            let known = self
-                .accepted
-                .iter()
-                .any(|a| a.entity == delta.entity && a.revision >= delta.revision);
+            let newest = self.newest.entry(delta.entity).or_default();
+            let known = *newest >= delta.revision;
             if self.refuse.contains(&delta.revision) {
                 outcome.refused.push(refused(Reason::KindUnknown));
             } else if known {
                 self.not_newer += 1;
                 outcome.refused.push(refused(Reason::RevisionNotNewer));
             } else {
+                *newest = delta.revision;
                 self.accepted.push(delta);
                 outcome.accepted += 1;
             }

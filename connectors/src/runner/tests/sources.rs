@@ -29,13 +29,19 @@ broker.address = "http://127.0.0.1:7400"
 state.dir = "state"
 source = { type = "snapshot-folder", dir = "in", format = "risk-levels" }
 provenance = { authority = "a", rule_id = "r", rule_version = 1, reason = "because" }
-[mapping]
+[[mapping]]
+kind = "test_result"
+when = { field = "test", is = true }
+entity = { pseudonym = "person" }
+outcome = { field = "outcome", canonical = true }
+sampled_at = { field = "at", format = "unix-us" }
+[[mapping]]
 kind = "health_code"
 entity = { pseudonym = "person" }
 colour = { field = "colour", canonical = true }
 "#;
 
-fn mapper() -> Mapper {
+pub fn mapper() -> Mapper {
     let config = Config::parse("c.toml", CONFIG).unwrap_or_else(|e| panic!("{e}"));
     match config.work {
         Work::Source(work) => Mapper::new(work.mapping, None),
@@ -44,22 +50,22 @@ fn mapper() -> Mapper {
 }
 
 /// A runner at work, in a state folder.
-struct Running {
-    folder: StateFolder,
+pub struct Running {
+    pub folder: StateFolder,
     _dir: Arc<TempDir>,
-    board: Board,
-    stop: CancellationToken,
+    pub board: Board,
+    pub stop: CancellationToken,
     seen: Arc<Mutex<Seen>>,
-    tasks: JoinSet<Result<(), Trouble>>,
+    pub tasks: JoinSet<Result<(), Trouble>>,
 }
 
 impl Running {
-    fn start(source: ListSource, broker: &FakeBroker) -> Running {
+    pub fn start(source: ListSource, broker: &FakeBroker) -> Running {
         let dir = Arc::new(tempfile::tempdir().expect("a folder"));
         Running::start_in(&dir, source, broker, 1 << 20)
     }
 
-    fn start_in(
+    pub fn start_in(
         dir: &Arc<TempDir>,
         source: ListSource,
         broker: &FakeBroker,
@@ -102,20 +108,20 @@ impl Running {
         }
     }
 
-    fn checkpoint(&self) -> Option<Value> {
+    pub fn checkpoint(&self) -> Option<Value> {
         CheckpointFile::new(&self.folder, "list")
             .load()
             .expect("sound")
             .map(|stand| stand.checkpoint)
     }
 
-    fn dead_letters(&self) -> Vec<(String, String)> {
+    pub fn dead_letters(&self) -> Vec<(String, String)> {
         let store = DeadLetters::open(&self.folder, 1 << 20).expect("opened");
         let letters = store.contents().expect("read").letters;
         letters.into_values().map(|l| (l.place, l.reason)).collect()
     }
 
-    async fn until(&self, what: &str, mut holds: impl FnMut(&Running) -> bool) {
+    pub async fn until(&self, what: &str, mut holds: impl FnMut(&Running) -> bool) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         while !holds(self) {
             assert!(
@@ -127,7 +133,7 @@ impl Running {
         }
     }
 
-    async fn until_checkpoint(&self, rows: usize) {
+    pub async fn until_checkpoint(&self, rows: usize) {
         self.until("the checkpoint", |r| r.checkpoint() == Some(json!(rows)))
             .await;
     }
@@ -140,7 +146,7 @@ impl Running {
             .expect("no panic")
     }
 
-    async fn stop(mut self) {
+    pub async fn stop(mut self) {
         self.stop.cancel();
         assert_eq!(self.ended().await, Ok(()));
     }
@@ -448,13 +454,13 @@ async fn a_stored_checkpoint_is_where_it_goes_on() {
 
 /// One life of the connector: what goes wrong in it, and how many acks it lives to see.
 #[derive(Clone, Debug)]
-struct Life {
+pub struct Life {
     source_errors: Vec<usize>,
     break_after: Option<usize>,
     acks: u64,
 }
 
-fn life() -> impl Strategy<Value = Life> {
+pub fn life() -> impl Strategy<Value = Life> {
     let errors = proptest::collection::vec(0..20_usize, 0..3);
     let life = (errors, proptest::option::of(0..10_usize), 0..12_u64);
     life.prop_map(|(source_errors, break_after, acks)| Life {
@@ -465,7 +471,7 @@ fn life() -> impl Strategy<Value = Life> {
 }
 
 /// Runs a life until it saw its acks, or nothing moves any more, then kills it.
-async fn live(
+pub async fn live(
     life: &Life,
     dir: &Arc<TempDir>,
     rows: &[SourceRow],
@@ -492,7 +498,7 @@ async fn live(
 
 /// One for each life: when it goes, what it wrote on disk at that moment is written, as the system
 /// does for a process that was killed in a call.
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -224,17 +224,25 @@ impl Output {
     }
 }
 
-/// Either the old or the new one is there after a crash.
 fn keep_cursor(path: &Path, cursor: Cursor) -> Result<(), SinkError> {
-    let new = path.with_added_extension("new");
-    let write = || {
-        let mut file = std::fs::File::create(&new)?;
-        writeln!(file, "{cursor}")?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)
-    };
+    let sync = |place: &Path| std::fs::File::open(place)?.sync_all();
     let message = |e| format!("cursor file {}: cannot be written: {e}", path.display());
-    write().map_err(|e: std::io::Error| SinkError::passing(message(e)))
+    replace(path, &format!("{cursor}\n"), sync).map_err(|e| SinkError::passing(message(e)))
+}
+
+/// Either the old or the new one is there after a crash, and once it returned the new one: the name is
+/// in the folder, which is synced as well.
+fn replace(
+    path: &Path,
+    text: &str,
+    mut sync: impl FnMut(&Path) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let new = path.with_added_extension("new");
+    std::fs::write(&new, text)?;
+    sync(&new)?;
+    std::fs::rename(&new, path)?;
+    let folder = path.parent().filter(|f| !f.as_os_str().is_empty());
+    sync(folder.unwrap_or(Path::new(".")))
 }
 
 fn kept_cursor(path: &Path) -> Result<Option<Cursor>, SinkError> {
@@ -324,5 +332,52 @@ impl Sink for JsonLinesSink {
         }
         self.open = Some(open);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_synced_before_it_has_its_name_and_then_the_name_is() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("cursor");
+        std::fs::write(&path, "old").expect("written");
+        let mut synced = Vec::new();
+        replace(&path, "new", |place| {
+            let here = std::fs::read_to_string(&path).expect("there at any moment");
+            synced.push((place.to_owned(), here));
+            Ok(())
+        })
+        .expect("replaced");
+        let expected = [
+            (path.with_added_extension("new"), "old".to_owned()),
+            (dir.path().to_owned(), "new".to_owned()),
+        ];
+        assert_eq!(synced, expected);
+        let lost = std::io::Error::other("the disk is gone");
+        let mut lost = Some(lost);
+        let failed = replace(&path, "newer", |place| match place == dir.path() {
+            true => Err(lost.take().expect("once")),
+            false => Ok(()),
+        });
+        assert!(
+            failed.is_err(),
+            "a name that may be lost is not taken for kept"
+        );
+    }
+
+    #[test]
+    fn a_cursor_is_read_back() {
+        let cursor = Cursor {
+            log_id: hutong_proto::LogId(7),
+            urgent: hutong_proto::Offset(1),
+            bulk: hutong_proto::Offset(2),
+        };
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("cursor");
+        keep_cursor(&path, cursor).expect("kept");
+        assert_eq!(kept_cursor(&path).expect("read"), Some(cursor));
     }
 }

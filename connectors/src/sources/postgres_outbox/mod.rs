@@ -23,6 +23,13 @@
 //! later transaction is in the same group or a later one, and a group is read by position. The sequence
 //! must not be cached by sessions (`CACHE 1`, the default), which is checked.
 //!
+//! # When the server crashes
+//! With `synchronous_commit = off` a transaction is seen before it is on the server's disk, and a rolled back
+//! one never has to be. After a crash such rows are gone and their transaction numbers are given out again: below a
+//! snapshot that says that they had ended. So before rows are given away, this source commits a message of its own
+//! to the write-ahead log, synchronously: with it everything before it is on disk, that is all that the group's
+//! snapshot says.
+//!
 //! # When the server is another one
 //! Transactions are counted anew after a restore elsewhere, and may be given out twice after a failover
 //! that lost some. The checkpoint names system and timeline; when they differ, all that is in the table
@@ -43,7 +50,7 @@ use hutong_proto::{Micros, Revision};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use snapshot::PgSnapshot;
-use statements::{CLEAN_UP_ROWS, END, Statements};
+use statements::{CLEAN_UP_ROWS, END, FLUSH, Statements};
 use std::{fmt, time::Duration};
 use tokio::time::Instant;
 use tokio_postgres::{Row, types::ToSql};
@@ -88,6 +95,8 @@ pub struct PostgresOutbox {
     at: Checkpoint,
     /// Of the group that is being read: no later transaction has a lower position.
     first: Option<i64>,
+    /// All that is visible in the group is on the server's disk.
+    flushed: bool,
     /// All that was visible in it is durable elsewhere.
     acknowledged: Option<PgSnapshot>,
     cleaned_up: Option<Instant>,
@@ -110,6 +119,7 @@ impl PostgresOutbox {
             link: None,
             at: Checkpoint::default(),
             first: None,
+            flushed: false,
             acknowledged: None,
             cleaned_up: None,
         }
@@ -199,6 +209,7 @@ impl PostgresOutbox {
             }
             self.at.group = Some(now);
             self.at.position = 0;
+            self.flushed = false;
         }
         Ok(self.at.group.clone())
     }
@@ -335,6 +346,7 @@ impl Source for PostgresOutbox {
         indexed.await.map_err(|e| self.failed(&e))?;
         self.at = self.place(checkpoint).await?;
         self.first = None;
+        self.flushed = false;
         self.acknowledged = self.at.base.clone();
         Ok(())
     }
@@ -345,6 +357,12 @@ impl Source for PostgresOutbox {
             self.clean_up().await?;
             if let Some(group) = self.group().await? {
                 let page = self.page(&group).await?;
+                // Not for a group without rows: it would make the next one.
+                if !page.rows.is_empty() && !self.flushed {
+                    let flushed = self.link()?.client.batch_execute(FLUSH).await;
+                    flushed.map_err(|e| self.failed(&e))?;
+                    self.flushed = true;
+                }
                 self.at.highest = self.at.highest.max(page.last);
                 match page.reach {
                     Some(reach) => self.at.position = reach,

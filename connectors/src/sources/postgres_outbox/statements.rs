@@ -16,6 +16,11 @@ const COLUMNS: &str = "position, id::text, aggregatetype::text, aggregateid::tex
 /// Rows that are looked at by one clean-up.
 pub(super) const CLEAN_UP_ROWS: u64 = 5000;
 
+/// After it everything that was committed before is on the server's disk, whatever the session or the
+/// server says of `synchronous_commit`. A message, since a transaction that writes nothing is not waited for.
+pub(super) const FLUSH: &str = "BEGIN; SET LOCAL synchronous_commit = on; \
+    SELECT pg_logical_emit_message(true, 'hutong', ''); COMMIT";
+
 #[derive(Debug)]
 pub(super) struct Statements {
     /// Parameters: group's snapshot, after which position, limit.
@@ -66,31 +71,7 @@ impl Statements {
                    SELECT position FROM {table} WHERE txid >= $1::text::xid8 \
                      AND pg_visible_in_snapshot(txid, $2::text::pg_snapshot) OFFSET 0) later"
             ),
-            // Two ranges of an index, each from where the last page ended: rows of later transactions by
-            // position, from the first one on; and those of each that ran at the base, which may lie
-            // far before. So a page costs the same however many rows are behind it or wait after it.
-            page: format!(
-                "WITH scan AS MATERIALIZED ( \
-                   SELECT position, txid FROM {table} \
-                   WHERE position > greatest($4::bigint, $6::bigint - 1) \
-                   ORDER BY position LIMIT $7::bigint), \
-                 reach AS ( \
-                   SELECT CASE WHEN count(*) < $7::bigint THEN {END} ELSE max(position) END \
-                     AS position FROM scan), \
-                 ready AS ( \
-                   SELECT position FROM scan WHERE txid >= $1::text::xid8 \
-                     AND pg_visible_in_snapshot(txid, $3::text::pg_snapshot) \
-                   UNION ALL \
-                   SELECT late.position FROM unnest($2::text[]::xid8[]) AS ran (txid), LATERAL ( \
-                     SELECT position FROM {table} o \
-                     WHERE o.txid = ran.txid AND o.position > $4::bigint \
-                     ORDER BY o.position LIMIT $5::bigint) late \
-                   WHERE pg_visible_in_snapshot(ran.txid, $3::text::pg_snapshot)), \
-                 page AS MATERIALIZED ( \
-                   SELECT position FROM ready WHERE position <= (SELECT position FROM reach) \
-                   ORDER BY position LIMIT $5::bigint) \
-                 {rows}"
-            ),
+            page: page(table, &rows),
             // Only the oldest are looked at, so that it costs the same however many are kept.
             clean_up: format!(
                 "DELETE FROM {table} WHERE position IN ( \
@@ -114,6 +95,34 @@ impl Statements {
             ),
         }
     }
+}
+
+/// Two ranges of an index, each from where the last page ended: rows of later transactions by
+/// position, from the first one on; and those of each that ran at the base, which may lie
+/// far before. So a page costs the same however many rows are behind it or wait after it.
+fn page(table: &str, rows: &str) -> String {
+    format!(
+        "WITH scan AS MATERIALIZED ( \
+           SELECT position, txid FROM {table} \
+           WHERE position > greatest($4::bigint, $6::bigint - 1) \
+           ORDER BY position LIMIT $7::bigint), \
+         reach AS ( \
+           SELECT CASE WHEN count(*) < $7::bigint THEN {END} ELSE max(position) END \
+             AS position FROM scan), \
+         ready AS ( \
+           SELECT position FROM scan WHERE txid >= $1::text::xid8 \
+             AND pg_visible_in_snapshot(txid, $3::text::pg_snapshot) \
+           UNION ALL \
+           SELECT late.position FROM unnest($2::text[]::xid8[]) AS ran (txid), LATERAL ( \
+             SELECT position FROM {table} o \
+             WHERE o.txid = ran.txid AND o.position > $4::bigint \
+             ORDER BY o.position LIMIT $5::bigint) late \
+           WHERE pg_visible_in_snapshot(ran.txid, $3::text::pg_snapshot)), \
+         page AS MATERIALIZED ( \
+           SELECT position FROM ready WHERE position <= (SELECT position FROM reach) \
+           ORDER BY position LIMIT $5::bigint) \
+         {rows}"
+    )
 }
 
 /// Creates the table, or adds what a table of Debezium's shape lacks.
