@@ -181,7 +181,14 @@ fn the_comparison_runs_all_systems_counts_their_syncs_and_gives_ratios() {
 #[test]
 fn a_peer_that_cannot_start_is_named() {
     let output = Command::new(env!("CARGO_BIN_EXE_hutong-bench"))
-        .args(["compare", "--short", "--rows", "ingest", "--peers", "jetstream"])
+        .args([
+            "compare",
+            "--short",
+            "--rows",
+            "ingest",
+            "--peers",
+            "jetstream",
+        ])
         .env("HUTONG_NATS_SERVER", "/nowhere/nats-server")
         .output()
         .expect("it runs");

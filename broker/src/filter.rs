@@ -17,6 +17,24 @@ pub struct FilterSpec {
 /// A configured platform and its shards.
 pub type Platforms = [(Issuer, u32)];
 
+fn invalid(field: String, what: String) -> Refusal {
+    Refusal::new(Reason::FilterInvalid, field).detail(what)
+}
+
+/// No kind means all of them.
+fn kinds(wanted: &[i32]) -> Result<KindSet, Refusal> {
+    if wanted.is_empty() {
+        return Ok(KindSet::ALL);
+    }
+    let mut kinds = KindSet::default();
+    for (i, number) in wanted.iter().enumerate() {
+        let kind = u64::try_from(*number).ok().and_then(Kind::from_number);
+        let unknown = || invalid(format!("filter.kinds[{i}]"), format!("kind {number}"));
+        kinds.insert(kind.ok_or_else(unknown)?);
+    }
+    Ok(kinds)
+}
+
 impl FilterSpec {
     pub fn from_api(
         filter: Option<api::Filter>,
@@ -30,8 +48,6 @@ impl FilterSpec {
         wire.issuers.dedup();
         wire.lanes.sort_unstable();
         wire.lanes.dedup();
-        let invalid =
-            |field: String, what: String| Refusal::new(Reason::FilterInvalid, field).detail(what);
         if wire.issuers.len() > limits::FILTER_VALUES_MAX {
             return Err(invalid(
                 "filter.issuers".into(),
@@ -45,19 +61,7 @@ impl FilterSpec {
         };
         unset(&wire.kinds, "filter.kinds")?;
         unset(&wire.lanes, "filter.lanes")?;
-        let mut kinds = KindSet::default();
-        for (i, &kind) in wire.kinds.iter().enumerate() {
-            let kind = u64::try_from(kind).ok().and_then(Kind::from_number);
-            kinds.insert(kind.ok_or_else(|| {
-                invalid(
-                    format!("filter.kinds[{i}]"),
-                    format!("kind {}", wire.kinds[i]),
-                )
-            })?);
-        }
-        if wire.kinds.is_empty() {
-            kinds = KindSet::ALL;
-        }
+        let kinds = kinds(&wire.kinds)?;
         let mut lanes = [wire.lanes.is_empty(); 2];
         for (i, &lane) in wire.lanes.iter().enumerate() {
             match u64::try_from(lane).ok().and_then(Lane::from_number) {

@@ -224,9 +224,7 @@ fn bin() -> io::Result<PathBuf> {
         .map(|entry| entry.path())
         .max_by_key(|path| version(path));
     newest.map(|path| path.join("bin")).ok_or_else(|| {
-        io::Error::other(
-            "no PostgreSQL: install the package postgresql, or set HUTONG_TEST_PG_BIN",
-        )
+        io::Error::other("no PostgreSQL: install the package postgresql, or set HUTONG_TEST_PG_BIN")
     })
 }
 

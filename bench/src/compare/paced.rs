@@ -60,7 +60,11 @@ pub async fn turn(options: &Options, kind: Kind) -> Result<Turn, Failure> {
     for issuer in issuers {
         opened.push(system.receiver(*issuer).await?);
         for lane in Lane::DELIVERED {
-            senders.push((*issuer, lane, system.sender(*issuer, lane, options.batch).await?));
+            senders.push((
+                *issuer,
+                lane,
+                system.sender(*issuer, lane, options.batch).await?,
+            ));
         }
     }
     let (warmup, seconds) = (
@@ -183,7 +187,11 @@ impl Source {
         Ok(took)
     }
 
-    fn acknowledged(&self, (sent_at, after, deltas): (Instant, Duration, u32), took: &mut Histogram<u64>) {
+    fn acknowledged(
+        &self,
+        (sent_at, after, deltas): (Instant, Duration, u32),
+        took: &mut Histogram<u64>,
+    ) {
         if sent_at < self.shared.begin {
             return;
         }

@@ -199,7 +199,10 @@ fn compared(report: &Value) -> Result<String, Failure> {
         if measured("hutong").is_none() {
             continue;
         }
-        write!(out, "\nThe same load side by side, row `{row}`:\n\n| system |")?;
+        write!(
+            out,
+            "\nThe same load side by side, row `{row}`:\n\n| system |"
+        )?;
         for (label, ..) in COMPARED {
             write!(out, " {label} |")?;
         }
@@ -286,7 +289,8 @@ mod tests {
             "environment": { "commit": "abc", "cores": 2, "processor": "P", "memory_mb": 1, "kernel": "K" },
         });
         fs::write(dir.path().join("ingest.json"), ingest.to_string()).expect("written");
-        let rate = |median: f64| json!({ "deltas_per_s": { "median": median, "min": 1.0, "max": 9.0 } });
+        let rate =
+            |median: f64| json!({ "deltas_per_s": { "median": median, "min": 1.0, "max": 9.0 } });
         let compare = json!({
             "systems": {
                 "hutong": { "ingest": rate(3.0), "fanout": rate(9.0) },

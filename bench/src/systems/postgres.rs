@@ -137,11 +137,10 @@ impl System for Postgres {
                 .await?;
             let (folder, port) = self.server.socket_folder();
             let folder = folder.display().to_string();
-            let config =
-                ReplicationConfig::new(folder, "postgres", "", "postgres", slot, "outbox")
-                    .with_port(port)
-                    .with_buffer_size(READ_AHEAD)
-                    .with_binary(true);
+            let config = ReplicationConfig::new(folder, "postgres", "", "postgres", slot, "outbox")
+                .with_port(port)
+                .with_buffer_size(READ_AHEAD)
+                .with_binary(true);
             let mut client = ReplicationClient::connect(config).await?;
             client.wait_started().await?;
             Ok(Box::new(PostgresReceiver(client)) as Box<dyn Receiver>)

@@ -8,10 +8,7 @@ use crate::{
 use futures_util::future::BoxFuture;
 use hutong_connectors::client::EncodedBatch;
 use hutong_proto::{Issuer, Lane};
-use redis::{
-    AsyncConnectionConfig, Client, Value,
-    aio::MultiplexedConnection,
-};
+use redis::{AsyncConnectionConfig, Client, Value, aio::MultiplexedConnection};
 use std::{
     fs,
     path::PathBuf,

@@ -21,8 +21,7 @@ use crate::{
 };
 use exceptions::Dropped;
 use hutong_proto::{
-    Issuer, Kind, Lane, Reason, Refusal, Revision, Shard, api,
-    delta::DeltaParts,
+    Issuer, Kind, Lane, Reason, Refusal, Revision, Shard, api, delta::DeltaParts,
     record::RecordView,
 };
 use producers::{Fate, Producer};
@@ -225,7 +224,10 @@ impl Apply {
         // Issuer and shard are the record's, so there is one for each kind, looked up once.
         let mut highest = Kind::ALL.map(|kind| {
             let bucket = (issuer, kind, shard);
-            (bucket, self.highest.get(&bucket).copied().unwrap_or_default())
+            (
+                bucket,
+                self.highest.get(&bucket).copied().unwrap_or_default(),
+            )
         });
         // Most records use few entries of their table; ids are found when first used.
         let mut ids: BTreeMap<u32, ProvenanceId> = BTreeMap::new();
