@@ -40,8 +40,20 @@ enum Command {
     Run(RunFile),
     /// Every scenario and the comparison; a folder of reports, and the table of a page.
     All(All),
+    /// The table of a page anew, from reports that are there.
+    Table(PageTable),
     /// Every scenario for a moment: that it runs and reports, not how fast it is.
     Smoke,
+}
+
+#[derive(Debug, Args)]
+struct PageTable {
+    /// The folder with the JSON of each scenario, as `all` leaves it.
+    #[arg(long, default_value = "bench-results")]
+    from: PathBuf,
+    /// The page.
+    #[arg(long, value_name = "FILE", default_value = "docs/benchmarks.md")]
+    into: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -130,6 +142,10 @@ async fn run(mut cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Run(_) => Err("a file names a scenario, not another file".into()),
         Command::All(options) => all(options).await,
+        Command::Table(PageTable { from, into }) => {
+            table::put(from, into)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Smoke => smoke().await,
     }
 }

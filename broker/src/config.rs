@@ -169,7 +169,7 @@ mod defaults {
     pub fn overload() -> Policy {
         Policy {
             give_way: GiveWay::ALL.to_vec(),
-            delay: Duration::from_millis(10),
+            delay: Duration::from_millis(5),
         }
     }
 

@@ -24,13 +24,18 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Files of runs that are being written.
 const TEMPORARY: &str = "run-";
 const BLOCK_BYTES: usize = 16 << 10;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
+const RUNS_MERGED: i32 = 24;
+/// Runs that wait to be merged, at most: then the next one waits, and with it apply and producers.
+const RUNS_MAX: i32 = 64;
+/// How often it is looked whether there is room for a run; nobody tells.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Opens the database in `dir`, with files of broken runs removed.
 pub fn open(
@@ -84,25 +89,17 @@ fn options(block_cache_bytes: usize) -> Options {
     options.set_paranoid_checks(true);
     options.set_max_background_jobs(2);
     options.set_compression_type(DBCompressionType::Lz4);
-    // A run is soon merged into the others: packing it would only cost.
-    options.set_compression_per_level(&[
-        DBCompressionType::None,
-        DBCompressionType::Lz4,
-        DBCompressionType::Lz4,
-        DBCompressionType::Lz4,
-        DBCompressionType::Lz4,
-        DBCompressionType::Lz4,
-        DBCompressionType::Lz4,
-    ]);
     options.set_bytes_per_sync(1 << 20);
     options.set_keep_log_file_num(4);
     options.set_max_log_file_size(16 << 20);
-    // Runs come large and sorted: more of them may wait for compaction before reads suffer.
-    options.set_level_zero_file_num_compaction_trigger(16);
-    options.set_level_zero_slowdown_writes_trigger(40);
-    options.set_level_zero_stop_writes_trigger(60);
+    // Runs come large and sorted: many of them are merged at a time, since each time all of the next
+    // level is written again.
+    options.set_level_zero_file_num_compaction_trigger(RUNS_MERGED);
+    options.set_level_zero_slowdown_writes_trigger(2 * RUNS_MAX);
+    options.set_level_zero_stop_writes_trigger(2 * RUNS_MAX);
     options.set_target_file_size_base(128 << 20);
-    options.set_max_bytes_for_level_base(2 << 30);
+    // One level below the runs as long as it is not larger; several would be written one after the other.
+    options.set_max_bytes_for_level_base(16 << 30);
     // Nothing is written but runs.
     options.set_write_buffer_size(1 << 20);
     let mut table = BlockBasedOptions::default();
@@ -150,6 +147,7 @@ fn flush(shared: &Shared, run: &Arc<Frozen>, serial: u64) -> Result<Flush, State
     let failed = |what: &str, e: &dyn std::fmt::Display| StateError::Failed(format!("{what}: {e}"));
     let path = shared.dir.join(format!("{TEMPORARY}{serial}.sst"));
     write(&path, run).map_err(|e| failed("a run cannot be written", &e))?;
+    wait_for_room(shared);
     let mut options = IngestExternalFileOptions::default();
     options.set_move_files(true);
     {
@@ -175,10 +173,21 @@ fn flush(shared: &Shared, run: &Arc<Frozen>, serial: u64) -> Result<Flush, State
     })
 }
 
+/// RocksDB takes files in however many wait, so it is up to us that disk and look-ups stay bounded.
+fn wait_for_room(shared: &Shared) {
+    let started = Instant::now();
+    let runs = || shared.property("rocksdb.num-files-at-level0");
+    while runs() >= RUNS_MAX as u64 && !shared.signal.lock().stop {
+        std::thread::sleep(LOOK_EVERY);
+    }
+    if started.elapsed() >= LOOK_EVERY {
+        let waited_ms = started.elapsed().as_millis() as u64;
+        tracing::debug!(waited_ms, "a run waited until others were merged");
+    }
+}
+
 fn write(path: &Path, run: &Frozen) -> Result<(), rocksdb::Error> {
-    let mut options = options(0);
-    options.set_compression_per_level(&[]);
-    options.set_compression_type(DBCompressionType::None);
+    let options = options(0);
     let mut file = SstFileWriter::create(&options);
     file.open(path)?;
     run.gather.for_each_sorted(|key, row| match row {
