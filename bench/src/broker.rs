@@ -184,9 +184,11 @@ fn cpu_s(process: &str, fields: [usize; 2]) -> f64 {
 
 /// Of the process with this id, or "self".
 pub fn usage_of(process: &str) -> Usage {
-    let mut usage = Usage::default();
-    // utime and stime.
-    usage.cpu_s = cpu_s(process, [14, 15]);
+    let mut usage = Usage {
+        // utime and stime.
+        cpu_s: cpu_s(process, [14, 15]),
+        ..Usage::default()
+    };
     if let Ok(status) = fs::read_to_string(format!("/proc/{process}/status")) {
         let megabytes = |name: &str| -> f64 {
             let line = status.lines().find(|l| l.starts_with(name));
