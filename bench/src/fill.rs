@@ -2,7 +2,7 @@
 //! broker takes as much as it can.
 
 use crate::{
-    Failure,
+    Failure, allowed,
     broker::BrokerProcess,
     load::{self, Generator},
     measure::{Counters, Latencies},
@@ -21,13 +21,13 @@ use tokio::task::JoinSet;
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct Fill {
     /// Producers, each of its own platform.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = allowed::platforms)]
     pub producers: usize,
     /// Deltas in a batch.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = allowed::batch())]
     pub batch: u32,
     /// Batches under way at each producer.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = allowed::in_flight)]
     pub in_flight: usize,
 }
 

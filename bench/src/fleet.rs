@@ -4,16 +4,16 @@
 //! its source, as in an outbox, and is sent later: nothing is skipped.
 
 use crate::{
-    Failure,
+    Failure, allowed,
     broker::BrokerProcess,
     load::{self, Generator},
-    measure::{Counters, Latencies, Phase},
+    measure::{Counters, Latencies, Phase, key_of, place},
 };
 use clap::Args;
 use hutong_connectors::client::{
     Endpoint, Identity, Pending, Publisher, PublisherOptions, Start, Subscriber, SubscriberOptions,
 };
-use hutong_proto::{Cursor, Issuer, Lane, LogId, Micros, Offset, RecordView, record};
+use hutong_proto::{Cursor, Issuer, Lane, LogId, Micros, Offset, RecordView, Revision, record};
 use serde::Serialize;
 use std::{
     sync::{
@@ -28,29 +28,40 @@ use tokio_util::sync::CancellationToken;
 /// After the end, a receiver that hears only bookmarks for so long gets nothing more.
 const QUIET_FOR: Duration = Duration::from_secs(2);
 
+/// A drain that takes longer is none.
+const DRAIN_MAX: Duration = Duration::from_secs(600);
+
 /// Bulk that does not fit waits at its source, where it is counted, and not on the line.
 const BULK_IN_FLIGHT_MAX: usize = 4;
 
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct FleetOptions {
     /// Platforms: each publishes its share and subscribes to all others.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = allowed::platforms)]
     pub subscribers: usize,
     /// Of the subscribers, how many take nothing during the whole run.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = allowed::none_or_platforms)]
     pub stalled: usize,
     /// A producer gathers bulk deltas this long.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = allowed::millis())]
     pub bulk_every_ms: u64,
     /// A producer gathers urgent deltas this long.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = allowed::millis())]
     pub urgent_every_ms: u64,
     /// Deltas in a batch at most, when much is waiting; a connector's own bound.
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 2_000, value_parser = allowed::batch())]
     pub batch_max: u32,
     /// People of each platform: registers that the deltas fall on.
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_000_000, value_parser = allowed::people())]
     pub people: u64,
+}
+
+impl FleetOptions {
+    /// How many take a delta of one platform, in the mean: nobody gets its own back.
+    pub fn receivers_of_one(&self) -> f64 {
+        let taking = self.subscribers.saturating_sub(self.stalled) as f64;
+        (taking - taking / self.subscribers as f64).max(1.0)
+    }
 }
 
 /// What is offered in one stretch of time.
@@ -63,6 +74,8 @@ pub struct Load {
     /// Ends it before its time.
     pub stop: CancellationToken,
     pub at_end: AtEnd,
+    /// Urgent deltas come, and are measured, until all bulk that was due is acknowledged too.
+    pub urgent_until_drained: bool,
 }
 
 /// What becomes of deltas that were due but could not be sent in time.
@@ -81,8 +94,9 @@ pub struct Driven {
     pub acknowledged: u64,
     /// Of those, bulk.
     pub bulk_acknowledged: u64,
-    /// How late batches were handed over, against when they were due.
-    pub late: Latencies,
+    /// How late deltas were handed over, against the turn in which they were due, urgent and bulk: late is
+    /// what the load did not manage, and what the broker did not take.
+    pub late: [Latencies; 2],
     /// From the end of what was offered until all of it was acknowledged.
     pub drained_in: Duration,
     pub seconds: f64,
@@ -94,11 +108,19 @@ struct Shared {
     options: FleetOptions,
     issuers: Vec<Issuer>,
     phases: RwLock<Vec<Arc<Phase>>>,
-    /// Deltas accepted, by platform, since the start.
-    accepted: Vec<AtomicU64>,
+    /// Accepted, by platform, since the start.
+    accepted: Vec<Sum>,
     counters: Arc<Counters>,
     /// Becomes true when everything is acknowledged: receivers then take what is left.
     ended: watch::Sender<bool>,
+}
+
+impl Shared {
+    /// Subscribers that take what comes; they are the first.
+    fn taking(&self) -> usize {
+        let options = &self.options;
+        options.subscribers.saturating_sub(options.stalled)
+    }
 }
 
 #[derive(Debug)]
@@ -108,10 +130,31 @@ pub struct Fleet {
     receivers: JoinSet<Result<Option<Received>, Failure>>,
 }
 
+/// Deltas, counted, and told apart: of each batch the first revision as often as it has deltas, summed up.
+#[derive(Debug, Default)]
+struct Sum {
+    deltas: AtomicU64,
+    revisions: AtomicU64,
+}
+
+impl Sum {
+    fn add(&self, first: u64, deltas: u64) {
+        self.deltas.fetch_add(deltas, Ordering::AcqRel);
+        // It wraps around, here and at each receiver alike.
+        let revisions = first.wrapping_mul(deltas);
+        self.revisions.fetch_add(revisions, Ordering::AcqRel);
+    }
+
+    fn read(&self) -> (u64, u64) {
+        let of = |sum: &AtomicU64| sum.load(Ordering::Acquire);
+        (of(&self.deltas), of(&self.revisions))
+    }
+}
+
 #[derive(Debug)]
 struct Received {
     own: usize,
-    by_issuer: Vec<u64>,
+    by_issuer: Vec<Sum>,
 }
 
 /// Of all receivers, against what was accepted.
@@ -131,7 +174,7 @@ impl Fleet {
         let shared = Arc::new(Shared {
             options: options.clone(),
             phases: RwLock::default(),
-            accepted: issuers.iter().map(|_| AtomicU64::new(0)).collect(),
+            accepted: issuers.iter().map(|_| Sum::default()).collect(),
             issuers,
             counters,
             ended: watch::Sender::new(false),
@@ -141,7 +184,7 @@ impl Fleet {
             publishers: Vec::new(),
             receivers: JoinSet::new(),
         };
-        let taking = options.subscribers.saturating_sub(options.stalled);
+        let taking = shared.taking();
         for (i, issuer) in shared.issuers.iter().enumerate() {
             let endpoint = Endpoint::new(broker.grpc.clone(), Identity::Platform(*issuer));
             let mut subscription = SubscriberOptions::new(endpoint.clone(), "bench");
@@ -178,10 +221,11 @@ impl Fleet {
             .map_err(|_| "a task panicked")?
             .push(Arc::clone(&phase));
         let end = phase.begin + load.seconds;
-        let mut producers = JoinSet::new();
+        let drained = CancellationToken::new();
+        let mut producers = [JoinSet::new(), JoinSet::new()];
         for (i, publishers) in self.publishers.iter().enumerate() {
             for (lane, publisher) in Lane::DELIVERED.into_iter().zip(publishers) {
-                let producer = Producer {
+                let mut producer = Producer {
                     shared: Arc::clone(&self.shared),
                     publisher: Arc::clone(publisher),
                     index: i,
@@ -190,29 +234,31 @@ impl Fleet {
                     end,
                     load: load.clone(),
                 };
-                producers.spawn(producer.run());
+                if lane == Lane::Urgent && load.urgent_until_drained {
+                    producer.end += DRAIN_MAX;
+                    producer.load.stop = drained.clone();
+                }
+                producers[place(lane)].spawn(producer.run());
             }
         }
         tokio::select! {
             () = tokio::time::sleep_until(end.into()) => {}
             () = load.stop.cancelled() => {}
         }
-        phase.end();
+        if !load.urgent_until_drained {
+            phase.end();
+        }
         let ended = Instant::now();
         let mut driven = Driven {
             seconds: phase.begin.elapsed().as_secs_f64(),
             ..Driven::default()
         };
-        while let Some(one) = producers.join_next().await {
-            let (lane, one) = one??;
-            driven.published += one.published;
-            driven.acknowledged += one.acknowledged;
-            driven.late.add(&one.late);
-            if lane == Lane::Bulk {
-                driven.bulk_acknowledged += one.acknowledged;
-            }
-        }
+        let [urgent, bulk] = producers;
+        join(bulk, Lane::Bulk, &mut driven).await?;
         driven.drained_in = ended.elapsed();
+        phase.end();
+        drained.cancel();
+        join(urgent, Lane::Urgent, &mut driven).await?;
         Ok((phase, driven))
     }
 
@@ -220,18 +266,102 @@ impl Fleet {
     pub async fn finish(mut self) -> Result<Tally, Failure> {
         self.shared.ended.send_replace(true);
         let mut tally = Tally::default();
-        while let Some(received) = self.receivers.join_next().await {
-            let Some(received) = received?? else { continue };
-            for (i, accepted) in self.shared.accepted.iter().enumerate() {
-                let expected = match i == received.own {
-                    true => 0,
-                    false => accepted.load(Ordering::Acquire),
-                };
-                tally.lost += expected.saturating_sub(received.by_issuer[i]);
-                tally.doubled += received.by_issuer[i].saturating_sub(expected);
+        let all = async {
+            while let Some(received) = self.receivers.join_next().await {
+                let Some(received) = received?? else { continue };
+                for (i, accepted) in self.shared.accepted.iter().enumerate() {
+                    let expected = match i == received.own {
+                        true => (0, 0),
+                        false => accepted.read(),
+                    };
+                    tally.compare(expected, received.by_issuer[i].read());
+                }
             }
-        }
+            Ok::<(), Failure>(())
+        };
+        let late = |_| format!("not everything has come within {} s", DRAIN_MAX.as_secs());
+        tokio::time::timeout(DRAIN_MAX, all).await.map_err(late)??;
+        let phases = self.shared.phases.read().map_err(|_| "a task panicked")?;
+        phases.iter().for_each(|phase| phase.give_up());
         Ok(tally)
+    }
+}
+
+impl Tally {
+    fn compare(&mut self, expected: (u64, u64), received: (u64, u64)) {
+        self.lost += expected.0.saturating_sub(received.0);
+        self.doubled += received.0.saturating_sub(expected.0);
+        // As many as expected, but not the same: at least one is missing, and another came twice.
+        if expected.0 == received.0 && expected.1 != received.1 {
+            self.lost += 1;
+            self.doubled += 1;
+        }
+    }
+}
+
+async fn join(
+    mut producers: JoinSet<Result<Driven, Failure>>,
+    lane: Lane,
+    driven: &mut Driven,
+) -> Result<(), Failure> {
+    while let Some(one) = producers.join_next().await {
+        let one = one??;
+        driven.published += one.published;
+        driven.acknowledged += one.acknowledged;
+        driven.late[place(lane)].add(&one.late[place(lane)]);
+        if lane == Lane::Bulk {
+            driven.bulk_acknowledged += one.acknowledged;
+        }
+    }
+    Ok(())
+}
+
+/// When the deltas of one producer are due, and in which turn they are handed over: in each, all that is
+/// due by then.
+struct Schedule {
+    started: Instant,
+    started_us: u64,
+    per_s: f64,
+    every: Duration,
+    turn: Instant,
+}
+
+impl Schedule {
+    fn new(per_s: f64, every: Duration, share: f64) -> Schedule {
+        // Platforms do not tick together.
+        let first = every.mul_f64(share);
+        let started = Instant::now() + first;
+        Schedule {
+            started,
+            started_us: load::now().0 + first.as_micros() as u64,
+            per_s,
+            every,
+            turn: started,
+        }
+    }
+
+    fn due_at(&self, n: u64) -> Micros {
+        Micros(self.started_us + ((n + 1) as f64 / self.per_s * 1e6) as u64)
+    }
+
+    fn due_by(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.started);
+        (since.as_secs_f64() * self.per_s) as u64
+    }
+
+    /// How long ago this one should have been handed over.
+    fn late(&self, n: u64) -> Duration {
+        let due = (n + 1) as f64 / self.per_s / self.every.as_secs_f64();
+        let turn = self.started + self.every.mul_f64(due.ceil());
+        Instant::now().saturating_duration_since(turn)
+    }
+
+    /// The next turn, or the last one that is over for who was held up.
+    async fn next(&mut self) {
+        self.turn += self.every;
+        let behind = self.turn.elapsed().as_nanos() / self.every.as_nanos().max(1);
+        self.turn += self.every * u32::try_from(behind).unwrap_or(u32::MAX);
+        tokio::time::sleep_until(self.turn.into()).await;
     }
 }
 
@@ -247,83 +377,100 @@ struct Producer {
 }
 
 impl Producer {
-    async fn run(self) -> Result<(Lane, Driven), Failure> {
+    async fn run(self) -> Result<Driven, Failure> {
         let options = &self.shared.options;
         let (rate, every_ms) = match self.lane {
             Lane::Urgent => (self.load.urgent_per_s, options.urgent_every_ms),
             Lane::Bulk | Lane::Control => (self.load.bulk_per_s, options.bulk_every_ms),
         };
-        let rate = rate / options.subscribers as f64;
-        let every = Duration::from_millis(every_ms);
-        let issuer = self.shared.issuers[self.index];
+        let platforms = options.subscribers as f64;
+        let mut schedule = Schedule::new(
+            rate / platforms,
+            Duration::from_millis(every_ms),
+            self.index as f64 / platforms,
+        );
         // Another seed in each phase would only matter to who looks at the people.
         let seed = self.index as u64 * 2 + self.lane as u64;
+        let issuer = self.shared.issuers[self.index];
         let mut generator = Generator::new(issuer, options.people, seed);
         let mut driven = Driven::default();
-        let mut pending: JoinSet<Result<(u32, bool), Failure>> = JoinSet::new();
-        // Platforms do not tick together.
-        let begin = Instant::now();
-        let started = begin + every * self.index as u32 / options.subscribers as u32;
-        let started_us = load::now().0 + (started - begin).as_micros() as u64;
-        let at = |n: u64| Micros(started_us + ((n + 1) as f64 / rate * 1e6) as u64);
-        let counters = &self.shared.counters;
-        let (mut due, mut sent, mut counted) = (started, 0u64, 0u64);
+        let mut pending: JoinSet<Result<Acked, Failure>> = JoinSet::new();
+        let waiting = &self.shared.counters.waiting;
+        let (mut sent, mut counted) = (0, 0);
         loop {
-            due += every;
-            let left = self.load.at_end == AtEnd::Leave && Instant::now() >= self.end;
-            let over = due >= self.end || left || self.load.stop.is_cancelled();
-            if !over {
-                tokio::time::sleep_until(due.into()).await;
-                // Who was held up sends all that is due by now, not one tick's share.
-                let behind = due.elapsed().as_nanos() / every.as_nanos().max(1);
-                due += every * u32::try_from(behind).unwrap_or(u32::MAX);
-            }
-            let target = ((due.min(self.end) - started).as_secs_f64() * rate) as u64;
-            counters
-                .waiting
-                .fetch_add(target.saturating_sub(counted), Ordering::AcqRel);
-            counted = counted.max(target);
-            // As many at once as a batch may have; the rest waits for the next turn.
-            let deltas = (target - sent).min(u64::from(options.batch_max)) as u32;
-            if over && (deltas == 0 || self.load.at_end == AtEnd::Leave) {
+            let ended = Instant::now() >= self.end;
+            let over = ended || self.load.stop.is_cancelled();
+            if over && self.load.at_end == AtEnd::Leave {
                 break;
             }
-            if over {
-                // What is left is not due later than the end.
-                due -= every;
-            }
-            if deltas == 0 {
+            let by = match ended {
+                true => self.end,
+                false => schedule.turn.min(self.end),
+            };
+            let target = schedule.due_by(by).max(counted);
+            waiting.fetch_add(target - counted, Ordering::AcqRel);
+            counted = target;
+            if sent == target {
+                if over {
+                    break;
+                }
+                schedule.next().await;
                 continue;
             }
-            let first = sent;
-            let batch = generator.batch(deltas, self.lane, |i| at(first + u64::from(i)));
-            sent += u64::from(deltas);
-            let measured = due >= self.phase.begin;
+            // As many at once as a batch may have, batch after batch while the broker takes them.
+            let deltas = (target - sent).min(u64::from(options.batch_max)) as u32;
+            let late = schedule.late(sent);
+            let measured = self.phase.has(schedule.due_at(sent).0);
             if measured {
                 driven.published += u64::from(deltas);
-                let second = due.duration_since(self.phase.begin).as_secs() as usize;
-                let late = due.elapsed().as_micros() as u64;
-                driven.late.record(second, late, 1);
+                let second = self.phase.begin.elapsed().as_secs() as usize;
+                let late = late.as_micros() as u64;
+                driven.late[place(self.lane)].record(second, late, u64::from(deltas));
             }
-            let receipt = self.publisher.publish_encoded(batch).await?;
-            counters
-                .waiting
-                .fetch_sub(u64::from(deltas), Ordering::AcqRel);
-            pending.spawn(acknowledged(receipt, measured));
+            let receipt = self.publish(&mut generator, &schedule, sent, deltas);
+            let (first, receipt) = receipt.await?;
+            sent += u64::from(deltas);
+            waiting.fetch_sub(u64::from(deltas), Ordering::AcqRel);
+            pending.spawn(acknowledged(receipt, first, measured));
             while let Some(done) = pending.try_join_next() {
                 self.tally(&mut driven, done??);
             }
         }
-        counters.waiting.fetch_sub(counted - sent, Ordering::AcqRel);
+        waiting.fetch_sub(counted - sent, Ordering::AcqRel);
         while let Some(done) = pending.join_next().await {
             self.tally(&mut driven, done??);
         }
-        Ok((self.lane, driven))
+        Ok(driven)
     }
 
-    fn tally(&self, driven: &mut Driven, (accepted, measured): (u32, bool)) {
-        let accepted = u64::from(accepted);
-        self.shared.accepted[self.index].fetch_add(accepted, Ordering::AcqRel);
+    /// Makes the batch of these deltas and hands it over; its first revision, and its receipt.
+    async fn publish(
+        &self,
+        generator: &mut Generator,
+        schedule: &Schedule,
+        from: u64,
+        deltas: u32,
+    ) -> Result<(u64, Pending), Failure> {
+        let first = generator.next_revision();
+        let batch = generator.batch(deltas, self.lane, |i| schedule.due_at(from + u64::from(i)));
+        let due_us = schedule.due_at(from).0;
+        if self.phase.has(due_us) {
+            let taking = self.shared.taking();
+            let receivers = taking - usize::from(self.index < taking);
+            let key = key_of(&generator.first_entity(), Revision(first));
+            let everywhere = &self.phase.everywhere;
+            everywhere.sent(key, self.lane, due_us, u64::from(deltas), receivers);
+        }
+        Ok((first, self.publisher.publish_encoded(batch).await?))
+    }
+
+    fn tally(&self, driven: &mut Driven, acked: Acked) {
+        let Acked {
+            first,
+            accepted,
+            measured,
+        } = acked;
+        self.shared.accepted[self.index].add(first, accepted);
         self.shared
             .counters
             .acknowledged
@@ -334,8 +481,18 @@ impl Producer {
     }
 }
 
-async fn acknowledged(receipt: Pending, measured: bool) -> Result<(u32, bool), Failure> {
-    Ok((receipt.await?.accepted, measured))
+struct Acked {
+    first: u64,
+    accepted: u64,
+    measured: bool,
+}
+
+async fn acknowledged(receipt: Pending, first: u64, measured: bool) -> Result<Acked, Failure> {
+    Ok(Acked {
+        first,
+        accepted: u64::from(receipt.await?.accepted),
+        measured,
+    })
 }
 
 /// Takes deliveries until everything acknowledged has come, or nothing comes any more.
@@ -344,9 +501,9 @@ async fn receive(
     own: usize,
     mut subscriber: Subscriber,
 ) -> Result<Option<Received>, Failure> {
-    let mut received = Received {
+    let received = Received {
         own,
-        by_issuer: vec![0; shared.issuers.len()],
+        by_issuer: shared.issuers.iter().map(|_| Sum::default()).collect(),
     };
     let mut cursor = Cursor::both(LogId(0), Offset::NONE);
     let mut ended = shared.ended.subscribe();
@@ -363,30 +520,28 @@ async fn receive(
                 for logged in &records {
                     let bytes = logged.record()?;
                     let record = RecordView::parse(&bytes)?;
-                    count(&shared, &record, now, &mut received)?;
+                    count(&shared, &record, now, &received)?;
                     cursor.set_lane(record.header.partition.lane, logged.offset.next());
                 }
             }
-            // A bookmark: nothing was waiting.
+            // A bookmark: nothing was waiting. What came twice would have come before it.
             None => {
                 let mut quiet = || quiet_since.get_or_insert_with(Instant::now).elapsed();
-                if *ended.borrow() && quiet() > QUIET_FOR {
+                let all = complete(&shared, &received);
+                if *ended.borrow() && (all || quiet() > QUIET_FOR) {
                     break;
                 }
             }
         }
         let log_id = subscriber.cursor().log_id;
         subscriber.applied(Cursor { log_id, ..cursor }).await?;
-        if *ended.borrow() && complete(&shared, &received) {
-            break;
-        }
     }
     Ok(Some(received))
 }
 
 fn complete(shared: &Shared, received: &Received) -> bool {
     shared.accepted.iter().enumerate().all(|(i, accepted)| {
-        i == received.own || received.by_issuer[i] >= accepted.load(Ordering::Acquire)
+        i == received.own || received.by_issuer[i].read().0 >= accepted.read().0
     })
 }
 
@@ -395,24 +550,26 @@ fn count(
     shared: &Shared,
     record: &RecordView<'_>,
     now: Micros,
-    received: &mut Received,
+    received: &Received,
 ) -> Result<(), Failure> {
     let deltas = record.deltas.len() as u64;
     let issuer = record.header.partition.issuer;
     let Some(i) = shared.issuers.iter().position(|own| *own == issuer) else {
         return Ok(());
     };
-    received.by_issuer[i] += deltas;
     shared
         .counters
         .delivered
         .fetch_add(deltas, Ordering::AcqRel);
     // The first delta of a record waited longest. A real sink decodes all of them; here one stands for
     // its record, so that the load does not take the broker's processor.
-    let due = record.delta_parts(0)?.committed_at.0;
+    let first = record.delta_parts(0)?;
+    received.by_issuer[i].add(first.revision.0, deltas);
+    let due = first.committed_at.0;
     let phases = shared.phases.read().map_err(|_| "a task panicked")?;
     if let Some(phase) = phases.iter().rev().find(|phase| phase.has(due)) {
-        phase.came(record.header.partition.lane, due, now.0, deltas);
+        let key = key_of(&first.entity, first.revision);
+        phase.came(key, record.header.partition.lane, due, now.0, deltas);
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Load generators and reports. The broker runs as a process of its own, with real gRPC and real
 //! fsyncs; the load shares the machine with it, and every report says what it took.
 
+pub mod allowed;
 pub mod broker;
 pub mod compare;
 pub mod file;

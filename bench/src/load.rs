@@ -7,7 +7,10 @@ use hutong_proto::{
     delta::{Colour, DeltaParts, TestOutcome},
     wire,
 };
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt::Write,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 const CEILING_FOR: Duration = Duration::from_millis(200);
 
@@ -45,6 +48,26 @@ pub struct Generator {
     /// Each person once, in turn, instead of at random.
     in_turn: bool,
     turn: u64,
+    /// Ten people are tested together: they share a tube, a moment and a result.
+    tube: Tube,
+    first_entity: EntityId,
+}
+
+/// People in one tube.
+const TOGETHER: u64 = 10;
+/// What a test is good for.
+const VALID_US: u64 = 48 * 3_600_000_000;
+/// Results come up to so long after the sample.
+const SAMPLED_BEFORE_US: u64 = 8 * 3_600_000_000;
+
+/// Real evidence differs from tube to tube, so that no compression can make it vanish.
+#[derive(Debug)]
+struct Tube {
+    number: u64,
+    evidence: String,
+    sampled_at: u64,
+    value: Vec<u8>,
+    left: u64,
 }
 
 impl Generator {
@@ -65,7 +88,47 @@ impl Generator {
             provenance: entry,
             in_turn: false,
             turn: 0,
+            tube: Tube {
+                number: seed.wrapping_mul(1_000_003) % 100_000_000,
+                evidence: String::new(),
+                sampled_at: 0,
+                value: Vec::new(),
+                left: 0,
+            },
+            first_entity: EntityId([0; 16]),
         }
+    }
+
+    /// Of the first delta of the last batch.
+    pub fn first_entity(&self) -> EntityId {
+        self.first_entity
+    }
+
+    /// Of the next delta.
+    pub fn next_revision(&self) -> u64 {
+        self.revision + 1
+    }
+
+    fn next_tube(&mut self, lane: Lane) {
+        let random = self.next_random();
+        let tube = &mut self.tube;
+        tube.left = TOGETHER;
+        tube.number = (tube.number + 1) % 100_000_000;
+        tube.evidence.clear();
+        write!(tube.evidence, "tube-2022-09-02-{:08}-07", tube.number).expect("a text takes all");
+        tube.sampled_at = self.revision - random % SAMPLED_BEFORE_US;
+        tube.value = match lane {
+            Lane::Urgent => Value::HealthCode(match random.is_multiple_of(2) {
+                true => Colour::Red,
+                false => Colour::Yellow,
+            }),
+            // Any other result would be urgent.
+            Lane::Bulk | Lane::Control => Value::TestResult {
+                outcome: TestOutcome::Negative,
+                sampled_at: Micros(tube.sampled_at),
+            },
+        }
+        .encode();
     }
 
     /// Each person once, in turn: after `people` deltas there are as many registers.
@@ -115,29 +178,34 @@ impl Generator {
         lane: Lane,
         committed_at: impl Fn(u32) -> Micros,
     ) -> EncodedBatch {
-        let value = match lane {
-            Lane::Urgent => Value::HealthCode(Colour::Yellow),
-            Lane::Bulk | Lane::Control => Value::TestResult {
-                outcome: TestOutcome::Negative,
-                sampled_at: Micros(self.revision),
-            },
+        let kind = match lane {
+            Lane::Urgent => Kind::HealthCode,
+            Lane::Bulk | Lane::Control => Kind::TestResult,
         };
-        let (kind, value): (Kind, Vec<u8>) = (value.kind(), value.encode());
         let mut body = Vec::with_capacity(self.provenance.len() + deltas as usize * 104);
         body.extend_from_slice(&self.provenance);
         let mut delta = Vec::with_capacity(128);
         for i in 0..deltas {
+            // A batch has one kind, and so has a tube.
+            if self.tube.left == 0 || i == 0 {
+                self.next_tube(lane);
+            }
+            self.tube.left -= 1;
             self.revision += 1;
             delta.clear();
+            let entity = self.entity();
+            if i == 0 {
+                self.first_entity = entity;
+            }
             DeltaParts {
-                entity: self.entity(),
+                entity,
                 revision: Revision(self.revision),
                 committed_at: committed_at(i),
-                expires_at: Micros(self.revision + 172_800_000_000),
+                expires_at: Micros(self.tube.sampled_at + SAMPLED_BEFORE_US + VALID_US),
                 provenance: 0,
-                evidence: "tube-2022-09-02-00417723-07",
+                evidence: &self.tube.evidence,
                 kind,
-                value: &value,
+                value: &self.tube.value,
             }
             .encode(&mut delta);
             wire::put_bytes(&mut body, 10, &delta);

@@ -81,7 +81,7 @@ const SMOKE: [&str; 8] = [
     "ingest --seconds 0.5 --warmup 0.1 --people 1000",
     "single --seconds 0.5 --warmup 0.1 --people 1000 --in-flight 16",
     "fanout --seconds 0.5 --warmup 0.1 --rate 4000 --subscribers 4 --stalled 1",
-    "surge --warmup 0.1 --subscribers 4 --probe-seconds 0.5 --probe-rate 40000 --surge-seconds 0.5",
+    "surge --warmup 0.1 --subscribers 4 --probe-seconds 0.5 --probe-rate 3000000 --surge-seconds 0.5",
     "catchup --seconds 0.5 --warmup 0.1 --subscribers 4 --behind 20000 --rate 2000",
     "bootstrap --registers 20000",
     "scale --seconds 0.3 --warmup 0.1 --registers 2000,8000 --log 64MiB",

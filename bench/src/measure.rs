@@ -3,9 +3,10 @@
 
 use crate::broker::{BrokerProcess, Usage, usage_of};
 use hdrhistogram::Histogram;
-use hutong_proto::Lane;
+use hutong_proto::{EntityId, Lane, Revision};
 use serde_json::{Map, Value, json};
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -69,6 +70,10 @@ impl Latencies {
         }
     }
 
+    pub fn into_all(self) -> Histogram<u64> {
+        self.all
+    }
+
     pub fn p99_ms(&self) -> f64 {
         ms(&self.all, 0.99)
     }
@@ -82,6 +87,92 @@ fn ms(histogram: &Histogram<u64>, quantile: f64) -> f64 {
     histogram.value_at_quantile(quantile) as f64 / 1000.0
 }
 
+/// When the last receiver has a batch. A batch is known by its first delta, which waited longest.
+#[derive(Debug, Default)]
+pub struct Everywhere {
+    /// Of batches that not everybody has yet.
+    open: Mutex<HashMap<u64, Open>>,
+    lanes: [Mutex<Latencies>; 2],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    lane: Lane,
+    due_us: u64,
+    deltas: u64,
+    left: usize,
+    worst_us: u64,
+}
+
+/// What a batch's first delta is known by: entity and revision together are nobody else's.
+pub fn key_of(entity: &EntityId, revision: Revision) -> u64 {
+    let mut half = [0; 8];
+    half.copy_from_slice(&entity.0[..8]);
+    u64::from_be_bytes(half) ^ revision.0.rotate_left(20)
+}
+
+impl Everywhere {
+    /// Before it is on its way: `receivers` must get it.
+    pub fn sent(&self, key: u64, lane: Lane, due_us: u64, deltas: u64, receivers: usize) {
+        if receivers > 0 {
+            let open = Open {
+                lane,
+                due_us,
+                deltas,
+                left: receivers,
+                worst_us: 0,
+            };
+            lock(&self.open).insert(key, open);
+        }
+    }
+
+    /// One more has it. The second is counted from `begin_us`.
+    pub fn came(&self, key: u64, now_us: u64, begin_us: u64) {
+        let mut open = lock(&self.open);
+        let Some(one) = open.get_mut(&key) else {
+            return;
+        };
+        one.left -= 1;
+        one.worst_us = one.worst_us.max(now_us.saturating_sub(one.due_us));
+        if one.left == 0 {
+            let one = *one;
+            open.remove(&key);
+            drop(open);
+            self.record(one, begin_us);
+        }
+    }
+
+    /// What has not come everywhere by now counts with the time that it has taken so far, at least.
+    pub fn give_up(&self, now_us: u64, begin_us: u64) {
+        let left: Vec<Open> = lock(&self.open).drain().map(|(_, one)| one).collect();
+        for mut one in left {
+            one.worst_us = one.worst_us.max(now_us.saturating_sub(one.due_us));
+            self.record(one, begin_us);
+        }
+    }
+
+    fn record(&self, one: Open, begin_us: u64) {
+        let Some(after) = one.due_us.checked_sub(begin_us) else {
+            return;
+        };
+        let second = (after / 1_000_000) as usize;
+        let mut latencies = lock(&self.lanes[place(one.lane)]);
+        latencies.record(second, one.worst_us, one.deltas);
+    }
+
+    pub fn take(&self, lane: Lane) -> Latencies {
+        std::mem::take(&mut *lock(&self.lanes[place(lane)]))
+    }
+}
+
+/// Of a lane, in pairs of urgent and bulk.
+pub fn place(lane: Lane) -> usize {
+    match lane {
+        Lane::Urgent => 0,
+        Lane::Bulk | Lane::Control => 1,
+    }
+}
+
 /// A stretch of time whose deltas are measured, by when they were due at their source.
 #[derive(Debug)]
 pub struct Phase {
@@ -90,6 +181,7 @@ pub struct Phase {
     /// Not known before the phase has ended.
     end_us: AtomicU64,
     lanes: [Mutex<Latencies>; 2],
+    pub everywhere: Everywhere,
     pub delivered: AtomicU64,
 }
 
@@ -101,8 +193,14 @@ impl Phase {
             begin_us: crate::load::now().0 + wait.as_micros() as u64,
             end_us: AtomicU64::new(u64::MAX),
             lanes: Default::default(),
+            everywhere: Everywhere::default(),
             delivered: AtomicU64::new(0),
         }
+    }
+
+    /// What has not come everywhere by now does not come any more.
+    pub fn give_up(&self) {
+        self.everywhere.give_up(crate::load::now().0, self.begin_us);
     }
 
     pub fn end(&self) {
@@ -113,23 +211,27 @@ impl Phase {
         due_us >= self.begin_us && due_us < self.end_us.load(Ordering::Acquire)
     }
 
-    /// `deltas` that were due at `due_us` have come.
-    pub fn came(&self, lane: Lane, due_us: u64, now_us: u64, deltas: u64) {
+    /// `deltas` that were due at `due_us` have come to a receiver.
+    pub fn came(&self, key: u64, lane: Lane, due_us: u64, now_us: u64, deltas: u64) {
         self.delivered.fetch_add(deltas, Ordering::AcqRel);
+        self.everywhere.came(key, now_us, self.begin_us);
         let second = due_us.saturating_sub(self.begin_us) / 1_000_000;
         let micros = now_us.saturating_sub(due_us);
-        lock(self.lane(lane)).record(second as usize, micros, deltas);
-    }
-
-    fn lane(&self, lane: Lane) -> &Mutex<Latencies> {
-        match lane {
-            Lane::Urgent => &self.lanes[0],
-            Lane::Bulk | Lane::Control => &self.lanes[1],
-        }
+        lock(&self.lanes[place(lane)]).record(second as usize, micros, deltas);
     }
 
     pub fn take(&self, lane: Lane) -> Latencies {
-        std::mem::take(&mut *lock(self.lane(lane)))
+        std::mem::take(&mut *lock(&self.lanes[place(lane)]))
+    }
+
+    /// Of each kind that a reader asks for: a delivery, and the last delivery of a delta.
+    pub fn latencies(&self) -> Vec<(&'static str, Latencies)> {
+        vec![
+            ("urgent", self.take(Lane::Urgent)),
+            ("bulk", self.take(Lane::Bulk)),
+            ("urgent_everywhere", self.everywhere.take(Lane::Urgent)),
+            ("bulk_everywhere", self.everywhere.take(Lane::Bulk)),
+        ]
     }
 }
 

@@ -2,7 +2,7 @@
 //! not understood is refused, so that the bytes may be forwarded as they are.
 
 use crate::{
-    delta::{Colour, Delta, Provenance, RiskLevel, TestOutcome, Value},
+    delta::{Colour, Delta, Fields, Provenance, RiskLevel, TestOutcome, Value},
     ids::{EntityId, Issuer, Kind, Lane, Micros, Revision, Sequence},
     limits,
     reason::{Reason, Refusal},
@@ -212,6 +212,29 @@ impl<'a> DeltaView<'a> {
                 Refusal::new(Reason::DeltaTooLarge, "").detail(format!("{} bytes", bytes.len()))
             );
         }
+        match Fields::in_order(bytes) {
+            Some(fields) => DeltaView::of(&fields)?.checked(),
+            None => DeltaView::parse_any(bytes)?.checked(),
+        }
+    }
+
+    fn of(fields: &Fields<'a>) -> Result<DeltaView<'a>> {
+        let (number, value_bytes) = fields.value;
+        Ok(DeltaView {
+            entity: fields.entity,
+            revision: Revision(fields.revision),
+            committed_at: Micros(fields.committed_at),
+            expires_at: Micros(fields.expires_at),
+            provenance: u32::try_from(fields.provenance)
+                .map_err(|_| Refusal::new(Reason::ProvenanceMissing, "provenance"))?,
+            evidence: text(fields.evidence, "evidence", limits::EVIDENCE_BYTES_MAX)?,
+            value: ValueView::parse(number, value_bytes)?,
+            value_bytes,
+        })
+    }
+
+    /// With its fields in any order.
+    fn parse_any(bytes: &'a [u8]) -> Result<DeltaView<'a>> {
         let mut entity = None;
         let (mut revision, mut committed_at, mut expires_at, mut provenance) = (0, 0, 0, 0);
         let mut evidence = "";
@@ -249,16 +272,6 @@ impl<'a> DeltaView<'a> {
             }
         }
         let entity = entity.ok_or_else(|| Refusal::new(Reason::FieldMissing, "entity"))?;
-        if entity.0 == [0; 16] {
-            return Err(Refusal::new(Reason::EntityInvalid, "entity").detail("all zero"));
-        }
-        if revision == 0 {
-            return Err(Refusal::new(Reason::RevisionZero, "revision"));
-        }
-        if revision > limits::REVISION_MAX {
-            return Err(Refusal::new(Reason::ValueOutOfRange, "revision")
-                .detail(format!("{revision}, the greatest is 2^63 - 1")));
-        }
         let (value, value_bytes) =
             value.ok_or_else(|| Refusal::new(Reason::KindUnknown, "value").detail("no value"))?;
         Ok(DeltaView {
@@ -271,6 +284,20 @@ impl<'a> DeltaView<'a> {
             value,
             value_bytes,
         })
+    }
+
+    fn checked(self) -> Result<DeltaView<'a>> {
+        if self.entity.0 == [0; 16] {
+            return Err(Refusal::new(Reason::EntityInvalid, "entity").detail("all zero"));
+        }
+        if self.revision.0 == 0 {
+            return Err(Refusal::new(Reason::RevisionZero, "revision"));
+        }
+        if self.revision.0 > limits::REVISION_MAX {
+            return Err(Refusal::new(Reason::ValueOutOfRange, "revision")
+                .detail(format!("{}, the greatest is 2^63 - 1", self.revision.0)));
+        }
+        Ok(self)
     }
 
     pub fn kind(&self) -> Kind {

@@ -214,10 +214,93 @@ pub struct DeltaParts<'a> {
     pub value: &'a [u8],
 }
 
+/// A delta's fields, as they stand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fields<'a> {
+    pub entity: EntityId,
+    pub revision: u64,
+    pub committed_at: u64,
+    pub expires_at: u64,
+    pub provenance: u64,
+    pub evidence: &'a [u8],
+    /// Field and encoded value.
+    pub value: (u32, &'a [u8]),
+}
+
+impl<'a> Fields<'a> {
+    /// Of a delta as encoders write it: each field at most once, in the order of their numbers, and short.
+    /// Nothing for any other, which may be sound or not.
+    #[inline]
+    pub fn in_order(bytes: &'a [u8]) -> Option<Fields<'a>> {
+        // Field 1, of 16 bytes.
+        let (&[0x0a, 16], rest) = bytes.split_first_chunk()? else {
+            return None;
+        };
+        let (entity, mut rest) = rest.split_first_chunk()?;
+        let mut number = |tag: u8| {
+            if rest.first() != Some(&tag) {
+                return Some(0);
+            }
+            let (value, len) = wire::short_varint(&rest[1..])?;
+            rest = &rest[1 + len..];
+            Some(value)
+        };
+        let (revision, committed_at) = (number(2 << 3)?, number(3 << 3)?);
+        let (expires_at, provenance) = (number(4 << 3)?, number(5 << 3)?);
+        let mut short = || {
+            let (&[tag, len @ 0..0x80], after) = rest.split_first_chunk()? else {
+                return None;
+            };
+            let (part, after) = after.split_at_checked(usize::from(len))?;
+            rest = after;
+            Some((tag, part))
+        };
+        let (mut tag, mut value) = short()?;
+        let mut evidence = &[][..];
+        if tag == (6 << 3 | wire::LEN) {
+            evidence = value;
+            (tag, value) = short()?;
+        }
+        let sound = tag & 7 == wire::LEN && (10..=15).contains(&(tag >> 3)) && rest.is_empty();
+        sound.then_some(Fields {
+            entity: EntityId(*entity),
+            revision,
+            committed_at,
+            expires_at,
+            provenance,
+            evidence,
+            value: (u32::from(tag >> 3), value),
+        })
+    }
+}
+
+fn missing(field: &'static str) -> Refusal {
+    Refusal::new(Reason::FieldMissing, field)
+}
+
 impl<'a> DeltaParts<'a> {
     /// Reads a delta that admission let pass before; what it checked is not checked again.
     pub fn read(bytes: &'a [u8]) -> Result<DeltaParts<'a>, Refusal> {
-        let missing = |field| Refusal::new(Reason::FieldMissing, field);
+        let Some(fields) = Fields::in_order(bytes) else {
+            return DeltaParts::read_any(bytes);
+        };
+        let (number, value) = fields.value;
+        let kind = Kind::ALL.into_iter().find(|k| value_field(*k) == number);
+        Ok(DeltaParts {
+            entity: fields.entity,
+            revision: Revision(fields.revision),
+            committed_at: Micros(fields.committed_at),
+            expires_at: Micros(fields.expires_at),
+            provenance: u32::try_from(fields.provenance).map_err(|_| missing("provenance"))?,
+            evidence: std::str::from_utf8(fields.evidence)
+                .map_err(|_| Refusal::new(Reason::StringNotUtf8, "evidence"))?,
+            kind: kind.ok_or_else(|| missing("value"))?,
+            value,
+        })
+    }
+
+    /// With its fields in any order.
+    fn read_any(bytes: &'a [u8]) -> Result<DeltaParts<'a>, Refusal> {
         let (mut revision, mut committed_at, mut expires_at, mut provenance) = (0, 0, 0, 0);
         let (mut entity, mut evidence, mut value) = (None, &[][..], None);
         let mut reader = Reader::new(bytes);

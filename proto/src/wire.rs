@@ -120,6 +120,29 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// A number from the front of `bytes`, and how many bytes it takes; nothing when it is longer than eight or
+/// the message may end within eight. All groups of seven bits at once, since a byte at a time is what a
+/// delta's times would be spent on.
+#[inline]
+pub fn short_varint(bytes: &[u8]) -> Option<(u64, usize)> {
+    const STOP: u64 = 0x8080_8080_8080_8080;
+    let eight: [u8; 8] = bytes.first_chunk().copied()?;
+    let word = u64::from_le_bytes(eight);
+    let stop = !word & STOP;
+    if stop == 0 {
+        return None;
+    }
+    let bits = stop.trailing_zeros() + 1;
+    let used = match bits {
+        64 => word,
+        bits => word & ((1 << bits) - 1),
+    } & !STOP;
+    let pairs = (used & 0x7f00_7f00_7f00_7f00) >> 1 | (used & 0x007f_007f_007f_007f);
+    let fours = (pairs & 0x3fff_0000_3fff_0000) >> 2 | (pairs & 0x0000_3fff_0000_3fff);
+    let value = (fours & 0x0fff_ffff_0000_0000) >> 4 | (fours & 0x0fff_ffff);
+    Some((value, bits as usize / 8))
+}
+
 /// Length of `value` as a varint.
 #[inline]
 pub fn varint_len(value: u64) -> usize {
@@ -172,6 +195,14 @@ mod tests {
             prop_assert_eq!(out.len(), 1 + varint_len(value));
             let field = Reader::new(&out).field().expect("valid").expect("a field");
             prop_assert_eq!(field.value, FieldValue::Varint(value));
+            // As at the end of a message, and with something behind it.
+            let number = &mut out[1..].to_vec();
+            let short = |bytes: &[u8]| short_varint(bytes);
+            prop_assert!(number.len() >= 8 || short(number).is_none());
+            let len = number.len();
+            number.extend([0xff; 8]);
+            let expected = (len <= 8).then_some((value, len));
+            prop_assert_eq!(short(number), expected);
         }
 
         #[test]

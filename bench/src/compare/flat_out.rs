@@ -21,6 +21,9 @@ use std::{
 };
 use tokio::{sync::watch, task::JoinSet};
 
+/// For receivers, when all is acknowledged. Who takes longer has lost something.
+const DRAIN_MAX: Duration = Duration::from_secs(300);
+
 /// What the producers and receivers of a turn share.
 #[derive(Debug)]
 pub struct Shared {
@@ -53,7 +56,7 @@ impl Shared {
 
 pub async fn turn(options: &Options, row: Row, kind: Kind) -> Result<Turn, Failure> {
     let issuers = issuers(options);
-    let system = kind.start(&issuers, !options.plain).await?;
+    let system = kind.start(&issuers).await?;
     let mut opened = Vec::new();
     if row == Row::Fanout {
         for issuer in issuers.iter().take(options.receivers) {
@@ -107,9 +110,19 @@ async fn measure(
     // Who lets its receivers fall behind has not delivered: the time goes on until they have all.
     let mut deliveries = 0;
     let counted = !receivers.is_empty();
-    while let Some(received) = receivers.join_next().await {
-        deliveries += received??;
-    }
+    let all = async {
+        while let Some(received) = receivers.join_next().await {
+            deliveries += received??;
+        }
+        Ok::<(), Failure>(())
+    };
+    let late = |_| {
+        format!(
+            "a receiver has not got everything after {} s",
+            DRAIN_MAX.as_secs()
+        )
+    };
+    tokio::time::timeout(DRAIN_MAX, all).await.map_err(late)??;
     if counted {
         seconds = shared.begin.elapsed().as_secs_f64();
     }

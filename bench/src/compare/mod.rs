@@ -8,7 +8,7 @@ mod paced;
 mod proof;
 mod shown;
 
-use crate::{Failure, broker::Usage, load, measure::histogram, systems::Kind};
+use crate::{Failure, allowed, broker::Usage, load, measure::histogram, systems::Kind};
 use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;
 use proof::Proof;
@@ -18,47 +18,44 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct Options {
     /// Whom to compare with.
-    #[arg(long, value_delimiter = ',', default_values_t = [Kind::Jetstream, Kind::Redis, Kind::Postgres])]
+    #[arg(long, value_delimiter = ',', default_values_t = [Kind::HutongPlain, Kind::Jetstream, Kind::Redis, Kind::Postgres])]
     peers: Vec<Kind>,
     #[arg(long, value_delimiter = ',', default_values_t = [Row::Ingest, Row::Fanout, Row::Single, Row::Latency])]
     rows: Vec<Row>,
     /// Of each row and system, after the warm-up.
-    #[arg(long, default_value_t = 60.0)]
+    #[arg(long, default_value_t = 60.0, value_parser = allowed::measured)]
     seconds: f64,
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, value_parser = allowed::seconds)]
     warmup: f64,
     /// How often each system has its turn.
-    #[arg(long, default_value_t = 3)]
-    repeats: usize,
+    #[arg(long, default_value_t = 3, value_parser = allowed::repeats())]
+    repeats: u64,
     /// One turn of 3 s: shows that it runs, not how fast it is.
     #[arg(long)]
     #[serde(skip)]
     short: bool,
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = allowed::platforms)]
     producers: usize,
     /// Receivers of the rows `fanout` and `latency`.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = allowed::platforms)]
     receivers: usize,
     /// Deltas in a batch of the rows `ingest` and `fanout`.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = allowed::batch())]
     batch: u32,
     /// Batches under way at each producer; of the row `single`, sixteen times as many.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = allowed::in_flight)]
     in_flight: usize,
     /// Deltas a second of the row `latency`, over all platforms, of which there are as many as receivers.
-    #[arg(long, default_value_t = 60_000)]
+    #[arg(long, default_value_t = 60_000, value_parser = allowed::rate())]
     rate: u64,
     /// Share of urgent deltas in the row `latency`.
-    #[arg(long, default_value_t = 0.03)]
+    #[arg(long, default_value_t = 0.03, value_parser = allowed::share)]
     urgent: f64,
     /// People of each platform: registers that the deltas fall on.
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_000_000, value_parser = allowed::people())]
     people: u64,
-    /// Receivers of this broker take records plain, not packed.
-    #[arg(long)]
-    plain: bool,
     /// Seconds, in an untimed run beside each row, in which the system's syncs are counted; 0 for none.
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 3.0, value_parser = allowed::seconds)]
     proof: f64,
 }
 
@@ -115,6 +112,8 @@ struct Turn {
     ack: Histogram<u64>,
     /// Of the row `latency`: from when it was due until it came, urgent and bulk.
     came: [Histogram<u64>; 2],
+    /// The same until the last receiver had it, urgent.
+    everywhere: Histogram<u64>,
     /// Deliveries of that row that did not come before it was given up.
     missing: u64,
     system: Usage,
@@ -129,6 +128,7 @@ impl Default for Turn {
             deliveries_per_s: 0.0,
             ack: histogram(),
             came: [histogram(), histogram()],
+            everywhere: histogram(),
             missing: 0,
             system: Usage::default(),
             load_cpu_s: 0.0,
@@ -151,6 +151,7 @@ pub async fn run(options: &Options) -> Result<Comparison, Failure> {
         (options.seconds, options.warmup, options.repeats) = (3.0, 1.0, 1);
         options.proof = options.proof.min(1.0);
     }
+    on_a_disk()?;
     let mut systems = vec![Kind::Hutong];
     systems.extend(options.peers.iter().filter(|p| **p != Kind::Hutong));
     let mut comparison = Comparison {
@@ -161,7 +162,13 @@ pub async fn run(options: &Options) -> Result<Comparison, Failure> {
     let options = &comparison.options;
     for repeat in 1..=options.repeats {
         for row in &options.rows {
-            for system in &systems {
+            // Who begins changes, so that what comes and goes on a machine does not always meet the same.
+            let first = (repeat as usize - 1) % systems.len();
+            for system in systems[first..].iter().chain(&systems[..first]) {
+                if *system == Kind::HutongPlain && matches!(row, Row::Ingest | Row::Single) {
+                    // Nobody receives.
+                    continue;
+                }
                 eprintln!("{repeat} of {}: {row} of {system}", options.repeats);
                 synced().await?;
                 let turn = match row {
@@ -177,7 +184,7 @@ pub async fn run(options: &Options) -> Result<Comparison, Failure> {
     // After all that is timed: who is watched is slow.
     let proven = |row: &&Row| matches!(row, Row::Ingest | Row::Single) && options.proof > 0.0;
     for row in options.rows.iter().filter(proven) {
-        for system in &systems {
+        for system in systems.iter().filter(|s| **s != Kind::HutongPlain) {
             eprintln!("counting the syncs: {row} of {system}");
             let proof = proof::of(options, *row, *system).await;
             let proof = proof.map_err(|error| format!("{row} of {system}: {error}"))?;
@@ -185,6 +192,21 @@ pub async fn run(options: &Options) -> Result<Comparison, Failure> {
         }
     }
     Ok(comparison)
+}
+
+/// A sync costs nothing in memory: there is nothing to compare then.
+fn on_a_disk() -> Result<(), Failure> {
+    let folder = std::env::temp_dir();
+    let name = folder.display();
+    let mut stat = std::process::Command::new("stat");
+    let kind = stat.args(["-f", "-c", "%T"]).arg(&folder).output()?;
+    match kind.stdout.starts_with(b"tmpfs") {
+        true => Err(format!(
+            "{name} is in memory, where syncs cost nothing; set TMPDIR to a folder on a disk"
+        )
+        .into()),
+        false => Ok(()),
+    }
 }
 
 /// What an earlier turn left to write must not slow the next one.

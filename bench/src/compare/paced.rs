@@ -1,18 +1,19 @@
 //! Open loop: platforms that publish at a fixed rate, urgent and bulk, and receive what all publish. A
 //! delta has a moment at which it is due, fixed before; its latency counts from there until a receiver
-//! has it. A system that does not keep up is given some time after the end; what has not come by then
-//! counts with the time that it has taken so far.
+//! has it, and until the last one does. Rates are of what was acknowledged, and of what came, in the
+//! measured time. A system that does not keep up is given some time after the end; what has not come by
+//! then counts with the time since then, which is less than it will have taken.
 
 use super::{Options, Turn, issuers};
 use crate::{
     Failure,
     broker::usage_of,
     load::{self, Generator},
-    measure::{between, histogram},
+    measure::{Everywhere, between, histogram, key_of, place},
     systems::{Ack, Came, Kind, Receiver, Sender},
 };
 use hdrhistogram::Histogram;
-use hutong_proto::{Issuer, Lane, Micros};
+use hutong_proto::{Issuer, Lane, Micros, Revision};
 use std::{
     sync::{
         Arc,
@@ -41,7 +42,10 @@ struct Shared {
     give_up: Instant,
     /// Deltas that are due until the end, warm-up and all, by lane.
     due: [AtomicU64; 2],
+    /// In the measured time.
     acknowledged: AtomicU64,
+    delivered: AtomicU64,
+    everywhere: Everywhere,
     /// Becomes true when all of them were sent, or never will be.
     done: watch::Sender<bool>,
 }
@@ -61,21 +65,16 @@ impl Shared {
             give_up: begin + seconds + GRACE.min(seconds),
             due: Default::default(),
             acknowledged: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            everywhere: Everywhere::default(),
             done: watch::Sender::new(false),
         }
     }
 }
 
-fn place(lane: Lane) -> usize {
-    match lane {
-        Lane::Urgent => 0,
-        Lane::Bulk | Lane::Control => 1,
-    }
-}
-
 pub async fn turn(options: &Options, kind: Kind) -> Result<Turn, Failure> {
     let issuers = &issuers(options)[..options.receivers];
-    let system = kind.start(issuers, !options.plain).await?;
+    let system = kind.start(issuers).await?;
     let (mut opened, mut senders) = (Vec::new(), Vec::new());
     for issuer in issuers {
         opened.push(system.receiver(*issuer).await?);
@@ -114,18 +113,18 @@ pub async fn turn(options: &Options, kind: Kind) -> Result<Turn, Failure> {
         turn.ack.add(&produced??)?;
     }
     shared.done.send_replace(true);
-    let mut delivered = 0;
     while let Some(received) = receivers.join_next().await {
         let (came, missing) = received??;
         for (all, one) in turn.came.iter_mut().zip(&came) {
             all.add(one)?;
         }
         turn.missing += missing;
-        delivered += came.iter().map(Histogram::len).sum::<u64>() - missing;
     }
+    shared.everywhere.give_up(load::now().0, shared.begin_us);
+    turn.everywhere = shared.everywhere.take(Lane::Urgent).into_all();
     turn.acknowledged = shared.acknowledged.load(Ordering::Acquire);
     turn.deltas_per_s = turn.acknowledged as f64 / options.seconds;
-    turn.deliveries_per_s = delivered as f64 / options.seconds;
+    turn.deliveries_per_s = shared.delivered.load(Ordering::Acquire) as f64 / options.seconds;
     Ok(turn)
 }
 
@@ -176,12 +175,24 @@ impl Source {
             if deltas == 0 || acks.len() >= IN_FLIGHT_MAX {
                 continue;
             }
-            let from = sent;
+            let (from, first) = (sent, generator.next_revision());
             let batch = generator.batch(deltas, self.lane, |i| due_at(from + u64::from(i)));
             sent += u64::from(deltas);
+            let due_us = due_at(from).0;
+            if (self.shared.begin_us..self.shared.end_us).contains(&due_us) {
+                let key = key_of(&generator.first_entity(), Revision(first));
+                let (everywhere, receivers) = (&self.shared.everywhere, options.receivers);
+                everywhere.sent(key, self.lane, due_us, u64::from(deltas), receivers);
+            }
             let sent_at = Instant::now();
             let ack = sender.send(batch).await?;
             acks.spawn(wait_for(ack, sent_at, deltas));
+        }
+        if sent < all {
+            // Nobody ever gets these: known by a key that no batch has.
+            let (key, due_us) = (u64::MAX - u64::from(self.number), due_at(sent).0);
+            let (everywhere, receivers) = (&self.shared.everywhere, options.receivers);
+            everywhere.sent(key, self.lane, due_us, all - sent, receivers);
         }
         while let Some(ack) = acks.join_next().await {
             self.acknowledged(ack??, &mut took);
@@ -194,12 +205,13 @@ impl Source {
         (sent_at, after, deltas): (Instant, Duration, u32),
         took: &mut Histogram<u64>,
     ) {
-        if sent_at < self.shared.begin {
-            return;
+        let deltas = u64::from(deltas);
+        if (self.shared.begin..self.shared.end).contains(&(sent_at + after)) {
+            self.shared.acknowledged.fetch_add(deltas, Ordering::AcqRel);
         }
-        took.saturating_record_n((after.as_micros() as u64).max(1), u64::from(deltas));
-        let acknowledged = &self.shared.acknowledged;
-        acknowledged.fetch_add(u64::from(deltas), Ordering::AcqRel);
+        if sent_at >= self.shared.begin {
+            took.saturating_record_n((after.as_micros() as u64).max(1), deltas);
+        }
     }
 }
 
@@ -239,12 +251,16 @@ async fn receive(
                 received?;
                 let now = load::now().0;
                 for seen in came.seen.drain(..) {
-                    got[place(seen.lane)] += u64::from(seen.deltas);
-                    let due = seen.committed_at.0;
+                    let (due, deltas) = (seen.committed_at.0, u64::from(seen.deltas));
+                    got[place(seen.lane)] += deltas;
+                    shared.everywhere.came(seen.key, now, shared.begin_us);
+                    if (shared.begin_us..shared.end_us).contains(&now) {
+                        shared.delivered.fetch_add(deltas, Ordering::AcqRel);
+                    }
                     if (shared.begin_us..shared.end_us).contains(&due) {
                         let micros = now.saturating_sub(due).max(1);
                         let latencies = &mut latencies[place(seen.lane)];
-                        latencies.saturating_record_n(micros, u64::from(seen.deltas));
+                        latencies.saturating_record_n(micros, deltas);
                     }
                 }
             }

@@ -25,7 +25,7 @@ fn per_million(turn: &Turn, cpu_s: f64) -> Option<f64> {
     (turn.acknowledged > 0).then(|| cpu_s / (turn.acknowledged as f64 / 1e6))
 }
 
-const FIGURES: [Figure; 14] = [
+const FIGURES: [Figure; 20] = [
     Figure {
         name: "deltas_per_s",
         label: "deltas a second",
@@ -57,6 +57,12 @@ const FIGURES: [Figure; 14] = [
         of: |t| ms(&t.ack, 0.999),
     },
     Figure {
+        name: "ack_latency_ms.max",
+        label: "ack max, ms",
+        digits: 0,
+        of: |t| ms(&t.ack, 1.0),
+    },
+    Figure {
         name: "latency_ms.urgent.p50",
         label: "urgent p50, ms",
         digits: 1,
@@ -67,6 +73,24 @@ const FIGURES: [Figure; 14] = [
         label: "urgent p99, ms",
         digits: 1,
         of: |t| ms(&t.came[0], 0.99),
+    },
+    Figure {
+        name: "latency_ms.urgent.p999",
+        label: "urgent p99.9, ms",
+        digits: 1,
+        of: |t| ms(&t.came[0], 0.999),
+    },
+    Figure {
+        name: "latency_ms.urgent_everywhere.p50",
+        label: "urgent everywhere p50, ms",
+        digits: 1,
+        of: |t| ms(&t.everywhere, 0.5),
+    },
+    Figure {
+        name: "latency_ms.urgent_everywhere.p99",
+        label: "urgent everywhere p99, ms",
+        digits: 1,
+        of: |t| ms(&t.everywhere, 0.99),
     },
     Figure {
         name: "latency_ms.urgent.max",
@@ -85,6 +109,18 @@ const FIGURES: [Figure; 14] = [
         label: "bulk p99, ms",
         digits: 0,
         of: |t| ms(&t.came[1], 0.99),
+    },
+    Figure {
+        name: "latency_ms.bulk.p999",
+        label: "bulk p99.9, ms",
+        digits: 0,
+        of: |t| ms(&t.came[1], 0.999),
+    },
+    Figure {
+        name: "latency_ms.bulk.max",
+        label: "bulk max, ms",
+        digits: 0,
+        of: |t| ms(&t.came[1], 1.0),
     },
     Figure {
         name: "missing",
@@ -112,6 +148,9 @@ const FIGURES: [Figure; 14] = [
     },
 ];
 
+/// By peer and row.
+type Ratios = BTreeMap<&'static str, Map<String, Value>>;
+
 fn spread(turns: &[Turn], figure: &Figure) -> Option<Spread> {
     let values: Vec<f64> = turns.iter().filter_map(figure.of).collect();
     (!values.is_empty()).then(|| Spread::of(values))
@@ -121,7 +160,7 @@ fn spread(turns: &[Turn], figure: &Figure) -> Option<Spread> {
 fn judged(row: Row) -> &'static Figure {
     let name = match row {
         Row::Ingest | Row::Fanout | Row::Single => "deltas_per_s",
-        Row::Latency => "latency_ms.urgent.p99",
+        Row::Latency => "latency_ms.urgent_everywhere.p99",
     };
     FIGURES
         .iter()
@@ -130,23 +169,24 @@ fn judged(row: Row) -> &'static Figure {
 }
 
 impl Comparison {
-    /// How many times better this broker is than a peer, of the medians: its rate divided by the peer's,
-    /// or the peer's latency divided by its own. Below one, the peer wins.
-    fn ratio(&self, row: Row, peer: &'static str) -> Option<f64> {
-        let of = |system| {
-            let turns = self.turns.get(&(row, system))?;
-            Some(spread(turns, judged(row))?.median)
+    /// How many times better one system is than another, in each repeat: its rate divided by the other's,
+    /// or the other's latency divided by its own. Below one, the other wins.
+    fn ratio(&self, row: Row, ours: &'static str, theirs: &'static str) -> Option<Spread> {
+        let of = |system| Some(self.turns.get(&(row, system))?.iter().map(judged(row).of));
+        let better = |(ours, theirs): (Option<f64>, Option<f64>)| {
+            let (ours, theirs) = (ours?, theirs?);
+            Some(match row {
+                Row::Ingest | Row::Fanout | Row::Single => ours / theirs,
+                Row::Latency => theirs / ours,
+            })
         };
-        let (ours, theirs) = (of(Kind::Hutong.name())?, of(peer)?);
-        Some(match row {
-            Row::Ingest | Row::Fanout | Row::Single => ours / theirs,
-            Row::Latency => theirs / ours,
-        })
+        let ratios: Vec<f64> = of(ours)?.zip(of(theirs)?).filter_map(better).collect();
+        (!ratios.is_empty()).then(|| Spread::of(ratios))
     }
 
     pub fn to_json(&self) -> Value {
         let mut systems: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
-        let mut ratios: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+        let mut ratios: [Ratios; 3] = Default::default();
         for ((row, system), turns) in &self.turns {
             let mut measured = json!({});
             for figure in &FIGURES {
@@ -163,18 +203,29 @@ impl Comparison {
             let rows = systems.entry(system).or_default();
             rows.insert(row.name().to_owned(), measured);
             if *system != Kind::Hutong.name() {
-                let ratio = json!(self.ratio(*row, system));
-                let rows = ratios.entry(system).or_default();
-                rows.insert(row.name().to_owned(), ratio);
+                let ratio = self.ratio(*row, Kind::Hutong.name(), system);
+                let plain = self.ratio(*row, Kind::HutongPlain.name(), system);
+                let values = [
+                    json!(ratio.as_ref().map(|r| r.median)),
+                    ratio.map_or(Value::Null, Spread::to_json),
+                    plain.map_or(Value::Null, Spread::to_json),
+                ];
+                for (ratios, value) in ratios.iter_mut().zip(values) {
+                    let rows = ratios.entry(system).or_default();
+                    rows.insert(row.name().to_owned(), value);
+                }
             }
         }
+        let [ratio, range, plain] = ratios;
         json!({
             "scenario": "compare",
             "options": self.options,
             "environment": Environment::read().to_json(),
             "repeats": { "count": self.options.repeats },
             "systems": systems,
-            "ratio": ratios,
+            "ratio": ratio,
+            "ratio_range": range,
+            "ratio_plain": plain,
         })
     }
 
@@ -199,10 +250,12 @@ impl Comparison {
                 }
                 let proof = self.proofs.get(&(*row, *system));
                 let proof = proof.map(|proof| format!("{:.0}", proof.deltas_per_sync()));
-                let ratio = match self.ratio(*row, system) {
+                let ratio = match self.ratio(*row, Kind::Hutong.name(), system) {
                     Some(_) if *system == Kind::Hutong.name() => String::new(),
-                    Some(ratio) if ratio < 1.0 => format!("{ratio:.2} ({system} wins)"),
-                    Some(ratio) => format!("{ratio:.2}"),
+                    Some(ratio) if ratio.median < 1.0 => {
+                        format!("{}: {system} wins", ratio.to_text(2))
+                    }
+                    Some(ratio) => ratio.to_text(2),
                     None => String::new(),
                 };
                 writeln!(out, " {} | {ratio} |", proof.unwrap_or_default())

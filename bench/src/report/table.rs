@@ -1,8 +1,9 @@
-//! The table of docs/benchmarks.md, from the JSON files that runs left. Nobody copies figures by hand.
+//! The table of docs/benchmarks.md, from the JSON files that runs left: `surge.json`, and beside it
+//! `surge-anything.json` for a run with other options. Nobody copies figures by hand.
 
 use crate::Failure;
 use serde_json::Value;
-use std::{fmt::Write, fs, path::Path};
+use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
 
 const BEGIN: &str = "<!-- figures: begin (written by `./dev bench`, not by hand) -->";
 const END: &str = "<!-- figures: end -->";
@@ -53,8 +54,13 @@ const ROWS: &[(&str, &[Row])] = &[
             ),
             ("broker memory at its peak, MB", "broker.memory_peak_mb", 0),
             (
-                "the load was late by (p99), ms",
-                "figures.load_late_p99_ms",
+                "urgent, until everybody has it, p99, ms",
+                "latency_ms.urgent_everywhere.p99",
+                1,
+            ),
+            (
+                "urgent deltas were handed over late by (p99), ms",
+                "figures.load_late_urgent_p99_ms",
                 1,
             ),
         ],
@@ -75,7 +81,13 @@ const ROWS: &[(&str, &[Row])] = &[
             ("urgent p50, ms", "latency_ms.urgent.p50", 1),
             ("urgent p99, ms", "latency_ms.urgent.p99", 1),
             ("urgent max, ms", "latency_ms.urgent.max", 0),
-            ("drained after, s", "figures.drained_in_s", 1),
+            (
+                "urgent, until everybody has it, p99, ms",
+                "latency_ms.urgent_everywhere.p99",
+                1,
+            ),
+            ("all acknowledged after, s", "figures.drained_in_s", 1),
+            ("all delivered after, s", "figures.delivered_in_s", 1),
             ("broker memory at its peak, MB", "broker.memory_peak_mb", 0),
         ],
     ),
@@ -128,15 +140,14 @@ fn table(results: &Path) -> Result<String, Failure> {
     let mut out = String::from("| scenario | figure | median (range) |\n|---|---|---|\n");
     let mut machine = None;
     for (scenario, rows) in ROWS {
-        let Some(report) = read(results, scenario)? else {
-            continue;
-        };
-        for (label, path, digits) in *rows {
-            line(&mut out, scenario, label, &report, path, *digits);
+        for (name, report) in read(results, scenario)? {
+            for (label, path, digits) in *rows {
+                line(&mut out, &name, label, &report, path, *digits);
+            }
+            machine = machine.or_else(|| report.get("environment").cloned());
         }
-        machine = machine.or_else(|| report.get("environment").cloned());
     }
-    if let Some(report) = read(results, "scale")? {
+    for (scenario, report) in read(results, "scale")? {
         for registers in report["options"]["registers"]
             .as_array()
             .into_iter()
@@ -156,11 +167,11 @@ fn table(results: &Path) -> Result<String, Failure> {
             ] {
                 let label = format!("{million} M registers: {label}");
                 let path = format!("figures.{name}_at_{registers}");
-                line(&mut out, "scale", &label, &report, &path, digits);
+                line(&mut out, &scenario, &label, &report, &path, digits);
             }
         }
     }
-    if let Some(report) = read(results, "compare")? {
+    for (_, report) in read(results, "compare")? {
         out += &compared(&report)?;
         machine = machine.or_else(|| report.get("environment").cloned());
     }
@@ -180,13 +191,19 @@ fn table(results: &Path) -> Result<String, Failure> {
 }
 
 /// Label, place in the JSON of a system's row, digits.
-const COMPARED: [Row; 7] = [
+const COMPARED: [Row; 9] = [
     ("deltas a second", "deltas_per_s", 0),
     ("deliveries a second", "deliveries_per_s", 0),
     ("ack p99, ms", "ack_latency_ms.p99", 1),
     ("urgent p99, ms", "latency_ms.urgent.p99", 1),
+    (
+        "urgent everywhere p99, ms",
+        "latency_ms.urgent_everywhere.p99",
+        1,
+    ),
     ("given up", "missing", 0),
     ("CPU s a million", "cpu_s_per_million", 2),
+    ("load's CPU s a million", "load_cpu_s_per_million", 2),
     ("memory, MB", "memory_peak_mb", 0),
 ];
 
@@ -194,14 +211,15 @@ const COMPARED: [Row; 7] = [
 fn compared(report: &Value) -> Result<String, Failure> {
     let mut out = String::new();
     for row in ["ingest", "fanout", "single", "latency"] {
-        let systems = ["hutong", "jetstream", "redis", "postgres"];
+        let systems = ["hutong", "hutong-plain", "jetstream", "redis", "postgres"];
         let measured = |system: &str| report["systems"][system].get(row);
         if measured("hutong").is_none() {
             continue;
         }
         write!(
             out,
-            "\nThe same load side by side, row `{row}`:\n\n| system |"
+            "\nThe same load side by side, row `{row}`, turns of {} s:\n\n| system |",
+            report["options"]["seconds"]
         )?;
         for (label, ..) in COMPARED {
             write!(out, " {label} |")?;
@@ -220,9 +238,14 @@ fn compared(report: &Value) -> Result<String, Failure> {
             }
             let per_sync = measured["durability"]["deltas_per_sync"].as_f64();
             let per_sync = per_sync.map(|n| grouped(&format!("{n:.0}")));
+            let ranges = &report["ratio_range"][system][row];
+            let range = match (ranges["min"].as_f64(), ranges["max"].as_f64()) {
+                (Some(min), Some(max)) => format!(" ({min:.2} to {max:.2})"),
+                _ => String::new(),
+            };
             let ratio = match report["ratio"][system][row].as_f64() {
-                Some(ratio) if ratio < 1.0 => format!("**{ratio:.2}: {system} wins**"),
-                Some(ratio) => format!("{ratio:.2}"),
+                Some(ratio) if ratio < 1.0 => format!("**{ratio:.2}{range}: {system} wins**"),
+                Some(ratio) => format!("{ratio:.2}{range}"),
                 None => String::new(),
             };
             writeln!(out, " {} | {ratio} |", per_sync.unwrap_or_default())?;
@@ -231,14 +254,24 @@ fn compared(report: &Value) -> Result<String, Failure> {
     Ok(out)
 }
 
-fn read(results: &Path, scenario: &str) -> Result<Option<Value>, Failure> {
-    let file = results.join(scenario).with_extension("json");
-    if !file.exists() {
-        return Ok(None);
+/// The reports of a scenario by the names of their files, `surge` before `surge-anything`.
+fn read(results: &Path, scenario: &str) -> Result<BTreeMap<String, Value>, Failure> {
+    let mut reports = BTreeMap::new();
+    for file in fs::read_dir(results).map_err(|e| format!("{}: {e}", results.display()))? {
+        let path = file?.path();
+        let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else {
+            continue;
+        };
+        let of = name.strip_prefix(scenario);
+        let of = of.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+        if of && path.extension().is_some_and(|ext| ext == "json") {
+            let text = fs::read_to_string(&path)?;
+            let value = serde_json::from_str(&text);
+            let value = value.map_err(|e| format!("{}: {e}", path.display()))?;
+            reports.insert(name.to_owned(), value);
+        }
     }
-    let text = fs::read_to_string(&file)?;
-    let value = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", file.display()))?;
-    Ok(Some(value))
+    Ok(reports)
 }
 
 fn line(out: &mut String, scenario: &str, label: &str, report: &Value, path: &str, digits: usize) {
@@ -296,9 +329,12 @@ mod tests {
                 "hutong": { "ingest": rate(3.0), "fanout": rate(9.0) },
                 "jetstream": { "ingest": rate(2.0), "fanout": rate(10.0) },
             },
+            "options": { "seconds": 60.0 },
             "ratio": { "jetstream": { "ingest": 1.5, "fanout": 0.9 } },
         });
         fs::write(dir.path().join("compare.json"), compare.to_string()).expect("written");
+        let other = json!({ "repeats": { "deltas_per_s": rate(5.0)["deltas_per_s"] } });
+        fs::write(dir.path().join("ingest-small.json"), other.to_string()).expect("written");
         let page = dir.path().join("page.md");
         fs::write(&page, format!("before\n{BEGIN}\nold\n{END}\nafter\n")).expect("written");
         put(dir.path(), &page).expect("it has a place");
@@ -306,6 +342,8 @@ mod tests {
         assert!(text.starts_with("before\n") && text.ends_with("after\n"));
         assert!(!text.contains("old"));
         let row = "| ingest | deltas a second, acknowledged | 1,234,567 (1 to 2,000,000) |";
+        assert!(text.contains(row), "{text}");
+        let row = "| ingest-small | deltas a second, acknowledged | 5 (1 to 9) |";
         assert!(text.contains(row), "{text}");
         assert!(text.contains("| jetstream | 2 (1 to 9) |"), "{text}");
         assert!(text.contains("| 1.50 |"), "{text}");

@@ -1,7 +1,7 @@
 //! `bootstrap`: a new subscriber takes a snapshot of all registers.
 
 use crate::{
-    Failure,
+    Failure, allowed,
     broker::BrokerProcess,
     fill::Fill,
     measure::{Run, Sampler, between},
@@ -9,7 +9,10 @@ use crate::{
 };
 use clap::Args;
 use hutong_connectors::client::{Endpoint, Filter, Identity, Start, Subscriber, SubscriberOptions};
-use hutong_proto::{Issuer, api};
+use hutong_proto::{
+    Issuer, api,
+    wire::{FieldValue, Reader},
+};
 use prost::Message;
 use serde::Serialize;
 use std::{sync::Arc, time::Instant};
@@ -22,12 +25,13 @@ pub struct Options {
     #[command(flatten)]
     #[serde(flatten)]
     fill: Fill,
-    #[arg(long, default_value_t = 10_000_000)]
+    #[arg(long, default_value_t = 10_000_000, value_parser = allowed::people())]
     registers: u64,
 }
 
-/// A message of rows begins with its field: it is counted, not decoded, as a raw receiver does.
-const ROWS_TAG: u8 = (3 << 3) | 2;
+/// Fields of messages with rows: they are counted, not decoded, as a raw receiver does.
+const SNAPSHOT_ROWS: u32 = 3;
+const ROW: u32 = 2;
 
 pub async fn run(options: &Options) -> Result<Run, Failure> {
     let issuers = options.fill.issuers();
@@ -55,7 +59,20 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     Ok(run)
 }
 
-/// Rows, as the end of the snapshot says, and bytes.
+/// Rows of a frame; nothing when it is a frame of something else.
+fn rows_of(frame: &[u8]) -> Result<Option<u64>, Failure> {
+    let field = Reader::new(frame).field()?;
+    let Some((SNAPSHOT_ROWS, FieldValue::Len(message))) = field.map(|f| (f.number, f.value)) else {
+        return Ok(None);
+    };
+    let (mut reader, mut rows) = (Reader::new(message), 0);
+    while let Some(field) = reader.field()? {
+        rows += u64::from(field.number == ROW);
+    }
+    Ok(Some(rows))
+}
+
+/// Rows and bytes that came.
 async fn snapshot(broker: &BrokerProcess, issuer: Issuer) -> Result<(u64, u64), Failure> {
     let endpoint = Endpoint::new(broker.grpc.clone(), Identity::Platform(issuer));
     let mut options = SubscriberOptions::new(endpoint, "new");
@@ -65,16 +82,20 @@ async fn snapshot(broker: &BrokerProcess, issuer: Issuer) -> Result<(u64, u64), 
     };
     options.start = Start::Snapshot;
     let mut subscriber = Subscriber::open(options).await?;
-    let mut bytes = 0;
+    let (mut rows, mut bytes) = (0, 0);
     loop {
         let frame = subscriber.next_frame().await?;
         bytes += frame.len() as u64;
-        if frame.first() == Some(&ROWS_TAG) {
+        if let Some(more) = rows_of(&frame)? {
+            rows += more;
             continue;
         }
         let response = api::SubscribeResponse::decode(frame)?;
         if let Some(api::subscribe_response::Message::SnapshotEnd(end)) = response.message {
-            return Ok((end.rows, bytes));
+            return match end.rows == rows {
+                true => Ok((rows, bytes)),
+                false => Err(format!("{rows} rows came, and the end says {}", end.rows).into()),
+            };
         }
     }
 }

@@ -2,14 +2,13 @@
 //! from its commit at the source until it is applied at each platform.
 
 use crate::{
-    Failure,
+    Failure, allowed,
     fleet::{AtEnd, Fleet, FleetOptions, Load},
     load,
     measure::{Run, Sampler, between},
     scenarios::{Common, Times, look},
 };
 use clap::Args;
-use hutong_proto::Lane;
 use serde::Serialize;
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -29,10 +28,10 @@ pub struct Options {
     #[serde(flatten)]
     fleet: FleetOptions,
     /// Deltas a second, over all platforms.
-    #[arg(long, default_value_t = 60_000)]
+    #[arg(long, default_value_t = 60_000, value_parser = allowed::rate())]
     rate: u64,
     /// Share of urgent deltas.
-    #[arg(long, default_value_t = 0.03)]
+    #[arg(long, default_value_t = 0.03, value_parser = allowed::share)]
     urgent: f64,
 }
 
@@ -51,6 +50,7 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         seconds: options.times.seconds(),
         stop: CancellationToken::new(),
         at_end: AtEnd::Drain,
+        urgent_until_drained: false,
     };
     let looked = async {
         tokio::time::sleep_until(begin.into()).await;
@@ -68,10 +68,7 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         delivered: phase.delivered.load(Ordering::Acquire),
         lost: tally.lost,
         doubled: tally.doubled,
-        latencies: vec![
-            ("urgent", phase.take(Lane::Urgent)),
-            ("bulk", phase.take(Lane::Bulk)),
-        ],
+        latencies: phase.latencies(),
         broker: between(before.broker, after.broker),
         load: between(before.load, after.load),
         disk_mb: broker.disk_mb(),
@@ -79,6 +76,8 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         ..Run::default()
     };
     run.broker.memory_peak_mb = broker.usage().memory_peak_mb;
-    run.figure("load_late_p99_ms", driven.late.p99_ms());
+    let [urgent, bulk] = &driven.late;
+    run.figure("load_late_urgent_p99_ms", urgent.p99_ms());
+    run.figure("load_late_bulk_p99_ms", bulk.p99_ms());
     Ok(run)
 }

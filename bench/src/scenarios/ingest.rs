@@ -2,7 +2,7 @@
 //! without subscribers.
 
 use crate::{
-    Failure,
+    Failure, allowed,
     fill::{Fill, Until},
     load::Generator,
     measure::{Run, Sampler, between},
@@ -24,7 +24,7 @@ pub struct Options {
     #[serde(flatten)]
     pub fill: Fill,
     /// People of each platform: registers that the deltas fall on.
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_000_000, value_parser = allowed::people())]
     pub people: u64,
 }
 
@@ -37,13 +37,13 @@ pub struct SingleOptions {
     #[serde(flatten)]
     pub times: Times,
     /// Producers, each of its own platform.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = allowed::platforms)]
     producers: usize,
     /// Deltas under way at each producer, each a batch of its own.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = allowed::in_flight)]
     in_flight: usize,
     /// People of each platform: registers that the deltas fall on.
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_000_000, value_parser = allowed::people())]
     pub people: u64,
 }
 

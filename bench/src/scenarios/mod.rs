@@ -10,7 +10,7 @@ pub mod scale;
 pub mod surge;
 
 use crate::{
-    Failure,
+    Failure, allowed,
     broker::{BrokerProcess, Usage, usage_of},
     measure::Run,
 };
@@ -24,8 +24,8 @@ use std::{path::PathBuf, time::Duration};
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct Common {
     /// Whole runs, each with a new broker; figures are their medians.
-    #[arg(long, default_value_t = 3)]
-    pub repeats: usize,
+    #[arg(long, default_value_t = 3, value_parser = allowed::repeats())]
+    pub repeats: u64,
     /// Folder for the broker's data; a temporary one by default.
     #[arg(long)]
     #[serde(skip)]
@@ -36,9 +36,9 @@ pub struct Common {
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct Times {
     /// How long to measure, after the warm-up.
-    #[arg(long, default_value_t = 60.0)]
+    #[arg(long, default_value_t = 60.0, value_parser = allowed::measured)]
     seconds: f64,
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, value_parser = allowed::seconds)]
     warmup: f64,
 }
 

@@ -3,20 +3,22 @@
 //! all of it has gone through.
 
 use crate::{
-    Failure,
+    Failure, allowed,
     fleet::{AtEnd, Fleet, FleetOptions, Load},
     load,
     measure::{Counters, Run, Sampler, between},
     scenarios::{Common, look},
 };
 use clap::Args;
-use hutong_proto::Lane;
 use serde::Serialize;
 use std::{
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
+
+/// Of what the probe offers, what may be taken; with more the probe itself was the limit.
+const PROBE_SHARE_MAX: f64 = 0.9;
 
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct Options {
@@ -27,21 +29,21 @@ pub struct Options {
     #[serde(flatten)]
     fleet: FleetOptions,
     /// Urgent deltas a second, over all platforms.
-    #[arg(long, default_value_t = 1_800)]
+    #[arg(long, default_value_t = 1_800, value_parser = allowed::rate())]
     urgent_rate: u64,
     /// How many times what fits is offered in bulk.
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 3.0, value_parser = allowed::times)]
     times: f64,
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, value_parser = allowed::seconds)]
     warmup: f64,
     /// How long to find out what fits.
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, default_value_t = 10.0, value_parser = allowed::measured)]
     probe_seconds: f64,
     /// Offered while finding out, in bulk deltas a second: more than any broker here takes.
-    #[arg(long, default_value_t = 3_000_000)]
+    #[arg(long, default_value_t = 3_000_000, value_parser = allowed::rate())]
     probe_rate: u64,
     /// How long the surge itself lasts.
-    #[arg(long, default_value_t = 20.0)]
+    #[arg(long, default_value_t = 20.0, value_parser = allowed::measured)]
     surge_seconds: f64,
 }
 
@@ -59,6 +61,7 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         seconds: Duration::from_secs_f64(options.probe_seconds),
         stop: CancellationToken::new(),
         at_end: AtEnd::Leave,
+        urgent_until_drained: false,
     };
     // What fits is what reaches the subscribers, not only what is acknowledged.
     let probe = async {
@@ -66,20 +69,33 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         tokio::time::sleep(load.warmup).await;
         let (begin, before) = (Instant::now(), delivered());
         tokio::time::sleep(load.seconds).await;
-        let receivers = options.fleet.subscribers.saturating_sub(1).max(1) as f64;
-        (delivered() - before) / begin.elapsed().as_secs_f64() / receivers
+        let per_s = (delivered() - before) / begin.elapsed().as_secs_f64();
+        per_s / options.fleet.receivers_of_one()
     };
     let (probed, fits) = tokio::join!(fleet.drive(&load), probe);
     probed?;
+    // Of a probe that was taken whole nobody knows how much more would have been.
+    if fits > load.bulk_per_s * PROBE_SHARE_MAX {
+        return Err(format!(
+            "{fits:.0} deltas a second of the {:.0} offered were taken: nothing is known about what fits; \
+             offer more with --probe-rate",
+            load.bulk_per_s
+        )
+        .into());
+    }
     load.bulk_per_s = fits * options.times;
     load.warmup = Duration::ZERO;
     load.seconds = Duration::from_secs_f64(options.surge_seconds);
     load.at_end = AtEnd::Drain;
+    // Those who are behind are part of the surge, and so is what is urgent meanwhile.
+    load.urgent_until_drained = true;
     let before = look(&broker);
     let surge_from = begin.elapsed();
     let (phase, driven) = fleet.drive(&load).await?;
     let after = look(&broker);
+    let acknowledged = Instant::now();
     let tally = fleet.finish().await?;
+    let delivered_in = driven.drained_in + acknowledged.elapsed();
     let mut run = Run {
         seconds: driven.seconds + driven.drained_in.as_secs_f64(),
         published: driven.published,
@@ -87,10 +103,7 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         delivered: phase.delivered.load(Ordering::Acquire),
         lost: tally.lost,
         doubled: tally.doubled,
-        latencies: vec![
-            ("urgent", phase.take(Lane::Urgent)),
-            ("bulk", phase.take(Lane::Bulk)),
-        ],
+        latencies: phase.latencies(),
         broker: between(before.broker, after.broker),
         load: between(before.load, after.load),
         disk_mb: broker.disk_mb(),
@@ -102,6 +115,8 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     run.figure("offered_bulk_deltas_per_s", load.bulk_per_s);
     run.figure("surge_from_s", surge_from.as_secs_f64());
     run.figure("surge_s", driven.seconds);
+    // From the end of what was offered: until all was acknowledged, and until everybody had all of it.
     run.figure("drained_in_s", driven.drained_in.as_secs_f64());
+    run.figure("delivered_in_s", delivered_in.as_secs_f64());
     Ok(run)
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     broker::BrokerProcess,
+    measure::key_of,
     systems::{Ack, Came, Failure, Receiver, Seen, Sender, System},
 };
 use futures_util::future::BoxFuture;
@@ -113,9 +114,11 @@ impl Receiver for HutongReceiver {
 
 fn seen(record: &[u8]) -> Result<Seen, Failure> {
     let record = RecordView::parse(record)?;
+    let first = record.delta_parts(0)?;
     Ok(Seen {
         lane: record.header.partition.lane,
         deltas: record.deltas.len() as u32,
-        committed_at: record.delta_parts(0)?.committed_at,
+        committed_at: first.committed_at,
+        key: key_of(&first.entity, first.revision),
     })
 }

@@ -7,7 +7,7 @@ mod postgres;
 mod redis;
 
 pub use crate::Failure;
-use crate::broker::Usage;
+use crate::{broker::Usage, measure::key_of};
 use clap::ValueEnum;
 use futures_util::future::BoxFuture;
 use hutong_connectors::client::EncodedBatch;
@@ -64,6 +64,8 @@ pub struct Seen {
     pub lane: Lane,
     pub deltas: u32,
     pub committed_at: Micros,
+    /// Tells it apart from all others.
+    pub key: u64,
 }
 
 impl Came {
@@ -85,14 +87,17 @@ impl Seen {
             lane: first.lane(),
             deltas: batch.deltas.len() as u32,
             committed_at: first.committed_at,
+            key: key_of(&first.entity, first.revision),
         })
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     Hutong,
+    /// This broker, whose receivers take records as they are and not packed.
+    HutongPlain,
     /// NATS JetStream, one replica, synced for each message; a message is a batch.
     Jetstream,
     /// Redis Streams, its append-only file synced always; an entry is a batch.
@@ -102,21 +107,21 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 4] = [Kind::Hutong, Kind::Jetstream, Kind::Redis, Kind::Postgres];
-
     pub fn name(self) -> &'static str {
         match self {
             Kind::Hutong => "hutong",
+            Kind::HutongPlain => "hutong-plain",
             Kind::Jetstream => "jetstream",
             Kind::Redis => "redis",
             Kind::Postgres => "postgres",
         }
     }
 
-    /// `lz4`: whether receivers of this broker take records packed. The peers know nothing like it.
-    pub async fn start(self, issuers: &[Issuer], lz4: bool) -> Result<Box<dyn System>, Failure> {
+    pub async fn start(self, issuers: &[Issuer]) -> Result<Box<dyn System>, Failure> {
         Ok(match self {
-            Kind::Hutong => Box::new(hutong::Hutong::start(issuers, lz4).await?),
+            // As its SDK does if it is not told otherwise. The peers know nothing like it.
+            Kind::Hutong => Box::new(hutong::Hutong::start(issuers, true).await?),
+            Kind::HutongPlain => Box::new(hutong::Hutong::start(issuers, false).await?),
             Kind::Jetstream => Box::new(jetstream::JetStream::start().await?),
             Kind::Redis => Box::new(redis::Redis::start().await?),
             Kind::Postgres => Box::new(postgres::Postgres::start().await?),

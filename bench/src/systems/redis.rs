@@ -18,6 +18,9 @@ use std::{
 use tempfile::TempDir;
 
 const STREAM: &str = "deltas";
+/// Entries that the stream keeps, about: all of them are in memory, with batches of 256 two gigabytes. A
+/// minute without a bound would need more than small machines have.
+const KEPT: u32 = 1 << 18;
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a read waits for entries before it asks anew.
 const BLOCK_MS: u64 = 500;
@@ -147,7 +150,8 @@ impl Sender for RedisSender {
             let sent = tokio::spawn(async move {
                 let mut connection = connection;
                 let mut add = redis::cmd("XADD");
-                add.arg(STREAM).arg("*").arg("b").arg(&batch.body[..]);
+                add.arg(STREAM).arg("MAXLEN").arg("~").arg(KEPT);
+                add.arg("*").arg("b").arg(&batch.body[..]);
                 connection.send_packed_command(&add).await
             });
             Ok(Box::pin(async move {
