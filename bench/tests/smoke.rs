@@ -175,7 +175,7 @@ fn the_comparison_runs_all_systems_counts_their_syncs_and_gives_ratios() {
     assert_eq!(report["options"]["repeats"], 1);
     positive(&report, "/environment/cores");
     let page = std::fs::read_to_string(page).expect("a page");
-    assert!(page.contains("<rect") && page.contains("latency: urgent p99"));
+    assert!(page.contains("<rect") && page.contains("latency: urgent everywhere p99"));
 }
 
 #[test]

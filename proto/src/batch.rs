@@ -213,14 +213,14 @@ impl<'a> DeltaView<'a> {
             );
         }
         match Fields::in_order(bytes) {
-            Some(fields) => DeltaView::of(&fields)?.checked(),
-            None => DeltaView::parse_any(bytes)?.checked(),
+            Some(fields) => DeltaView::of(&fields),
+            None => DeltaView::parse_any(bytes),
         }
     }
 
     fn of(fields: &Fields<'a>) -> Result<DeltaView<'a>> {
         let (number, value_bytes) = fields.value;
-        Ok(DeltaView {
+        let view = DeltaView {
             entity: fields.entity,
             revision: Revision(fields.revision),
             committed_at: Micros(fields.committed_at),
@@ -230,7 +230,9 @@ impl<'a> DeltaView<'a> {
             evidence: text(fields.evidence, "evidence", limits::EVIDENCE_BYTES_MAX)?,
             value: ValueView::parse(number, value_bytes)?,
             value_bytes,
-        })
+        };
+        possible(&view.entity, view.revision.0)?;
+        Ok(view)
     }
 
     /// With its fields in any order.
@@ -272,6 +274,7 @@ impl<'a> DeltaView<'a> {
             }
         }
         let entity = entity.ok_or_else(|| Refusal::new(Reason::FieldMissing, "entity"))?;
+        possible(&entity, revision)?;
         let (value, value_bytes) =
             value.ok_or_else(|| Refusal::new(Reason::KindUnknown, "value").detail("no value"))?;
         Ok(DeltaView {
@@ -284,20 +287,6 @@ impl<'a> DeltaView<'a> {
             value,
             value_bytes,
         })
-    }
-
-    fn checked(self) -> Result<DeltaView<'a>> {
-        if self.entity.0 == [0; 16] {
-            return Err(Refusal::new(Reason::EntityInvalid, "entity").detail("all zero"));
-        }
-        if self.revision.0 == 0 {
-            return Err(Refusal::new(Reason::RevisionZero, "revision"));
-        }
-        if self.revision.0 > limits::REVISION_MAX {
-            return Err(Refusal::new(Reason::ValueOutOfRange, "revision")
-                .detail(format!("{}, the greatest is 2^63 - 1", self.revision.0)));
-        }
-        Ok(self)
     }
 
     pub fn kind(&self) -> Kind {
@@ -319,6 +308,20 @@ impl<'a> DeltaView<'a> {
             value: self.value.to_owned(),
         }
     }
+}
+
+fn possible(entity: &EntityId, revision: u64) -> Result<()> {
+    if entity.0 == [0; 16] {
+        return Err(Refusal::new(Reason::EntityInvalid, "entity").detail("all zero"));
+    }
+    if revision == 0 {
+        return Err(Refusal::new(Reason::RevisionZero, "revision"));
+    }
+    if revision > limits::REVISION_MAX {
+        return Err(Refusal::new(Reason::ValueOutOfRange, "revision")
+            .detail(format!("{revision}, the greatest is 2^63 - 1")));
+    }
+    Ok(())
 }
 
 impl<'a> ValueView<'a> {
