@@ -1,5 +1,6 @@
 //! What several runs of a scenario found: one JSON object, a table for people, or a page with plots.
 
+pub mod commits;
 pub mod html;
 pub mod table;
 
