@@ -37,6 +37,7 @@ pub fn described(folder: &Path) -> Option<String> {
 /// Digits of a commit, as git shows it.
 const SHORT: usize = 7;
 
+#[derive(Debug)]
 pub struct Repository {
     /// The folder with `HEAD`: of this work tree alone, if there are several.
     own: PathBuf,

@@ -131,7 +131,7 @@ fn commits(results: &Path) -> Result<Commits, Failure> {
     let mut commits = Commits::default();
     let names = ROWS.iter().map(|(name, _)| *name);
     for name in names.chain(["scale", "compare"]) {
-        for report in read(results, name)? {
+        if let Some(report) = read(results, name)? {
             commits.add(name, &report);
         }
     }
