@@ -340,7 +340,11 @@ mod tests {
             ),
             (
                 refused("scenario = \"compare\"\npeers = [\"jetstream\", \"kafka\"]\n"),
-                &["s.toml:2:", "kafka", "it may be hutong, jetstream, redis, postgres"],
+                &[
+                    "s.toml:2:",
+                    "kafka",
+                    "it may be hutong, jetstream, redis, postgres",
+                ],
             ),
             (
                 refused("scenario = \"compare\"\nplain = \"yes\"\n"),
