@@ -108,7 +108,7 @@ fn main() -> ExitCode {
 
 async fn run(mut cli: Cli) -> Result<ExitCode, Failure> {
     if let Command::Run(RunFile { file, options }) = &cli.command {
-        let mut arguments = file::arguments(file, &Cli::command())?;
+        let mut arguments = file::arguments(file, &Cli::command(), &names())?;
         arguments.extend(options.iter().cloned());
         let given = parse(arguments)?;
         cli = Cli {
@@ -143,11 +143,26 @@ async fn run(mut cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(_) => Err("a file names a scenario, not another file".into()),
         Command::All(options) => all(options).await,
         Command::Table(PageTable { from, into }) => {
-            table::put(from, into)?;
+            put_table(from, into)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Smoke => smoke().await,
     }
+}
+
+/// What is measured, by name.
+fn names() -> Vec<&'static str> {
+    let scenarios = SMOKE.iter().filter_map(|s| s.split(' ').next());
+    scenarios.chain(["compare"]).collect()
+}
+
+fn put_table(from: &Path, page: &Path) -> Result<(), Failure> {
+    let commits = table::put(from, page)?;
+    if commits.differ() {
+        let page = page.display();
+        eprintln!("hutong-bench: {page}: its rows were measured at {commits}");
+    }
+    Ok(())
 }
 
 fn parse(arguments: Vec<OsString>) -> Result<Cli, Failure> {
@@ -186,8 +201,7 @@ async fn all(options: &All) -> Result<ExitCode, Failure> {
     let shown = options.out.display();
     fs::create_dir_all(&options.out).map_err(|e| format!("{shown}: {e}"))?;
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
-    let mut names: Vec<&str> = SMOKE.iter().filter_map(|s| s.split(' ').next()).collect();
-    names.push("compare");
+    let names = names();
     if let Some(unknown) = options.only.iter().find(|o| !names.contains(&o.as_str())) {
         return Err(format!("--only {unknown}: there are {}", names.join(", ")).into());
     }
@@ -215,7 +229,7 @@ async fn all(options: &All) -> Result<ExitCode, Failure> {
         }
     }
     if let Some(page) = &options.into {
-        table::put(&options.out, page)?;
+        put_table(&options.out, page)?;
     }
     Ok(code)
 }
@@ -259,7 +273,7 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
         for name in SMOKE.iter().filter_map(|s| s.split(' ').next()) {
             let file = folder.join(name).with_extension("toml");
-            let arguments = file::arguments(&file, &Cli::command()).expect("valid");
+            let arguments = file::arguments(&file, &Cli::command(), &names()).expect("valid");
             let given: Vec<String> = (arguments.iter().skip(2))
                 .map(|a| a.to_string_lossy().into_owned())
                 .collect();
@@ -278,23 +292,77 @@ mod tests {
         let file = dir.path().join("s.toml");
         let refused = |text: &str| {
             fs::write(&file, text).expect("written");
-            file::arguments(&file, &Cli::command())
+            file::arguments(&file, &Cli::command(), &names())
                 .expect_err("a mistake")
                 .to_string()
         };
-        let unknown = refused("scenario = \"surge\"\n\nsurge_second = 3\n");
-        assert!(unknown.contains("s.toml:3:"), "{unknown}");
-        assert!(unknown.contains("surge_second\"") && unknown.contains("surge_seconds"));
-        assert!(refused("seconds = 3\n").contains("scenario"));
-        assert!(refused("scenario = \"sing\"\n").contains("single"));
-        assert!(refused("scenario =\n").contains("line 1"));
+        let fanout = |text: &str| refused(&format!("scenario = \"fanout\"\n\n{text}\n"));
+        for (said, parts) in [
+            (
+                refused("scenario = \"surge\"\n\nsurge_second = 3\n"),
+                &["s.toml:3:", "surge_second\"", "surge_seconds"][..],
+            ),
+            (
+                refused("seconds = 3\n"),
+                &["s.toml:1:", "scenario", "single"],
+            ),
+            (
+                refused("\nscenario = 3\n"),
+                &["s.toml:2:", "scenario 3", "single"],
+            ),
+            (
+                refused("scenario = \"sing\"\n"),
+                &["s.toml:1:", "single, fanout"],
+            ),
+            // Commands, but nothing that is measured.
+            (
+                refused("scenario = \"run\"\n"),
+                &["s.toml:1:", "\"run\"", "compare"],
+            ),
+            (
+                refused("scenario = \"all\"\n"),
+                &["s.toml:1:", "\"all\"", "compare"],
+            ),
+            (refused("scenario =\n"), &["s.toml:1:"]),
+            (
+                fanout("rate = 1\nrate = 2"),
+                &["s.toml:4:", "duplicate key"],
+            ),
+            (
+                fanout("rate = \"many\""),
+                &["s.toml:3:", "rate = \"many\"", "invalid digit", "60000"],
+            ),
+            (fanout("rate = -1"), &["s.toml:3:", "rate = -1"]),
+            (fanout("rate = false"), &["s.toml:3:", "rate = false"]),
+            (
+                fanout("[a]"),
+                &["s.toml:3:", "\"a\" is not an option of fanout", "rate"],
+            ),
+            (
+                refused("scenario = \"compare\"\npeers = [\"jetstream\", \"kafka\"]\n"),
+                &[
+                    "s.toml:2:",
+                    "kafka",
+                    "it may be hutong, jetstream, redis, postgres",
+                ],
+            ),
+            (
+                refused("scenario = \"compare\"\nplain = \"yes\"\n"),
+                &["s.toml:2:", "plain = \"yes\"", "true or false"],
+            ),
+        ] {
+            for part in parts {
+                assert!(said.contains(part), "{part} in {said}");
+            }
+            assert!(!said.contains("Usage"), "{said}");
+        }
     }
 
     #[test]
     fn options_after_a_file_win() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
         let file = folder.join("fanout.toml");
-        let mut arguments = file::arguments(&file, &Cli::command()).expect("valid");
+        let mut arguments = file::arguments(&file, &Cli::command(), &names()).expect("valid");
         arguments.extend(["--rate".into(), "7".into()]);
         assert_eq!(options_of(arguments)["rate"], 7);
     }

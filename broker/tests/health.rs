@@ -1,9 +1,13 @@
-//! What load balancers and generic tools ask any gRPC server.
+//! What load balancers and generic tools ask any gRPC server, and what a page of metrics says of what is on disk.
 
 mod support;
 
-use hutong_proto::api::{self, publish_request};
-use support::{ANHUI, PATIENCE, Producer, batch, channel, start};
+use hutong_proto::{
+    Value,
+    api::{self, publish_request},
+    delta::Colour,
+};
+use support::{ANHUI, PATIENCE, Producer, batch, channel, delta, metric, metrics, start};
 use tokio_stream::StreamExt;
 use tonic::Code;
 use tonic_health::pb::{
@@ -110,5 +114,35 @@ async fn both_names_of_reflection_list_the_services() {
             assert!(names.iter().any(|name| name == service), "{names:?}");
         }
     }
+    broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_on_disk_is_counted_after_a_restart() {
+    const REGISTERS: u64 = 1000;
+    let dir = tempfile::tempdir().expect("a folder");
+    let broker = start(dir.path()).await;
+    let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
+    let deltas: Vec<_> = (0..REGISTERS)
+        .map(|n| delta(n, 1, Value::HealthCode(Colour::Green)))
+        .collect();
+    let ack = producer.publish(batch(ANHUI, 1, &deltas)).await;
+    ack.expect("ack");
+    drop(producer);
+    broker.shutdown().await;
+    // Nothing is gathered in memory now.
+    let broker = start(dir.path()).await;
+    let page = metrics(&broker).await;
+    for store in ["log", "state"] {
+        let series = format!("hutong_store_disk_bytes{{store=\"{store}\"}}");
+        assert!(metric(&page, &series) > 0.0, "{series}");
+    }
+    let mut admin = api::admin_service_client::AdminServiceClient::new(channel(&broker).await);
+    let request = support::with_identity(api::GetStatusRequest {}, "operator/o");
+    let status = admin.get_status(request).await.expect("an answer");
+    let estimate = status.into_inner().registers_estimate;
+    // With the rows that are no registers: how far the log is applied, the producer, its provenance.
+    let counted = REGISTERS..REGISTERS + 10;
+    assert!(counted.contains(&estimate), "{estimate}");
     broker.shutdown().await;
 }

@@ -10,30 +10,12 @@ use hutong_proto::{
     delta::{Colour, TestOutcome},
     limits,
 };
-use support::{ANHUI, PATIENCE, Producer, SHANGHAI, SICHUAN, batch, config, delta};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use support::{
+    ANHUI, PATIENCE, Producer, SHANGHAI, SICHUAN, batch, config, delta, metric, metrics,
+};
 
 const BATCHES: u64 = 60;
 const DELTAS: u64 = 4000;
-
-async fn metrics(broker: &Broker) -> String {
-    let mut stream = tokio::net::TcpStream::connect(broker.http_addr())
-        .await
-        .expect("connect");
-    stream
-        .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        .await
-        .expect("send");
-    let mut page = String::new();
-    stream.read_to_string(&mut page).await.expect("receive");
-    page
-}
-
-fn metric(page: &str, series: &str) -> f64 {
-    let line = page.lines().find_map(|line| line.strip_prefix(series));
-    let value = line.unwrap_or_else(|| panic!("{series} is in {page}"));
-    value.trim().parse().expect("a number")
-}
 
 fn negatives(issuer: u32, sequence: u64) -> api::PublishBatch {
     let first = sequence * DELTAS;

@@ -1,5 +1,6 @@
 //! What several runs of a scenario found: one JSON object, a table for people, or a page with plots.
 
+pub mod commits;
 pub mod html;
 pub mod table;
 
@@ -50,8 +51,11 @@ pub struct Environment {
     processor: String,
     memory_mb: u64,
     kernel: String,
-    commit: String,
+    commit: &'static str,
 }
+
+/// That this was built from, with the broker that it starts; not what the working folder has by now.
+const COMMIT: &str = env!("HUTONG_BENCH_COMMIT");
 
 impl Environment {
     pub fn read() -> Environment {
@@ -63,17 +67,12 @@ impl Environment {
         };
         let memory = value(&text("/proc/meminfo"), "MemTotal");
         let memory_kb: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
-        let git = std::process::Command::new("git")
-            .args(["describe", "--always", "--dirty"])
-            .output();
         Environment {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             processor: value(&text("/proc/cpuinfo"), "model name"),
             memory_mb: memory_kb / 1024,
             kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
-            commit: git.map_or(String::new(), |output| {
-                String::from_utf8_lossy(&output.stdout).trim().to_owned()
-            }),
+            commit: COMMIT,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The table of docs/benchmarks.md, from the JSON files that runs left: `surge.json`, and beside it
 //! `surge-anything.json` for a run with other options. Nobody copies figures by hand.
 
+use super::commits::Commits;
 use crate::Failure;
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
@@ -124,19 +125,35 @@ const ROWS: &[(&str, &[Row])] = &[
     ),
 ];
 
-/// Puts the table in its place in a page.
-pub fn put(results: &Path, page: &Path) -> Result<(), Failure> {
+/// Puts the table in its place in a page; without any report the page stays as it is. Says what was measured when.
+pub fn put(results: &Path, page: &Path) -> Result<Commits, Failure> {
     let text = fs::read_to_string(page).map_err(|e| format!("{}: {e}", page.display()))?;
     let missing = || format!("{}: there is no line `{BEGIN}`", page.display());
     let (before, rest) = text.split_once(BEGIN).ok_or_else(missing)?;
     let missing = || format!("{}: there is no line `{END}`", page.display());
     let (_, after) = rest.split_once(END).ok_or_else(missing)?;
-    let table = table(results)?;
+    let commits = commits(results)?;
+    let table = table(results, &commits)?;
     fs::write(page, format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
-        .map_err(|e| format!("{}: {e}", page.display()).into())
+        .map_err(|e| format!("{}: {e}", page.display()))?;
+    Ok(commits)
 }
 
-fn table(results: &Path) -> Result<String, Failure> {
+fn commits(results: &Path) -> Result<Commits, Failure> {
+    let mut commits = Commits::default();
+    let names = ROWS.iter().map(|(name, _)| *name);
+    for name in names.chain(["scale", "compare"]) {
+        for (name, report) in read(results, name)? {
+            commits.add(&name, &report);
+        }
+    }
+    match commits.is_empty() {
+        false => Ok(commits),
+        true => Err(format!("{}: there is no report", results.display()).into()),
+    }
+}
+
+fn table(results: &Path, commits: &Commits) -> Result<String, Failure> {
     let mut out = String::from("| scenario | figure | median (range) |\n|---|---|---|\n");
     let mut machine = None;
     for (scenario, rows) in ROWS {
@@ -148,6 +165,7 @@ fn table(results: &Path) -> Result<String, Failure> {
         }
     }
     for (scenario, report) in read(results, "scale")? {
+        machine = machine.or_else(|| report.get("environment").cloned());
         for registers in report["options"]["registers"]
             .as_array()
             .into_iter()
@@ -179,8 +197,7 @@ fn table(results: &Path) -> Result<String, Failure> {
         let text = |name: &str| machine[name].as_str().unwrap_or("?").to_owned();
         writeln!(
             out,
-            "\nMeasured at commit {} on {} cores ({}), {} MB, Linux {}.",
-            text("commit"),
+            "\nMeasured at {commits} on {} cores ({}), {} MB, Linux {}.",
             machine["cores"],
             text("processor"),
             machine["memory_mb"],
@@ -351,5 +368,43 @@ mod tests {
         fs::write(&page, "no place").expect("written");
         let error = put(dir.path(), &page).expect_err("nowhere to put it");
         assert!(error.to_string().contains("figures: begin"), "{error}");
+    }
+
+    #[test]
+    fn rows_of_different_commits_are_told_apart() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let page = dir.path().join("page.md");
+        fs::write(&page, format!("{BEGIN}\n{END}\n")).expect("written");
+        let measured = |scenario: &str, commit: &str| {
+            let report = json!({ "environment": { "commit": commit } });
+            let file = dir.path().join(scenario).with_extension("json");
+            fs::write(file, report.to_string()).expect("written");
+        };
+        measured("scale", "b");
+        let commits = put(dir.path(), &page).expect("a report");
+        assert!(!commits.differ());
+        let shown = || fs::read_to_string(&page).expect("it is there");
+        assert!(shown().contains("Measured at commit b on"), "{}", shown());
+        measured("surge", "a");
+        measured("fanout", "a");
+        let commits = put(dir.path(), &page).expect("reports");
+        assert!(commits.differ());
+        let expected = "Measured at commits a (fanout, surge), b (scale) on";
+        assert!(shown().contains(expected), "{}", shown());
+    }
+
+    #[test]
+    fn without_a_report_the_page_stays_as_it_is() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let page = dir.path().join("page.md");
+        let text = format!("{BEGIN}\nold\n{END}\n");
+        fs::write(&page, &text).expect("written");
+        fs::write(dir.path().join("other.json"), "{}").expect("written");
+        for folder in [dir.path().to_owned(), dir.path().join("nope")] {
+            let error = put(&folder, &page).expect_err("nothing to show");
+            let folder = folder.display().to_string();
+            assert!(error.to_string().contains(&folder), "{error}");
+            assert_eq!(fs::read_to_string(&page).expect("it is there"), text);
+        }
     }
 }

@@ -14,13 +14,17 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
+#[cfg(test)]
+mod tests;
+
 /// Read for one subscriber alone.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Read for all: to read on, each partition's next record has to be found again, so more at one time.
 const SHARED_CHUNK_BYTES: usize = 8 << 20;
 const SHARED_BYTES_MAX: usize = 64 << 20;
-/// Readers at one time: each holds about two chunks.
-const READERS_MAX: usize = 4;
+/// Readers at one time, by lane: each holds about two chunks. Bulk chunks take long, and urgent must not wait
+/// for one.
+const READERS_MAX: [usize; 2] = [2, 4];
 
 /// A stretch of one lane.
 #[derive(Debug)]
@@ -36,14 +40,15 @@ struct Chunk {
 #[derive(Debug)]
 pub struct LogReaders {
     kept: Mutex<VecDeque<(Lane, Arc<Chunk>)>>,
-    permits: Semaphore,
+    /// By lane.
+    permits: [Arc<Semaphore>; 2],
 }
 
 impl Default for LogReaders {
     fn default() -> LogReaders {
         LogReaders {
             kept: Mutex::default(),
-            permits: Semaphore::new(READERS_MAX),
+            permits: READERS_MAX.map(|max| Arc::new(Semaphore::new(max))),
         }
     }
 }
@@ -91,22 +96,23 @@ pub async fn read(
     let chunk = match readers.get(lane, from) {
         Some(chunk) => chunk,
         None => {
-            let permit = readers.permits.acquire().await;
+            let permits = Arc::clone(&readers.permits[lane.index()]);
+            let permit = permits.acquire_owned().await;
             let permit = permit.map_err(|_| Refusal::from(Reason::ShuttingDown))?;
             // Whoever was before us may have read it.
-            let chunk = match readers.get(lane, from) {
+            match readers.get(lane, from) {
                 Some(chunk) => chunk,
                 None => {
                     let (shared, partitions) = (shared.clone(), partitions.clone());
                     tokio::task::spawn_blocking(move || {
+                        // Until it has read, also when nobody waits for it any more: it holds its chunks.
+                        let _permit = permit;
                         read_for_all(&shared, lane, &partitions, from, below)
                     })
                     .await
                     .map_err(|_| Refusal::from(Reason::Internal))??
                 }
-            };
-            drop(permit);
-            chunk
+            }
         }
     };
     // Of what others read, the beginning may have been trimmed since.

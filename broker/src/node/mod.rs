@@ -110,6 +110,7 @@ impl Stores {
 
     /// Blocks until the threads have ended; says whether apply ended well.
     fn stop(&mut self) -> bool {
+        self.state.closing();
         self.log.close();
         self.apply.take().is_none_or(|apply| apply.join().is_ok())
     }

@@ -33,8 +33,8 @@ use std::{
 
 pub use snapshot::SnapshotRows;
 
-/// Of the database; there is only the one.
-const FAMILIES: &[&str] = &["default"];
+/// The only column family.
+const FAMILY: &str = rocksdb::DEFAULT_COLUMN_FAMILY_NAME;
 /// Runs that wait to go down; then apply waits.
 const FROZEN_MAX: usize = 2;
 /// A snapshot makes a run of what is gathered only if that is at least this share of a full one: asked for
@@ -197,6 +197,9 @@ struct Shared {
 /// What the flush thread and those who wait for it tell each other.
 #[derive(Debug, Default)]
 struct Signal {
+    /// Runs wait for nothing any more.
+    closing: bool,
+    /// The thread ends when nothing is left.
     stop: bool,
     failure: Option<String>,
 }
@@ -409,8 +412,14 @@ impl State {
         Ok(())
     }
 
+    /// From now on runs go down however many wait to be merged: who calls this will not write for long.
+    pub fn closing(&self) {
+        self.shared.signal.lock().closing = true;
+    }
+
     /// Flushes and stops.
     pub fn close(&self) -> Result<(), StateError> {
+        self.closing();
         let flushed = self.flush();
         self.stop();
         flushed
@@ -418,6 +427,7 @@ impl State {
 
     /// Blocks until the thread that brings runs down has ended; what is gathered stays in the log.
     pub fn stop(&self) {
+        self.closing();
         self.shared.signal.lock().stop = true;
         self.shared.wake();
         let flusher = self.flusher.lock().take();
@@ -474,7 +484,7 @@ impl State {
 
     /// What the store says about itself, for metrics.
     pub fn store(&self) -> StoreGauges {
-        rocks::gauges(&self.shared.db, FAMILIES)
+        rocks::gauges(&self.shared.db, &[FAMILY])
     }
 
     /// At once, what else happens in the background.
@@ -502,7 +512,7 @@ impl Drop for State {
 
 impl Shared {
     fn property(&self, name: &str) -> u64 {
-        rocks::property(&self.db, FAMILIES, name)
+        rocks::property(&self.db, &[FAMILY], name)
     }
 
     fn get_other(&self, memory: &Memory, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {

@@ -6,7 +6,7 @@
 use crate::{
     rocks,
     state::{
-        Flush, Frozen, Shared, StateError,
+        FAMILY, Flush, Frozen, Shared, StateError,
         keys::{self, KeyKind},
         row,
     },
@@ -14,8 +14,8 @@ use crate::{
 use crossbeam_channel::Receiver;
 use hutong_proto::{Micros, Offset};
 use rocksdb::{
-    BlockBasedOptions, Cache, CompactionDecision, DB, DBCompressionType, IngestExternalFileOptions,
-    Options, SstFileWriter,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, CompactionDecision, DB, DBCompressionType,
+    IngestExternalFileOptions, Options, SstFileWriter,
 };
 use std::{
     fs,
@@ -33,7 +33,7 @@ const BLOCK_BYTES: usize = 16 << 10;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 const RUNS_MERGED: i32 = 48;
 /// Runs that wait to be merged, at most: then the next one waits, and with it apply and producers.
-const RUNS_MAX: i32 = 56;
+pub(super) const RUNS_MAX: i32 = 56;
 /// How often it is looked whether there is room for a run; nobody tells.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -64,7 +64,9 @@ pub fn open(
         }
         _ => CompactionDecision::Keep,
     });
-    DB::open(&options, dir).map_err(|e| e.to_string())
+    // By name, or nobody could ask for its properties.
+    let family = ColumnFamilyDescriptor::new(FAMILY, options.clone());
+    DB::open_cf_descriptors(&options, dir, [family]).map_err(|e| e.to_string())
 }
 
 /// What is long expired goes at compaction, by the log's time. It counts as absent before that too,
@@ -147,7 +149,7 @@ fn flush(shared: &Shared, run: &Arc<Frozen>, serial: u64) -> Result<Flush, State
     let failed = |what: &str, e: &dyn std::fmt::Display| StateError::Failed(format!("{what}: {e}"));
     let path = shared.dir.join(format!("{TEMPORARY}{serial}.sst"));
     write(&path, run).map_err(|e| failed("a run cannot be written", &e))?;
-    wait_for_room(shared);
+    wait_for_room(shared)?;
     let mut options = IngestExternalFileOptions::default();
     options.set_move_files(true);
     {
@@ -173,17 +175,27 @@ fn flush(shared: &Shared, run: &Arc<Frozen>, serial: u64) -> Result<Flush, State
     })
 }
 
-/// RocksDB takes files in however many wait, so it is up to us that disk and look-ups stay bounded.
-fn wait_for_room(shared: &Shared) {
+/// RocksDB takes files in however many wait, so it is up to us that disk and look-ups stay bounded. When the
+/// broker stops nobody waits: little more comes, and merging may take longer than a drain.
+fn wait_for_room(shared: &Shared) -> Result<(), StateError> {
     let started = Instant::now();
     let runs = || shared.property("rocksdb.num-files-at-level0");
-    while runs() >= RUNS_MAX as u64 && !shared.signal.lock().stop {
+    loop {
+        // Nothing is merged any more then, so there would never be room.
+        if shared.property("rocksdb.background-errors") > 0 {
+            let why = "runs cannot be merged: a read, a write or a sync failed; see LOG in the folder of the state";
+            return Err(StateError::Failed(why.to_owned()));
+        }
+        if runs() < RUNS_MAX as u64 || shared.signal.lock().closing {
+            break;
+        }
         std::thread::sleep(LOOK_EVERY);
     }
     if started.elapsed() >= LOOK_EVERY {
         let waited_ms = started.elapsed().as_millis() as u64;
         tracing::debug!(waited_ms, "a run waited until others were merged");
     }
+    Ok(())
 }
 
 fn write(path: &Path, run: &Frozen) -> Result<(), rocksdb::Error> {

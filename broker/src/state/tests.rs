@@ -302,3 +302,163 @@ fn exceptions_go_with_the_records_they_are_about() {
         .collect();
     assert_eq!(kept, [3]);
 }
+
+/// Values that go down as a run of their own, over the same registers each time.
+fn gather_run(state: &State) {
+    let next = state.applied().next.0 + 1;
+    let mut group = state.begin().expect("begins");
+    for n in 0..8 {
+        group.put_register(&register(n), &row(next, 0));
+    }
+    group.commit(applied(next));
+}
+
+fn level0_files(state: &State) -> u64 {
+    state.store().level0_files
+}
+
+/// As many runs as may wait, and nobody who merges them.
+fn full(dir: &Path) -> Arc<State> {
+    // Nothing is cached: what is read comes from the files.
+    let options = StateOptions {
+        block_cache_bytes: 0,
+        ..StateOptions::default()
+    };
+    let state = State::open(dir, options).expect("opens");
+    let off = [("disable_auto_compactions", "true")];
+    state.shared.db.set_options(&off).expect("known options");
+    // The first goes below level 0, where nothing is yet.
+    for _ in 0..=run::RUNS_MAX {
+        gather_run(&state);
+        state.flush().expect("flushes");
+    }
+    assert_eq!(level0_files(&state), run::RUNS_MAX as u64);
+    Arc::new(state)
+}
+
+/// Writes the run after those of [`full`]; it is on disk, or the state failed, when the result comes.
+fn one_more(state: &Arc<State>) -> std::sync::mpsc::Receiver<Result<(), StateError>> {
+    gather_run(state);
+    let (ended, end) = std::sync::mpsc::channel();
+    let state = Arc::clone(state);
+    // Nobody listens any more when the test has failed.
+    std::thread::spawn(move || ended.send(state.flush()).ok());
+    end
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Some looks at whether there is room.
+const A_WHILE: Duration = Duration::from_millis(200);
+
+#[test]
+fn what_is_on_disk_is_counted() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let state = State::open(dir.path(), StateOptions::default()).expect("opens");
+    let mut known = std::collections::BTreeSet::new();
+    for n in 0..40 {
+        let mut group = state.begin().expect("begins");
+        group.put_register(&register(n), &row(1, 0));
+        known.insert(register(n));
+        group.commit(applied(u64::from(n) + 2));
+    }
+    let known = known.len() as u64;
+    assert_eq!(state.registers_estimate(), known);
+    state.flush().expect("flushes");
+    // And the row that says how far the log is applied.
+    let estimate = state.registers_estimate();
+    assert!((known..=known + 1).contains(&estimate), "{estimate}");
+    let files = std::fs::read_dir(dir.path()).expect("a folder");
+    let bytes = files
+        .map(|file| file.expect("an entry"))
+        .filter(|file| file.file_name().to_string_lossy().ends_with(".sst"))
+        .map(|file| file.metadata().expect("is there").len());
+    let bytes: u64 = bytes.sum();
+    assert!(bytes > 0);
+    assert_eq!(
+        (state.disk_bytes(), state.store().disk_bytes),
+        (bytes, bytes)
+    );
+}
+
+#[test]
+fn the_options_are_those_of_the_family_that_is_written() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let _state = open(dir.path());
+    let files = std::fs::read_dir(dir.path()).expect("a folder");
+    let newest = files
+        .map(|file| file.expect("an entry").path())
+        .filter(|path| path.to_string_lossy().contains("OPTIONS-"))
+        .max();
+    let text = std::fs::read_to_string(newest.expect("written at opening")).expect("UTF-8");
+    let (_, family) = text
+        .split_once("[CFOptions \"default\"]")
+        .expect("a family");
+    for option in [
+        "level0_file_num_compaction_trigger=48",
+        "level0_slowdown_writes_trigger=112",
+        "level0_stop_writes_trigger=112",
+        "target_file_size_base=134217728",
+        "max_bytes_for_level_base=17179869184",
+        "write_buffer_size=1048576",
+        "compression=kLZ4Compression",
+        "compaction_style=kCompactionStyleLevel",
+        "block_size=16384",
+        "cache_index_and_filter_blocks=true",
+        "pin_l0_filter_and_index_blocks_in_cache=true",
+    ] {
+        let set = family.lines().any(|line| line.trim() == option);
+        assert!(set, "{option} in {family}");
+    }
+}
+
+#[test]
+fn no_more_runs_wait_to_be_merged_than_may() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let state = full(dir.path());
+    let end = one_more(&state);
+    assert!(end.recv_timeout(A_WHILE).is_err(), "there is no room");
+    assert_eq!(level0_files(&state), run::RUNS_MAX as u64);
+    let on = [("disable_auto_compactions", "false")];
+    state.shared.db.set_options(&on).expect("known options");
+    let end = end.recv_timeout(PATIENCE).expect("they are merged");
+    end.expect("it goes down");
+    assert!(level0_files(&state) < run::RUNS_MAX as u64);
+    assert_eq!(state.stored(), state.applied());
+}
+
+#[test]
+fn a_run_does_not_wait_for_ever_for_others_that_cannot_be_merged() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let state = full(dir.path());
+    let end = one_more(&state);
+    for file in std::fs::read_dir(dir.path()).expect("a folder") {
+        let path = file.expect("an entry").path();
+        let taken_in = !path.to_string_lossy().contains("run-");
+        if path.extension().is_some_and(|ext| ext == "sst") && taken_in {
+            // In place: the database has it open.
+            let file = std::fs::OpenOptions::new().write(true).open(path);
+            let file = file.expect("is there");
+            std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 64], 0).expect("writes");
+        }
+    }
+    state.compact();
+    let end = end.recv_timeout(PATIENCE).expect("it gives up");
+    assert!(matches!(end, Err(StateError::Failed(_))), "{end:?}");
+    assert!(state.failure().is_some());
+    let begun = state.begin().map(drop);
+    assert!(matches!(begun, Err(StateError::Failed(_))), "{begun:?}");
+}
+
+#[test]
+fn closing_waits_for_no_room() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let state = full(dir.path());
+    let end = one_more(&state);
+    assert!(end.recv_timeout(A_WHILE).is_err(), "there is no room");
+    let (closed, close) = std::sync::mpsc::channel();
+    let closing = Arc::clone(&state);
+    std::thread::spawn(move || closed.send(closing.close()).ok());
+    let closed = close.recv_timeout(PATIENCE).expect("nothing to wait for");
+    closed.expect("everything is down");
+    assert_eq!(state.stored(), state.applied());
+}

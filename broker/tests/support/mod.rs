@@ -27,7 +27,10 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming, transport::Channel};
 
@@ -107,6 +110,27 @@ pub fn batch(issuer: u32, sequence: u64, deltas: &[Delta]) -> api::PublishBatch 
         provenance: vec![api_provenance()],
         deltas: deltas.iter().map(api_delta).collect(),
     }
+}
+
+/// What `/metrics` says.
+pub async fn metrics(broker: &Broker) -> String {
+    let mut stream = tokio::net::TcpStream::connect(broker.http_addr())
+        .await
+        .expect("connect");
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await
+        .expect("send");
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.expect("receive");
+    page
+}
+
+/// The value of a series, named with its labels.
+pub fn metric(page: &str, series: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(series));
+    let value = line.unwrap_or_else(|| panic!("{series} is in {page}"));
+    value.trim().parse().expect("a number")
 }
 
 /// A broker in this process or another.
