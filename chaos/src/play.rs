@@ -88,14 +88,14 @@ async fn on_stage(stage: &Stage) -> Result<(), ChaosError> {
             .sleep_until(from + drill.duration)
             .await;
         stage.history.record(Event::LoadEnded);
-        while faults.next().await.is_some() {}
     };
-    let all_faults = async {
-        // They run while the load does; it waits for those that take longer.
-        load.await;
+    let all_faults = async { while faults.next().await.is_some() {} };
+    // Healing may take longer than the load.
+    let over = async {
+        tokio::join!(load, all_faults);
     };
     tokio::select! {
-        () = all_faults => {}
+        () = over => {}
         why = stop_condition(stage) => stage.history.record(Event::Stopped { why }),
     }
     // Those that are left were undone by being dropped.

@@ -253,6 +253,10 @@ impl Gather {
 
     fn take(&mut self, line: Line) -> Result<(), String> {
         let (t, h) = (line.t, &mut self.history);
+        // How the stage was taken down is no part of the drill.
+        if h.done {
+            return Ok(());
+        }
         h.last = t;
         match line.e {
             Event::Header(_) => return Err("a second header".to_owned()),

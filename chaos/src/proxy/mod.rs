@@ -16,11 +16,14 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
     task::JoinSet,
 };
 use tokio_util::task::AbortOnDropHandle;
+
+/// What the broker may send before we take it.
+const WINDOW_BYTES: u32 = 128 << 10;
 
 /// What happens to bytes that go one way.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -233,6 +236,16 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
+/// With a window of its own size: the kernel's would grow to megabytes, and hide a slow line as well.
+async fn dial(broker: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = match broker {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_recv_buffer_size(WINDOW_BYTES)?;
+    socket.connect(broker).await
+}
+
 /// Our end of a connection to the broker is on the list while this lives.
 struct Listed<'a>(&'a Shared, SocketAddr);
 
@@ -253,7 +266,7 @@ async fn connection(client: TcpStream, shared: Arc<Shared>) {
             return;
         }
         // Nobody listens: closing the client's connection tells it so.
-        let Ok(upstream) = TcpStream::connect(broker).await else {
+        let Ok(upstream) = dial(broker).await else {
             shared.counters.add(|c| &c.refused, 1);
             return;
         };

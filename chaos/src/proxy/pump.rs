@@ -13,8 +13,9 @@ use tokio::{
 };
 
 const CHUNK_BYTES: usize = 16 << 10;
-/// Chunks under way: with [`CHUNK_BYTES`], 2 MiB of a line that is held or slow.
-const CHUNKS_MAX: usize = 128;
+/// Chunks under way: with [`CHUNK_BYTES`], 512 KiB. A line that swallowed more than real ones do would hide
+/// from the broker that it is slow.
+const CHUNKS_MAX: usize = 32;
 /// What is lost one by one.
 const SEGMENT_BYTES: usize = 1448;
 /// The least time after which Linux sends a segment again.

@@ -8,13 +8,14 @@ use crate::{
 use std::{
     io::Write,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 /// The journal is written every five minutes and not, as usual, every five seconds: what nobody synced
 /// does not reach the disk by chance. After an error of its own the file system turns read-only.
-const OPTIONS: &str = "loop,commit=300,errors=remount-ro";
+/// A file that is written anew is not flushed as a favour either.
+const OPTIONS: &str = "loop,commit=300,noauto_da_alloc,errors=remount-ro";
 
 /// FS_IOC_SHUTDOWN with "no flush of the journal": from then on nothing reaches the disk. The program
 /// stands ready first, so that hardly any time lies between the word and the cut.
@@ -34,6 +35,8 @@ pub struct Disk {
     image: PathBuf,
     point: PathBuf,
     mounted: AtomicBool,
+    /// Cuts so far: each has canaries of its own.
+    cuts: AtomicU32,
 }
 
 impl Disk {
@@ -49,6 +52,7 @@ impl Disk {
             image,
             point,
             mounted: AtomicBool::new(false),
+            cuts: AtomicU32::new(0),
         };
         disk.mount().await?;
         Ok(disk)
@@ -107,8 +111,9 @@ impl Disk {
 
     /// One file is synced and one is not: after a cut they tell what it took.
     fn write_canaries(&self) -> Result<(), ChaosError> {
+        self.cuts.fetch_add(1, Ordering::AcqRel);
         for (name, sync) in [(SYNCED, true), (UNSYNCED, false)] {
-            let path = self.point.join(name);
+            let path = self.canary(name);
             let written = std::fs::File::create(&path).and_then(|mut file| {
                 file.write_all(CANARY)?;
                 if sync {
@@ -123,9 +128,14 @@ impl Disk {
         Ok(())
     }
 
+    fn canary(&self, name: &str) -> PathBuf {
+        let cut = self.cuts.load(Ordering::Acquire);
+        self.point.join(format!("{name}-{cut}"))
+    }
+
     /// After a cut: is the synced file whole, and has the other one lost what it had?
     pub fn canaries(&self) -> (bool, bool) {
-        let has = |name| std::fs::read(self.point.join(name)).is_ok_and(|bytes| bytes == CANARY);
+        let has = |name| std::fs::read(self.canary(name)).is_ok_and(|bytes| bytes == CANARY);
         (has(SYNCED), !has(UNSYNCED))
     }
 

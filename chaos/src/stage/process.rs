@@ -185,7 +185,7 @@ impl Process {
 
     /// For good, and without waiting for anybody but the kernel: for `Drop`.
     pub fn end(&self) {
-        std::mem::forget(self.hold());
+        self.shared.holds.send_modify(|n| *n += 1);
         let Ok(pid) = self.signal(Signal::KILL) else {
             return;
         };

@@ -47,6 +47,21 @@ impl Made {
         Made::of(&drill("", "kill-broker"))
     }
 
+    /// Nothing was broken.
+    pub fn without_fault() -> Made {
+        Made::sound()
+            .remove(|event| matches!(event, Event::Fault { .. }))
+            .remove(|event| {
+                matches!(
+                    event,
+                    Event::Process {
+                        what: Life::Exited { .. },
+                        ..
+                    }
+                )
+            })
+    }
+
     pub fn of(drill: &str) -> Made {
         let deltas = Deltas {
             seed: SEED,
