@@ -2,7 +2,7 @@
 
 use crate::{
     drill::What,
-    history::{FaultTimes, Life},
+    history::{FaultTimes, Life, Phase},
     judge::{Facts, Findings, Invariant, Promise, When},
 };
 
@@ -34,7 +34,12 @@ pub fn check(facts: &Facts<'_>, promises: &[Promise], findings: &mut Findings) {
         let Some(times) = seen.times(facts.history.last) else {
             continue;
         };
-        if hypothesis.fail_stop && breaks_the_disk(&fault.what) {
+        // A disk that was not seen to fail need not stop anybody; then there is no verdict at all.
+        let proven = seen.phases.iter().any(|(_, phase)| match phase {
+            Phase::Ended { proof } => proof.iter().all(|p| p.holds),
+            _ => false,
+        });
+        if hypothesis.fail_stop && proven && breaks_the_disk(&fault.what) {
             fail_stop(facts, findings, &fault.what, times);
         }
         if hypothesis.refuses_to_start {
