@@ -403,6 +403,17 @@ fn without_a_steady_state_to_begin_with_there_is_no_verdict() {
 }
 
 #[test]
+fn clients_that_stood_still_measure_nothing() {
+    let mut made = Made::sound();
+    for second in (0..12).filter(|second| !(8..11).contains(second)) {
+        made = made.add(second * 1_000_000 + 1, Event::Beat);
+    }
+    let verdict = made.judged();
+    assert_eq!(verdict.outcome, Outcome::Invalid, "{:?}", verdict.reasons);
+    assert!(verdict.reasons[0].en.contains("stood still for 4.0 s"));
+}
+
+#[test]
 fn a_loss_is_a_failure_also_without_proof() {
     let made = Made::sound()
         .remove(|event| matches!(event, Event::Fault { .. }))

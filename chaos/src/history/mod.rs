@@ -190,6 +190,8 @@ pub enum Event {
         memory: u64,
         cpu_ms: u64,
     },
+    /// The clients run: written four times a second, whatever the broker does.
+    Beat,
     /// The load is over. All that follows is healing and looking.
     LoadEnded,
     /// Every live subscription has all that was acknowledged.

@@ -147,6 +147,8 @@ pub struct History {
     pub faults: Vec<FaultSeen>,
     /// Time, memory in bytes, processor time in milliseconds.
     pub samples: Vec<(u64, u64, u64)>,
+    /// When the clients said that they run.
+    pub beats: Vec<u64>,
     pub client_ends: Vec<(u64, String, String)>,
     pub load_ended: Option<u64>,
     pub converged: Option<u64>,
@@ -165,6 +167,12 @@ impl History {
 
     pub fn with_role(&self, role: Role) -> impl Iterator<Item = &Subscription> {
         self.subscriptions.iter().filter(move |s| s.role == role)
+    }
+
+    /// The longest time for which the clients themselves stood still.
+    pub fn stood_still(&self) -> u64 {
+        let gaps = self.beats.windows(2).map(|pair| pair[1] - pair[0]);
+        gaps.max().unwrap_or(0)
     }
 
     /// When the load was over; of a drill that was cut short, its last line.
@@ -239,6 +247,7 @@ impl Gather {
                 processes: Vec::new(),
                 faults,
                 samples: Vec::new(),
+                beats: Vec::new(),
                 client_ends: Vec::new(),
                 load_ended: None,
                 converged: None,
@@ -363,6 +372,7 @@ impl Gather {
                 fault.phases.push((t, phase));
             }
             Event::Sample { memory, cpu_ms } => h.samples.push((t, memory, cpu_ms)),
+            Event::Beat => h.beats.push(t),
             Event::LoadEnded => h.load_ended = Some(t),
             Event::Converged => h.converged = Some(t),
             Event::Stopped { why } => h.stopped = Some((t, why)),

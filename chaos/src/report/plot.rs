@@ -224,7 +224,7 @@ fn draw(panel: &Panel, top: f64, end: f64, x: &impl Fn(f64) -> f64) -> String {
         if !curve.label.is_empty() {
             put!(
                 out,
-                "<text x=\"{label_at:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"{}\">{}</text>",
+                "<text x=\"{label_at:.1}\" y=\"{:.1}\" text-anchor=\"end\" style=\"fill:{}\">{}</text>",
                 top + 12.0,
                 curve.colour,
                 curve.label

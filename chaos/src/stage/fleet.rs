@@ -206,6 +206,7 @@ fn sample(stage: &Stage) -> AbortOnDropHandle<()> {
         let mut ticks = tokio::time::interval(SAMPLE_EVERY);
         loop {
             ticks.tick().await;
+            history.record(Event::Beat);
             if let Some(pid) = broker.pid()
                 && let Some((memory, cpu_ms)) = usage(pid)
             {
