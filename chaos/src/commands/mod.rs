@@ -1,0 +1,108 @@
+//! The command line, a file a command.
+
+pub mod all;
+pub mod check;
+pub mod judge;
+pub mod list;
+pub mod run;
+pub mod soak;
+
+use crate::{
+    drill::{Drill, Overrides},
+    error::ChaosError,
+    history,
+    judge::Verdict,
+    play::{self, Options},
+    report,
+    stage::machine::Machine,
+};
+use clap::Args;
+use std::{path::PathBuf, time::Duration};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub const PASS: u8 = 0;
+pub const FAIL: u8 = 1;
+pub const USAGE: u8 = 2;
+pub const INVALID: u8 = 3;
+pub const INTERRUPTED: u8 = 130;
+
+pub const EXIT_CODES: &str = "\
+Exit codes:
+    0  PASS: the fault happened, and every promise held
+    1  FAIL: a promise was broken; the report says which
+    2  wrong usage, or mistakes in a drill's file
+    3  INVALID: it says nothing, as there is no proof that the fault happened
+  130  interrupted; everything that was done is undone";
+
+/// What all commands that play have in common.
+#[derive(Clone, Debug, Args)]
+pub struct Playing {
+    /// Makes the deltas and the choices; the same seed, the same ones.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// How long the load goes on, such as 30s; all times of the drill move in proportion.
+    #[arg(long, value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Deltas a second, over all platforms.
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// One JSON object on standard output, and nothing else there.
+    #[arg(long)]
+    pub json: bool,
+    /// A page with everything, for people.
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+    /// Where histories go.
+    #[arg(long, value_name = "DIR", default_value = "chaos-results")]
+    pub out: PathBuf,
+}
+
+pub fn duration(text: &str) -> Result<Duration, String> {
+    hutong_config::parse_duration(text)
+}
+
+impl Playing {
+    pub fn options(&self) -> Result<Options, ChaosError> {
+        if self.duration.is_some_and(|d| d < Duration::from_secs(5)) {
+            return Err(ChaosError::Usage("--duration is at least 5s".to_owned()));
+        }
+        if self.rate.is_some_and(|rate| !(1.0..=1e6).contains(&rate)) {
+            return Err(ChaosError::Usage(
+                "--rate is from 1 to 1000000 deltas a second".to_owned(),
+            ));
+        }
+        Ok(Options {
+            seed: self.seed,
+            overrides: Overrides {
+                duration: self.duration,
+                rate: self.rate,
+            },
+            out: self.out.clone(),
+        })
+    }
+}
+
+/// Plays a drill and judges it. An interrupt undoes everything and is the error.
+pub async fn play_and_judge(
+    drill: &Drill,
+    machine: &Machine,
+    options: &Options,
+    page: Option<&std::path::Path>,
+) -> Result<(Verdict, PathBuf), ChaosError> {
+    let listen = |kind| signal(kind).map_err(ChaosError::stage("cannot listen to signals"));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let file = tokio::select! {
+        played = play::play(drill, machine, options) => played?,
+        // Whatever stands is dropped, which undoes it.
+        _ = interrupt.recv() => return Err(ChaosError::Interrupted),
+        _ = terminate.recv() => return Err(ChaosError::Interrupted),
+    };
+    let history = history::read(&file)?;
+    let verdict = crate::judge::judge(&history);
+    if let Some(page) = page {
+        let html = report::html(&[(&history, &verdict)]);
+        std::fs::write(page, html).map_err(ChaosError::file("cannot write", page))?;
+    }
+    Ok((verdict, file))
+}

@@ -1,0 +1,42 @@
+//! `run`: plays some drills, one after the other.
+
+use crate::{
+    commands::{Playing, all, play_and_judge},
+    drill::find,
+    error::ChaosError,
+    report,
+    stage::{isolate, machine::Machine},
+};
+use clap::Args;
+
+#[derive(Clone, Debug, Args)]
+pub struct Arguments {
+    /// Names, as `list` shows them, or files.
+    #[arg(required = true, value_name = "DRILL")]
+    drills: Vec<String>,
+    #[command(flatten)]
+    playing: Playing,
+}
+
+pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
+    let mut drills = Vec::new();
+    for name in &arguments.drills {
+        drills.push(find(name)?);
+    }
+    let playing = &arguments.playing;
+    let options = playing.options()?;
+    let machine = Machine::look();
+    if let Some(code) = isolate::enter(&machine).await? {
+        return Ok(code);
+    }
+    if drills.len() > 1 {
+        return all::play_all(&drills, &machine, playing).await;
+    }
+    let page = playing.report.as_deref();
+    let (verdict, file) = play_and_judge(&drills[0], &machine, &options, page).await?;
+    match playing.json {
+        true => println!("{}", report::json(&verdict, Some(&file))),
+        false => print!("{}", report::text(&verdict, &file, page)),
+    }
+    Ok(verdict.outcome.exit_code())
+}
