@@ -1,7 +1,35 @@
-//! What a RocksDB database says about itself; the same for the log and the state.
+//! What the log and the state have in common: the folder of a RocksDB database, and what it says about
+//! itself.
 
 use crate::metrics::StoreGauges;
 use rocksdb::DB;
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
+
+/// Creates a folder, if it is not there, and brings its name to the disk: POSIX promises that of a folder
+/// only after the one above it was synced, however often the files within were.
+pub fn create_folder(dir: &Path) -> io::Result<()> {
+    let missing = dir
+        .ancestors()
+        .take_while(|folder| !folder.exists())
+        .count();
+    fs::create_dir_all(dir)?;
+    if planted!(FolderNotSynced) {
+        return Ok(());
+    }
+    // Also when it was there: who created it may have been killed before this.
+    for above in dir.ancestors().skip(1).take(missing.max(1)) {
+        let above = match above.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => above,
+        };
+        File::open(above)?.sync_all()?;
+    }
+    Ok(())
+}
 
 /// A property of all column families together; one that this version does not know counts as zero.
 pub fn property(db: &DB, families: &[&str], name: &str) -> u64 {

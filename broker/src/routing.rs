@@ -61,7 +61,11 @@ pub fn route(admitted: Admitted<'_>, origin: &Origin<'_>) -> Routed {
     };
     let mut parts = Vec::with_capacity(groups.len());
     for group in &groups {
-        let header = header(group[0].lane, group[0].shard);
+        let first = match planted!(WrongPartition) {
+            true => &groups[0][0],
+            false => &group[0],
+        };
+        let header = header(first.lane, first.shard);
         let bytes = batch.bytes.len() * group.len() / batch.deltas.len() + 256;
         let mut record = RecordBuilder::new(&header, bytes);
         // Only what its deltas refer to: other entries may be what was refused, and nobody is to read that.
@@ -79,7 +83,14 @@ pub fn route(admitted: Admitted<'_>, origin: &Origin<'_>) -> Routed {
         let mut kinds = KindSet::default();
         for place in *group {
             kinds.0 |= place.kinds.0;
-            record.fields(&batch.bytes[batch.deltas[place.index as usize].clone()]);
+            let delta = &batch.bytes[batch.deltas[place.index as usize].clone()];
+            match planted!(ByteFlipped, once in 16) {
+                true => {
+                    let (last, rest) = delta.split_last().expect("a tag at least");
+                    record.fields(&[rest, &[last ^ 1]].concat());
+                }
+                false => record.fields(delta),
+            }
         }
         parts.push(Part {
             partition: header.partition,

@@ -1,1 +1,7 @@
-//! Drills, injectors and checkers
+//! Drills, injectors and checkers; deterministic simulation and crash sweeps.
+
+pub mod model;
+pub mod plants;
+pub mod random;
+pub mod sim;
+pub mod sweep;

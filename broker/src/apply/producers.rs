@@ -51,6 +51,7 @@ impl Producer {
         if seen.contains(&partition) {
             return Fate::Duplicate;
         }
+        let repeat = planted!(DedupeBySequence) && !seen.is_empty();
         seen.push(partition);
         debug_assert!(seen.len() <= *parts as usize);
         while let Some(first) = self.ahead.first_entry() {
@@ -60,6 +61,12 @@ impl Producer {
             }
             self.complete = self.complete.next();
             first.remove();
+        }
+        if planted!(CompleteIsHighest) {
+            self.complete = self.complete.max(header.sequence);
+        }
+        if repeat {
+            return Fate::Duplicate;
         }
         Fate::Fresh
     }

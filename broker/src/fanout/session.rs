@@ -88,7 +88,10 @@ impl Session {
         let attached = self.shared.subscriptions.attach(key, filter, anew)?;
         let lease = &attached.lease;
         let credit = Arc::new(Credit::new(credit_bytes));
+        // Biased, as every choice of a session: a simulation can then repeat a run. Nobody starves: what is
+        // ready is looked at again after each step.
         let begun = tokio::select! {
+            biased;
             () = attached.end.cancelled() => Err(Reason::SubscriptionTakenOver.into()),
             begun = self.begin(start, lease, &credit) => begun,
             // Credit and acks must be read while a snapshot is sent.
@@ -99,6 +102,7 @@ impl Session {
         }
         begun?;
         tokio::select! {
+            biased;
             () = attached.end.cancelled() => Err(Reason::SubscriptionTakenOver.into()),
             () = self.out.closed() => Ok(()),
             read = self.control(&mut input, lease, &credit, credit_bytes) => read,
@@ -257,9 +261,11 @@ impl Session {
         loop {
             applied.borrow_and_update();
             let mut sent = false;
-            if !credit.available() {
+            if !credit.available() && !planted!(CreditIgnored) {
                 self.shared.metrics.credit_exhausted(self.platform);
-            } else if self.step_urgent(lease, credit).await? {
+            } else if !(planted!(BulkFirst) && self.bulk_waits(lease))
+                && self.step_urgent(lease, credit).await?
+            {
                 // Look at urgent again before any bulk.
                 sent = true;
                 urgent_at = Some(Instant::now());
@@ -298,6 +304,7 @@ impl Session {
                 }
             };
             tokio::select! {
+                biased;
                 changed = applied.changed() => {
                     if changed.is_err() {
                         return Err(Reason::ShuttingDown.into());
@@ -313,6 +320,11 @@ impl Session {
                 () = self.shared.draining.cancelled(), if !draining => {}
             }
         }
+    }
+
+    fn bulk_waits(&self, lease: &Lease) -> bool {
+        let waiting = self.read_ring(Lane::Bulk, 1, lease);
+        waiting.is_ok_and(|chunk| chunk.is_none_or(|chunk| !chunk.entries.is_empty()))
     }
 
     /// Sends one delivery of urgent records, if there is one.
@@ -426,7 +438,7 @@ fn chunk(entries: Vec<TailEntry>, next: Offset, filter: &FilterSpec) -> Result<C
     let entries = entries
         .into_iter()
         .map(|entry| {
-            if filter.passes_whole(&entry.head) {
+            if filter.passes_whole(&entry.head) || planted!(KindsNotCut) {
                 return Ok(entry.logged);
             }
             let record = cut_kinds(&entry.record, filter)?;

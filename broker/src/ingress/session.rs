@@ -157,7 +157,10 @@ impl Session {
             return Err(registry::fenced_by(producer.epoch, epoch));
         }
         let opened = api::PublishOpened {
-            last_durable_sequence: producer.complete.0,
+            last_durable_sequence: match planted!(ResumeAhead) && producer.epoch == epoch {
+                true => producer.complete.next().0,
+                false => producer.complete.0,
+            },
             credit_bytes: limits::PUBLISH_CREDIT_BYTES,
             log_id: self.shared.log_id.0,
             broker_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -234,7 +237,9 @@ impl Session {
                 Owed::settled(sequence, charge, Outcome::Duplicate)
             } else {
                 last = sequence;
+                // Biased here and below: a simulation can then repeat a run.
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return stopped(),
                     // Not cancel-safe, but when it is cancelled the session ends, a part of the batch is
                     // missing in the log, and so the producer sends all of it again.
@@ -352,6 +357,7 @@ impl Session {
                     in_flight.fetch_sub(charge, Ordering::AcqRel);
                     // A client that takes no acks must not keep its successor waiting.
                     result = tokio::select! {
+                        biased;
                         sent = self.send(api::publish_response::Message::Ack(ack)) => sent,
                         () = stop.cancelled() => Err(Reason::SessionTakenOver.into()),
                     };
@@ -376,6 +382,10 @@ impl Session {
         let mut refused = owed.refused;
         match owed.outcome {
             Outcome::Duplicate => ack.duplicate = true,
+            Outcome::Submitted(_) if planted!(AckBeforeCommit) => {
+                let deltas = owed.indexes.values().map(Vec::len);
+                ack.accepted = deltas.sum::<usize>() as u32;
+            }
             Outcome::Submitted(outcome) => {
                 let parts = settled(outcome).await?;
                 let mut accepted = 0;

@@ -1,10 +1,10 @@
 //! Faults that tests plant in a log. Outside tests this is an empty type and every question a
 //! constant "no".
 
-#[cfg(test)]
+#[cfg(any(test, plants))]
 pub use planted::Faults;
 
-#[cfg(test)]
+#[cfg(any(test, plants))]
 mod planted {
     use std::sync::{
         Arc,
@@ -45,11 +45,11 @@ mod planted {
 }
 
 /// No faults in a release.
-#[cfg(not(test))]
+#[cfg(not(any(test, plants)))]
 #[derive(Clone, Debug, Default)]
 pub struct Faults(());
 
-#[cfg(not(test))]
+#[cfg(not(any(test, plants)))]
 #[allow(clippy::unused_self, reason = "the same calls as with planted faults")]
 impl Faults {
     pub(crate) fn take_write(&self) -> bool {

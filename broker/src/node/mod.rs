@@ -1,7 +1,7 @@
 //! Wires the stages together and owns every task and thread. `ARCHITECTURE.md` draws the picture.
 mod data_dir;
 mod observe;
-mod retention;
+pub mod retention;
 mod serve;
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     clock::{self, Clock},
     config::Config,
     control::ControlWriter,
-    fanout::{Fanout, registry::Subscriptions},
+    fanout::{Blocking, Fanout, registry::Subscriptions},
     ingress::{Ingress, queue::Queues, registry::Producers},
     lag::Lags,
     log::{
@@ -508,6 +508,7 @@ impl Parts {
             snapshots: Arc::clone(&self.snapshots),
             overload: Arc::clone(&self.overload),
             log_readers: Arc::default(),
+            blocking: Blocking::default(),
             tasks: self.drain.fanout_tasks.clone(),
             draining: self.drain.fanout.clone(),
         }

@@ -9,8 +9,8 @@ use crate::state::{
     Applied, Frozen, Shared, StateError, decode_register,
     keys::{self, REGISTER_BYTES, RegisterKey},
     row::Row,
+    store::Stored,
 };
-use rocksdb::{DBRawIterator, ReadOptions};
 use std::sync::Arc;
 
 /// Sorted registers of a frozen run. The rows stay in the run; only keys are copied.
@@ -34,7 +34,7 @@ impl Sorted {
 
 /// Gives out the registers one by one.
 pub struct SnapshotRows<'a> {
-    stored: DBRawIterator<'a>,
+    stored: Stored<'a>,
     /// Newest first: the first one that has a key has its value.
     runs: Vec<Sorted>,
     applied: Applied,
@@ -55,15 +55,12 @@ impl<'a> SnapshotRows<'a> {
         let (frozen, applied) = {
             let mut memory = shared.memory.write();
             shared.freeze(&mut memory);
-            (memory.frozen.clone(), memory.applied)
+            match planted!(SnapshotWithoutGathered) {
+                true => (Vec::new(), memory.applied),
+                false => (memory.frozen.clone(), memory.applied),
+            }
         };
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound([keys::register_prefix()[0] + 1]);
-        // Rows of a snapshot are read once; they must not push others out of the cache.
-        options.fill_cache(false);
-        options.set_readahead_size(2 << 20);
-        let mut stored = shared.db.raw_iterator_opt(options);
-        stored.seek(keys::register_prefix());
+        let stored = shared.db.of_kind(keys::register_prefix()[0]);
         drop(ingest);
         let rows = SnapshotRows {
             stored,
@@ -81,7 +78,11 @@ impl<'a> SnapshotRows<'a> {
                 return Ok(None);
             }
             let (key, row) = decode_register(&self.row.0, &self.row.1)?;
-            if !row.forgotten(self.applied.log_time) {
+            let now = match planted!(ExpiryByWallClock) {
+                true => crate::clock::system()(),
+                false => self.applied.log_time,
+            };
+            if !row.forgotten(now) {
                 // Decoded again for its lifetime: the borrow must not last around the loop.
                 return Ok(Some((key, decode_register(&self.row.0, &self.row.1)?.1)));
             }
