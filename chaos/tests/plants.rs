@@ -27,7 +27,8 @@ fn each_planted_bug_is_caught_by_the_check_that_is_meant_for_it() {
 }
 
 fn contains(binary: &Path, name: &str) -> bool {
-    let bytes = std::fs::read(binary).unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+    let bytes =
+        std::fs::read(binary).unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
     let text = name.as_bytes();
     bytes.windows(text.len()).any(|window| window == text)
 }
@@ -35,13 +36,22 @@ fn contains(binary: &Path, name: &str) -> bool {
 #[test]
 fn no_release_binary_has_a_plant_or_a_failpoint_in_it() {
     let folder: PathBuf = program().parent().expect("a folder").to_owned();
-    let names = Plant::ALL.iter().map(|p| p.name()).chain(Failpoint::ALL.iter().map(|p| p.name()));
+    let names = Plant::ALL
+        .iter()
+        .map(|p| p.name())
+        .chain(Failpoint::ALL.iter().map(|p| p.name()));
     // Rare enough not to be found by chance.
     let names: Vec<&str> = names.filter(|name| name.len() >= 12).collect();
-    assert!(names.iter().all(|name| contains(program(), name)), "or nothing is looked for");
+    assert!(
+        names.iter().all(|name| contains(program(), name)),
+        "or nothing is looked for"
+    );
     for binary in ["hutong", "hutong-broker", "hutong-connect", "hutong-bench"] {
         let path = folder.join(binary);
-        assert!(path.is_file(), "{binary} is not built: `./dev build` builds it");
+        assert!(
+            path.is_file(),
+            "{binary} is not built: `./dev build` builds it"
+        );
         for name in &names {
             assert!(!contains(&path, name), "{binary} has {name} in it");
         }

@@ -27,7 +27,10 @@ fn whatever_breaks_promises_hold_and_everyone_agrees_in_the_end() {
     }
     println!("{report}");
     assert!(report.failures.is_empty(), "{report}");
-    assert!(report.acknowledged > SEEDS * 100, "it hardly does anything: {report}");
+    assert!(
+        report.acknowledged > SEEDS * 100,
+        "it hardly does anything: {report}"
+    );
 }
 
 /// Each was a bug once.

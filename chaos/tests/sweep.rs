@@ -45,12 +45,19 @@ fn a_process_that_dies_at_any_edge_of_a_commit_has_kept_its_promises() {
                 .arg(&said)
                 .output()
                 .expect("it runs");
-            assert!(!ended.status.success(), "{} is not reached {nth} times", point.name());
+            assert!(
+                !ended.status.success(),
+                "{} is not reached {nth} times",
+                point.name()
+            );
             let mut promised = Said::default();
             let text = std::fs::read_to_string(&said).expect("UTF-8");
             text.lines().for_each(|line| promised.take(line));
             let known = BTreeMap::new();
-            let checker = Checker { plan: &plan, known: &known };
+            let checker = Checker {
+                plan: &plan,
+                known: &known,
+            };
             let checked = checker.check(&dir, &promised, 1);
             if let Err(violation) = checked {
                 panic!("{} for the {nth}. time: {violation}", point.name());

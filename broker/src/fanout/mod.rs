@@ -21,10 +21,10 @@ use crate::{
     state::State,
     tail::TailRings,
 };
+pub use blocking::Blocking;
 use hutong_proto::{
     Issuer, LogId, api::stream::subscribe_service_server::SubscribeService, frame::Frame,
 };
-pub use blocking::Blocking;
 pub use log_reader::LogReaders;
 use registry::Subscriptions;
 use std::sync::Arc;

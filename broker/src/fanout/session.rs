@@ -112,8 +112,14 @@ impl Session {
 
     async fn open(&self, input: &mut Streaming<Frame>) -> Result<api::SubscribeOpen, Refusal> {
         let first = tokio::time::timeout(OPEN_TIMEOUT, input.message()).await;
-        let Ok(Ok(Some(frame))) = first else {
-            return Err(Reason::OpenExpected.into());
+        let frame = match first {
+            Ok(Ok(Some(frame))) => frame,
+            Ok(Ok(None)) => return Err(Reason::OpenExpected.into()),
+            // The line may stand still after the call and before its first message: no mistake of the
+            // client, which may try again.
+            Ok(Err(_)) | Err(_) => {
+                return Err(Refusal::from(Reason::SessionTakenOver).detail("no `open` came"));
+            }
         };
         let Some(api::subscribe_request::Message::Open(open)) = parse(&frame)? else {
             return Err(Reason::OpenExpected.into());

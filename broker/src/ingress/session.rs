@@ -128,7 +128,12 @@ impl Session {
                 Input::Open(open) => open,
                 Input::Batch(_) => return Err(Reason::OpenExpected.into()),
             },
-            _ => return Err(Reason::OpenExpected.into()),
+            Ok(Ok(None)) => return Err(Reason::OpenExpected.into()),
+            // The line may stand still after the call and before its first message: no mistake of the
+            // client, which may try again.
+            Ok(Err(_)) | Err(_) => {
+                return Err(Refusal::from(Reason::SessionTakenOver).detail("no `open` came"));
+            }
         };
         check_name(&open.producer, "open.producer")?;
         let epoch = Epoch(open.epoch);
@@ -151,6 +156,11 @@ impl Session {
             .producers
             .claim(self.platform, &open.producer, epoch, others, known)
             .await?;
+        // A batch of an older session may be settled as "perhaps": then nobody knows what is durable until
+        // the log was opened again.
+        if self.shared.log.poisoned().is_some() {
+            return Err(Reason::LogPoisoned.into());
+        }
         // Read after the claim: what an older session had taken is settled now.
         let producer = self.stored(&row)?.unwrap_or_default();
         if producer.epoch > epoch {

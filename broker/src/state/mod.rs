@@ -215,7 +215,10 @@ impl State {
         let cache = options.block_cache_bytes;
         let db = run::open(dir, cache, &log_time, &log_start).map_err(failed)?;
         let db = Store::Rocks(db);
-        let stored = match db.get(&keys::applied()).map_err(|e| failed(e.to_string()))? {
+        let stored = match db
+            .get(&keys::applied())
+            .map_err(|e| failed(e.to_string()))?
+        {
             Some(row) => Applied::decode(&row)
                 .ok_or_else(|| StateError::damaged(&keys::applied(), "does not decode"))?,
             None => Applied::NOTHING,
@@ -479,7 +482,8 @@ impl State {
         let db = Store::Memory(store);
         let row = db.get(&keys::applied()).ok().flatten();
         let stored = row.map_or(Some(Applied::NOTHING), |row| Applied::decode(&row));
-        let stored = stored.ok_or_else(|| StateError::damaged(&keys::applied(), "does not decode"))?;
+        let stored =
+            stored.ok_or_else(|| StateError::damaged(&keys::applied(), "does not decode"))?;
         let (wake, _) = crossbeam_channel::bounded(1);
         let times = || Arc::new(AtomicU64::new(0));
         let shared = Shared::new(db, Path::new(""), stored, wake, times(), times());

@@ -47,7 +47,11 @@ impl Deref for Pinned<'_> {
 pub enum Stored<'a> {
     Rocks(DBRawIterator<'a>),
     #[cfg(plants)]
-    Memory { rows: Rows, at: usize, life: std::marker::PhantomData<&'a ()> },
+    Memory {
+        rows: Rows,
+        at: usize,
+        life: std::marker::PhantomData<&'a ()>,
+    },
 }
 
 impl Stored<'_> {
@@ -159,7 +163,8 @@ impl MemoryStore {
             std::ops::Bound::Included(from),
             std::ops::Bound::Excluded(below),
         ));
-        rows.map(|(key, value)| (key.clone(), value.clone())).collect()
+        rows.map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
     }
 
     pub fn put(&self, key: &[u8], value: Option<&[u8]>) {

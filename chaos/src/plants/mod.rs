@@ -43,7 +43,7 @@ pub fn meant_for(plant: Plant) -> (Hunter, &'static [&'static str]) {
     match plant {
         Plant::AdmitsUnchecked => (Simulation, &["INV-2"]),
         Plant::ByteFlipped => (Simulation, &["INV-1", "INV-2", "INV-4", "INV-6"]),
-        Plant::WrongPartition => (Simulation, &["INV-1", "INV-11"]),
+        Plant::WrongPartition => (Simulation, &["INV-1", "INV-6", "INV-11"]),
         Plant::AckBeforeCommit => (Simulation, &["INV-1"]),
         Plant::AckOfHalf => (Simulation, &["INV-1", "INV-11"]),
         Plant::WakeUpDropped => (Simulation, &["INV-6"]),
@@ -103,7 +103,11 @@ pub fn hunt(plant: Plant, program: &Path) -> Result<Hunt, String> {
     };
     hutong_plants::plant(None);
     let (tries, found) = hunted?;
-    let names = |text: &String| invariants.iter().any(|name| text.contains(&format!("{name}: ")));
+    let names = |text: &String| {
+        invariants
+            .iter()
+            .any(|name| text.contains(&format!("{name}: ")))
+    };
     Ok(Hunt {
         plant: plant.name(),
         hunter,
@@ -189,7 +193,10 @@ impl Args {
             let hunt = hunt(*plant, &program)?;
             all_caught &= hunt.caught;
             match self.json {
-                true => println!("{}", serde_json::to_string(&hunt).map_err(|e| e.to_string())?),
+                true => println!(
+                    "{}",
+                    serde_json::to_string(&hunt).map_err(|e| e.to_string())?
+                ),
                 false => println!("{hunt}"),
             }
         }

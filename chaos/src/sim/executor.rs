@@ -136,7 +136,10 @@ impl<F: Future> Executor<F> {
             self.tasks.insert(id, (process, task, waker));
         }
         // In order, and outside the lock: what they own may wake others.
-        let dead = self.tasks.iter().filter(|(_, (process, ..))| killed.contains(process));
+        let dead = self
+            .tasks
+            .iter()
+            .filter(|(_, (process, ..))| killed.contains(process));
         let dead: Vec<u64> = dead.map(|(id, _)| *id).collect();
         for id in dead {
             drop(self.tasks.remove(&id));

@@ -6,9 +6,7 @@ use crate::{
 };
 use hutong_planted_broker::log::{Log, memory::MemoryLog};
 use hutong_planted_connectors::client::{Delivered, Event};
-use hutong_proto::{
-    Cursor, Delta, Issuer, Kind, Lane, Micros, Offset, Partition, Revision,
-};
+use hutong_proto::{Cursor, Delta, Issuer, Kind, Lane, Micros, Offset, Partition, Revision};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// What a subscription wants, said once more.
@@ -92,7 +90,9 @@ impl Judge {
     /// Reads what the log has more by now.
     pub fn catch_up(&mut self) -> Result<(), Violation> {
         let from = self.model.next().max(Offset::FIRST);
-        let read = self.disk.read_merged(&self.partitions, from, Offset(u64::MAX), usize::MAX);
+        let read = self
+            .disk
+            .read_merged(&self.partitions, from, Offset(u64::MAX), usize::MAX);
         let read = match read {
             Ok(read) => read,
             Err(error) => return violation("INV-3", format!("the log cannot be read: {error}")),
@@ -113,7 +113,10 @@ impl Judge {
             let effect = self.model.effect(entry.head.offset);
             let bad = effect.is_some_and(|e| e.fresh.iter().any(|d| d.evidence == BAD_EVIDENCE));
             if bad {
-                return violation("INV-2", "a delta that had to be refused was admitted".to_owned());
+                return violation(
+                    "INV-2",
+                    "a delta that had to be refused was admitted".to_owned(),
+                );
             }
         }
         Ok(())
@@ -155,7 +158,10 @@ impl Judge {
     pub fn visible(&mut self, next: Offset) -> Result<(), Violation> {
         self.catch_up()?;
         self.groups += 1;
-        let from = self.visible.last_key_value().map_or(Offset::FIRST, |(o, _)| o.next());
+        let from = self
+            .visible
+            .last_key_value()
+            .map_or(Offset::FIRST, |(o, _)| o.next());
         for offset in from.0..next.0 {
             self.visible.insert(Offset(offset), self.groups);
         }
@@ -164,19 +170,36 @@ impl Judge {
 
     /// A bulk record is sent to somebody who has all urgent ones below an offset: whatever is urgent and
     /// could be delivered as early had to go first.
-    pub fn bulk_sent(&self, wants: &Wants, bulk: Offset, urgent_below: Offset) -> Result<(), Violation> {
+    pub fn bulk_sent(
+        &self,
+        wants: &Wants,
+        bulk: Offset,
+        urgent_below: Offset,
+    ) -> Result<(), Violation> {
         let Some(group) = self.visible.get(&bulk) else {
-            return violation("INV-2", format!("offset {bulk} is sent before it is applied"));
+            return violation(
+                "INV-2",
+                format!("offset {bulk} is sent before it is applied"),
+            );
         };
-        let earlier = self.visible.range(urgent_below..).take_while(|(_, of)| *of <= group);
+        let earlier = self
+            .visible
+            .range(urgent_below..)
+            .take_while(|(_, of)| *of <= group);
         for (offset, _) in earlier {
             let Some(effect) = self.model.effect(*offset) else {
                 continue;
             };
             let issuer = effect.partition.issuer;
-            let wanted = effect.fresh.iter().any(|d| wants.takes(issuer, d.value.kind()));
+            let wanted = effect
+                .fresh
+                .iter()
+                .any(|d| wants.takes(issuer, d.value.kind()));
             if effect.partition.lane == Lane::Urgent && wanted {
-                return violation("INV-10", format!("bulk offset {bulk} goes before urgent offset {offset}"));
+                return violation(
+                    "INV-10",
+                    format!("bulk offset {bulk} goes before urgent offset {offset}"),
+                );
             }
         }
         Ok(())
@@ -194,7 +217,10 @@ impl Judge {
         for (offset, effect) in self.model.effects(from, below) {
             if effect.partition.lane == lane {
                 let issuer = effect.partition.issuer;
-                let wanted = effect.fresh.iter().filter(|d| wants.takes(issuer, d.value.kind()));
+                let wanted = effect
+                    .fresh
+                    .iter()
+                    .filter(|d| wants.takes(issuer, d.value.kind()));
                 expected.extend(wanted.map(|d| (offset, issuer, effect.durable_at, Arc::clone(d))));
             }
         }
@@ -227,10 +253,14 @@ impl Judge {
                 for lane in Lane::DELIVERED {
                     let (from, to) = (at.lane(lane), cursor.lane(lane));
                     if to < from {
-                        return violation("INV-7", format!("a bookmark goes back from {from} to {to} of {lane}"));
+                        return violation(
+                            "INV-7",
+                            format!("a bookmark goes back from {from} to {to} of {lane}"),
+                        );
                     }
                     if let Some((offset, ..)) = self.expected(&view.wants, lane, from, to).first() {
-                        let what = format!("a bookmark at {to} of {lane}, but offset {offset} never came");
+                        let what =
+                            format!("a bookmark at {to} of {lane}, but offset {offset} never came");
                         return violation("INV-7", what);
                     }
                 }
@@ -240,7 +270,12 @@ impl Judge {
         }
     }
 
-    fn records(&mut self, view: &mut View, deltas: &[Delivered], cursor: Cursor) -> Result<(), Violation> {
+    fn records(
+        &mut self,
+        view: &mut View,
+        deltas: &[Delivered],
+        cursor: Cursor,
+    ) -> Result<(), Violation> {
         let Some(at) = view.cursor else {
             return violation("INV-7", "records within a snapshot".to_owned());
         };
@@ -252,10 +287,12 @@ impl Judge {
         let mut expected = expected.into_iter();
         for came in deltas {
             let next = expected.next();
-            let right = next.as_ref().is_some_and(|(offset, issuer, durable_at, delta)| {
-                (*offset, *issuer, *durable_at) == (came.offset, came.issuer, came.durable_at)
-                    && **delta == came.delta
-            });
+            let right = next
+                .as_ref()
+                .is_some_and(|(offset, issuer, durable_at, delta)| {
+                    (*offset, *issuer, *durable_at) == (came.offset, came.issuer, came.durable_at)
+                        && **delta == came.delta
+                });
             if !right {
                 return self.wrong(view, at, came, next.map(|(offset, ..)| offset));
             }
@@ -278,24 +315,45 @@ impl Judge {
     ) -> Result<(), Violation> {
         let (offset, issuer) = (came.offset, came.issuer);
         let Some(effect) = self.model.effect(offset) else {
-            return violation("INV-2", format!("there is no offset {offset}, but a delta of it came"));
+            return violation(
+                "INV-2",
+                format!("there is no offset {offset}, but a delta of it came"),
+            );
         };
         if !view.wants.takes(issuer, came.delta.value.kind()) {
-            return violation("INV-2", format!("offset {offset} of {issuer} is not wanted, but came"));
+            return violation(
+                "INV-2",
+                format!("offset {offset} of {issuer} is not wanted, but came"),
+            );
         }
         let lane = effect.partition.lane;
         if offset < at.lane(lane) {
-            return violation("INV-5", format!("offset {offset} came again, {} had come", at.lane(lane)));
+            return violation(
+                "INV-5",
+                format!("offset {offset} came again, {} had come", at.lane(lane)),
+            );
         }
         if !effect.fresh.iter().any(|delta| **delta == came.delta) {
             let register = (came.delta.entity, came.delta.value.kind(), issuer);
             let newest = self.model.revision(&register).unwrap_or_default();
             return match came.delta.revision < newest || effect.fresh.len() < effect.deltas {
-                true => violation("INV-4", format!("offset {offset} brought revision {}, which was not newer", came.delta.revision)),
-                false => violation("INV-2", format!("nobody published what came at offset {offset}")),
+                true => violation(
+                    "INV-4",
+                    format!(
+                        "offset {offset} brought revision {}, which was not newer",
+                        came.delta.revision
+                    ),
+                ),
+                false => violation(
+                    "INV-2",
+                    format!("nobody published what came at offset {offset}"),
+                ),
             };
         }
-        violation("INV-7", format!("offset {offset} came, expected {expected:?}"))
+        violation(
+            "INV-7",
+            format!("offset {offset} came, expected {expected:?}"),
+        )
     }
 
     fn snapshot(&mut self, view: &mut View, cursor: Cursor) -> Result<(), Violation> {
@@ -308,7 +366,10 @@ impl Judge {
             match rows.get(register) {
                 Some((_, row)) if **row == **delta => {}
                 None if delta.expires_at != Micros::ZERO => {
-                    return violation("INV-12", "a snapshot left out what had not expired".to_owned());
+                    return violation(
+                        "INV-12",
+                        "a snapshot left out what had not expired".to_owned(),
+                    );
                 }
                 found => {
                     let what = format!(
@@ -321,8 +382,14 @@ impl Judge {
                 }
             }
         }
-        if let Some(register) = rows.keys().find(|r| !wanted(r) || !expected.contains_key(*r)) {
-            return violation("INV-2", format!("a snapshot has a row of {} that it must not", register.2));
+        if let Some(register) = rows
+            .keys()
+            .find(|r| !wanted(r) || !expected.contains_key(*r))
+        {
+            return violation(
+                "INV-2",
+                format!("a snapshot has a row of {} that it must not", register.2),
+            );
         }
         view.cursor = Some(cursor);
         Ok(())

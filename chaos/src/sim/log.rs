@@ -34,12 +34,20 @@ pub struct SimLog {
     queued: Notify,
     /// Told after each commit.
     pub committed: Arc<Notify>,
+    world: World,
+    /// Of one lane; a record larger than all of it goes alone.
+    queue_bytes_max: usize,
 }
 
+/// Cursors that the broker keeps take no room in the queue: they are few and small.
+const CONTROL_BYTES_MAX: usize = 1 << 10;
+
 impl SimLog {
-    pub fn new(disk: Arc<MemoryLog>) -> SimLog {
+    pub fn new(disk: Arc<MemoryLog>, world: World, queue_bytes_max: usize) -> SimLog {
         SimLog {
             disk,
+            world,
+            queue_bytes_max,
             queue: Mutex::default(),
             queued: Notify::new(),
             committed: Arc::default(),
@@ -131,10 +139,13 @@ impl SimLog {
         kept
     }
 
-    /// Bytes queued and being written by lane, and of the largest record so far.
-    pub fn queued(&self) -> ([usize; 2], usize) {
-        let queue = self.queue.lock();
-        (queue.bytes, queue.largest)
+    /// What is between ingress and log has a bound.
+    fn check_bound(&self, queue: &Queue) {
+        let max = self.queue_bytes_max.max(queue.largest) + CONTROL_BYTES_MAX;
+        if queue.bytes.iter().any(|bytes| *bytes > max) {
+            let what = format!("{:?} bytes are queued, at most {max} may be", queue.bytes);
+            self.world.violated("INV-9", what);
+        }
     }
 }
 
@@ -151,6 +162,7 @@ impl Log for SimLog {
         }
         queue.bytes[append.partition.lane.index()] += append.record.len();
         queue.largest = queue.largest.max(append.record.len());
+        self.check_bound(&queue);
         match append.partition.lane {
             Lane::Urgent | Lane::Control => queue.urgent.push_back(append),
             Lane::Bulk => queue.bulk.push_back(append),
@@ -159,7 +171,12 @@ impl Log for SimLog {
         self.queued.notify_one();
     }
 
-    fn read(&self, partition: Partition, from: Offset, bytes: usize) -> Result<Vec<Entry>, ReadError> {
+    fn read(
+        &self,
+        partition: Partition,
+        from: Offset,
+        bytes: usize,
+    ) -> Result<Vec<Entry>, ReadError> {
         self.disk.read(partition, from, bytes)
     }
 
@@ -178,7 +195,9 @@ impl Log for SimLog {
     }
 
     fn tail(&self, _from: Offset) -> Result<Box<dyn Tail>, ReadError> {
-        Err(ReadError::Io("a simulation reads what is committed".to_owned()))
+        Err(ReadError::Io(
+            "a simulation reads what is committed".to_owned(),
+        ))
     }
 
     fn trim(&self, partition: Partition, before: Offset) -> Result<(), LogError> {

@@ -92,7 +92,9 @@ impl Report {
         self.trace_lines += outcome.trace_lines;
         if let Some(violation) = &outcome.violation {
             let seed = outcome.seed;
-            self.failures.push(format!("{violation}; again: hutong-chaos sim --seed {seed}"));
+            self.failures.push(format!(
+                "{violation}; again: hutong-chaos sim --seed {seed}"
+            ));
         }
     }
 }
@@ -134,7 +136,9 @@ impl Args {
     pub fn run(&self) -> Result<bool, String> {
         if let Some(name) = &self.plant {
             let plant = hutong_plants::Plant::from_name(name);
-            hutong_plants::plant(Some(plant.ok_or_else(|| format!("no plant is called {name}"))?));
+            hutong_plants::plant(Some(
+                plant.ok_or_else(|| format!("no plant is called {name}"))?,
+            ));
         }
         let started = Instant::now();
         let (from, count) = match self.seed {
@@ -146,17 +150,24 @@ impl Args {
             let outcome = run(seed, self.twice || self.seed.is_some());
             report.add(&outcome);
             if self.twice && run(seed, true).trace != outcome.trace {
-                report.failures.push(format!("seed {seed} is not the same twice"));
+                report
+                    .failures
+                    .push(format!("seed {seed} is not the same twice"));
             }
             self.show(&outcome)?;
-            let late = self.minutes.is_some_and(|m| started.elapsed() > Duration::from_secs(m * 60));
+            let late = self
+                .minutes
+                .is_some_and(|m| started.elapsed() > Duration::from_secs(m * 60));
             if late || report.failures.len() >= 10 {
                 break;
             }
         }
         report.seconds = started.elapsed().as_secs_f64();
         match self.json {
-            true => println!("{}", serde_json::to_string(&report).map_err(|e| e.to_string())?),
+            true => println!(
+                "{}",
+                serde_json::to_string(&report).map_err(|e| e.to_string())?
+            ),
             false => println!("{report}"),
         }
         Ok(report.failures.is_empty())

@@ -12,12 +12,12 @@ use crate::{
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::StreamExt;
+use http_body::Body;
 use hutong_planted_connectors::client::{ClientError, Dial, Endpoint, Identity, Opening};
 use hutong_proto::{
     Issuer,
     frame::{Frame, FrameCodec},
 };
-use http_body::Body;
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -226,9 +226,15 @@ impl Net {
             output: to_client,
         };
         let requests = requests.map(Ok);
-        self.spawner.spawn(connection.process, upward.run(requests, |_| {}, move |f| up.received(f)));
+        self.spawner.spawn(
+            connection.process,
+            upward.run(requests, |_| {}, move |f| up.received(f)),
+        );
         let sent = down.clone();
-        self.spawner.spawn(connection.process, downward.run(output, move |f| sent.sent(f), |_| {}));
+        self.spawner.spawn(
+            connection.process,
+            downward.run(output, move |f| sent.sent(f), |_| {}),
+        );
         Ok(Streaming::new_response(
             FrameCodec,
             Received(at_client),
@@ -257,11 +263,17 @@ impl Call {
 
 impl Dial for Net {
     fn publish(&self, endpoint: &Endpoint, requests: ReceiverStream<Frame>) -> Opening {
-        Box::pin(self.clone().open(platform(endpoint), requests, Call::Publish))
+        Box::pin(
+            self.clone()
+                .open(platform(endpoint), requests, Call::Publish),
+        )
     }
 
     fn subscribe(&self, endpoint: &Endpoint, requests: ReceiverStream<Frame>) -> Opening {
-        Box::pin(self.clone().open(platform(endpoint), requests, Call::Subscribe))
+        Box::pin(
+            self.clone()
+                .open(platform(endpoint), requests, Call::Subscribe),
+        )
     }
 }
 

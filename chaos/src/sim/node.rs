@@ -24,7 +24,11 @@ use hutong_planted_broker::{
     tail::TailRings,
 };
 use hutong_proto::{Issuer, Lane, Offset, Partition, Revision, Shard, frame::Frame};
-use std::{collections::{BTreeMap, HashMap}, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Streaming;
@@ -58,7 +62,6 @@ pub struct Node {
     fanout: Fanout,
     pub log: Arc<SimLog>,
     pub state: Arc<State>,
-    sizes: Sizes,
 }
 
 fn failed(what: &str, error: &dyn std::fmt::Display) -> Violation {
@@ -89,8 +92,16 @@ impl Node {
                 what: format!("state is applied below {stored}, the log ends at {end}"),
             });
         }
-        let log = Arc::new(SimLog::new(Arc::clone(&disk.log)));
-        let rings = Arc::new(TailRings::new(stored, disk.sizes.ring_bytes, disk.sizes.ring_bytes));
+        let log = Arc::new(SimLog::new(
+            Arc::clone(&disk.log),
+            world.clone(),
+            disk.sizes.queue_bytes,
+        ));
+        let rings = Arc::new(TailRings::new(
+            stored,
+            disk.sizes.ring_bytes,
+            disk.sizes.ring_bytes,
+        ));
         let waiters = Arc::new(Waiters::default());
         let metrics = Arc::new(Metrics::new(disk.platforms.iter().copied()));
         let apply = Apply::open(
@@ -164,11 +175,14 @@ impl Node {
             fanout,
             log: Arc::clone(&log),
             state,
-            sizes: disk.sizes,
         });
         node.check_state()?;
-        let spawn = |task: Box<dyn Future<Output = ()> + Send>| spawner.spawn(node.process, Box::into_pin(task));
-        spawn(Box::new(Arc::clone(&log).write(world.clone(), random.fork())));
+        let spawn = |task: Box<dyn Future<Output = ()> + Send>| {
+            spawner.spawn(node.process, Box::into_pin(task))
+        };
+        spawn(Box::new(
+            Arc::clone(&log).write(world.clone(), random.fork()),
+        ));
         spawn(Box::new(applier.run(Arc::clone(&log), random.fork())));
         spawn(Box::new(Arc::clone(&node).bring_down(random.fork())));
         spawn(Box::new(cursors::keep_cursors(
@@ -200,7 +214,8 @@ impl Node {
     pub fn crash(&self, random: &mut Random) {
         self.spawner.kill(self.process);
         let kept = self.log.power_cut(random);
-        self.world.trace(|| format!("broker crashes, {kept} unsynced records stay"));
+        self.world
+            .trace(|| format!("broker crashes, {kept} unsynced records stay"));
     }
 
     /// It is told to stop: sessions say goodbye.
@@ -218,21 +233,11 @@ impl Node {
             }
             tokio::time::sleep(Duration::from_millis(random.between(0, 300))).await;
             match self.state.flush_next() {
-                Ok(_) => self.world.trace(|| format!("state stored below {}", self.state.stored().next)),
+                Ok(_) => self
+                    .world
+                    .trace(|| format!("state stored below {}", self.state.stored().next)),
                 Err(error) => return self.world.violated("INV-3", error.to_string()),
             }
-            self.check_queues();
-        }
-    }
-
-    /// What is between ingress and log has a bound.
-    pub fn check_queues(&self) {
-        let (bytes, largest) = self.log.queued();
-        // The broker's own records take no room; they are few and small.
-        let max = self.sizes.queue_bytes + largest + (8 << 10);
-        if bytes.iter().any(|bytes| *bytes > max) {
-            let what = format!("{bytes:?} bytes are queued, at most {max} may be");
-            self.world.violated("INV-9", what);
         }
     }
 
@@ -242,17 +247,24 @@ impl Node {
         let mut rows: BTreeMap<Register, (Offset, Revision)> = BTreeMap::new();
         let read = self.state.with_snapshot(|found, _| {
             while let Some((key, row)) = found.next_row()? {
-                let RegisterKey { entity, kind, issuer } = key;
+                let RegisterKey {
+                    entity,
+                    kind,
+                    issuer,
+                } = key;
                 rows.insert((entity, kind, issuer), (row.offset, row.revision));
             }
             Ok(())
         });
-        read.and_then(|read| read).map_err(|e| failed("state cannot be read", &e))?;
+        read.and_then(|read| read)
+            .map_err(|e| failed("state cannot be read", &e))?;
         let expected = self.world.judge(|judge| {
             judge.catch_up()?;
             Ok(judge.model.registers_below(applied.next, applied.log_time))
         });
-        let Some(expected) = expected else { return Ok(()) };
+        let Some(expected) = expected else {
+            return Ok(());
+        };
         for (register, version) in &expected {
             let right = (version.offset, version.delta.revision);
             let found = rows.get(register);
@@ -266,14 +278,23 @@ impl Node {
             };
             return Err(Violation {
                 invariant,
-                what: format!("state below {} has {found:?} where the log has {right:?}", applied.next),
+                what: format!(
+                    "state below {} has {found:?} where the log has {right:?}",
+                    applied.next
+                ),
             });
         }
-        match rows.keys().find(|register| !expected.contains_key(*register)) {
+        match rows
+            .keys()
+            .find(|register| !expected.contains_key(*register))
+        {
             None => Ok(()),
             Some(register) => Err(Violation {
                 invariant: "INV-2",
-                what: format!("state has a register of {} that the log has not", register.2),
+                what: format!(
+                    "state has a register of {} that the log has not",
+                    register.2
+                ),
             }),
         }
     }
@@ -323,7 +344,10 @@ impl Applier {
             _ => 1 << 20,
         };
         let from = self.rings.next();
-        let read = self.disk.log.read_merged(&partitions, from, Offset(u64::MAX), bytes);
+        let read = self
+            .disk
+            .log
+            .read_merged(&partitions, from, Offset(u64::MAX), bytes);
         let read = read.map_err(|e| failed("the log cannot be read", &e))?;
         let applied = self.apply.group(&read.entries);
         applied.map_err(|e| failed("apply stops", &e))?;

@@ -45,7 +45,13 @@ pub struct Producer {
 }
 
 impl Producer {
-    pub fn new(world: &World, spawner: &Spawner, net: &Net, issuer: Issuer, random: Random) -> Producer {
+    pub fn new(
+        world: &World,
+        spawner: &Spawner,
+        net: &Net,
+        issuer: Issuer,
+        random: Random,
+    ) -> Producer {
         Producer {
             world: world.clone(),
             spawner: spawner.clone(),
@@ -129,7 +135,8 @@ impl Producer {
             source.life += 1;
             source.life
         };
-        self.world.trace(|| format!("producer {} starts, epoch {life}", self.issuer));
+        self.world
+            .trace(|| format!("producer {} starts, epoch {life}", self.issuer));
         if let Some(before) = before {
             let spawner = self.spawner.clone();
             match kill_first {
@@ -150,7 +157,8 @@ impl Producer {
 
     fn ended(&self, life: u64, error: &ClientError) {
         let current = self.source.lock().life;
-        self.world.trace(|| format!("producer {} of epoch {life} ends: {error}", self.issuer));
+        self.world
+            .trace(|| format!("producer {} of epoch {life} ends: {error}", self.issuer));
         let fenced = matches!(
             error.reason(),
             Some(Reason::ProducerFenced | Reason::SessionTakenOver)
@@ -187,7 +195,9 @@ impl Producer {
         loop {
             let batch = self.batch(&mut next, &mut random);
             if batch.is_empty() {
-                self.more.notified().await;
+                // Not only told: an older process that still runs may have taken the news.
+                let told = tokio::time::timeout(Duration::from_millis(500), self.more.notified());
+                told.await.ok();
                 continue;
             }
             let deltas = batch.iter().map(|(_, delta)| (**delta).clone()).collect();
@@ -224,8 +234,16 @@ impl Producer {
             Err(_) => return,
         };
         self.world.trace(|| {
-            let Receipt { sequence, accepted, duplicate, .. } = &receipt;
-            format!("ack {} {sequence}: {accepted} accepted, again {duplicate}", self.issuer)
+            let Receipt {
+                sequence,
+                accepted,
+                duplicate,
+                ..
+            } = &receipt;
+            format!(
+                "ack {} {sequence}: {accepted} accepted, again {duplicate}",
+                self.issuer
+            )
         });
         if let Some(error) = &receipt.error {
             let what = format!("a batch of {} was refused: {error}", self.issuer);
@@ -237,7 +255,10 @@ impl Producer {
     }
 
     fn settle_one(&self, receipt: &Receipt, index: u32, number: usize, delta: &Delta) {
-        let refused = receipt.refused.iter().find(|refused| refused.index == index);
+        let refused = receipt
+            .refused
+            .iter()
+            .find(|refused| refused.index == index);
         let bad = delta.evidence == BAD_EVIDENCE;
         match refused.map(|refused| refused.info.reason_known) {
             Some(Some(Reason::ExpiryBeforeCommit)) if bad => {}

@@ -13,6 +13,7 @@ use crate::{
         world::{EPOCH_US, Violation, World},
     },
 };
+use futures_util::FutureExt;
 use hutong_planted_broker::{
     config::Retention,
     log::{faults::Faults, memory::MemoryLog},
@@ -25,7 +26,6 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use futures_util::FutureExt;
 
 const PLATFORMS: [u32; 3] = [340_000, 510_000, 310_000];
 const LOG_ID: LogId = LogId(7);
@@ -86,11 +86,24 @@ impl Scenario {
             platforms: issuers.to_vec(),
             sizes,
         };
-        let producer = |issuer: &Issuer, random: Random| Producer::new(&world, &spawner, &net, *issuer, random);
-        let producers = issuers.iter().map(|issuer| producer(issuer, random.fork())).collect();
-        let kinds = [Vec::new(), vec![Kind::HealthCode, Kind::TestResult], vec![Kind::TestResult]];
+        let producer = |issuer: &Issuer, random: Random| {
+            Producer::new(&world, &spawner, &net, *issuer, random)
+        };
+        let producers = issuers
+            .iter()
+            .map(|issuer| producer(issuer, random.fork()))
+            .collect();
+        let kinds = [
+            Vec::new(),
+            vec![Kind::HealthCode, Kind::TestResult],
+            vec![Kind::TestResult],
+        ];
         let sink = |what, random| Sink::new(&world, &spawner, &net, what, random);
-        let sinks = issuers.into_iter().zip(kinds).map(|what| sink(what, random.fork())).collect();
+        let sinks = issuers
+            .into_iter()
+            .zip(kinds)
+            .map(|what| sink(what, random.fork()))
+            .collect();
         let stage = Arc::new(Stage {
             world: world.clone(),
             spawner: spawner.clone(),
@@ -137,7 +150,9 @@ impl Stage {
     async fn direct(self: Arc<Self>) {
         self.world.disk_weather(5, 0);
         self.boot();
-        self.producers.iter().for_each(|producer| producer.start(true));
+        self.producers
+            .iter()
+            .for_each(|producer| producer.start(true));
         self.sinks.iter().for_each(Sink::start);
         let failing = Arc::clone(&self);
         let own = self.spawner.process();
@@ -163,9 +178,6 @@ impl Stage {
             self.break_something().await;
             let pause = self.between(0, 3000);
             tokio::time::sleep(Duration::from_millis(pause)).await;
-            if let Some(node) = &*self.node.lock() {
-                node.check_queues();
-            }
         }
         self.heal().await;
     }
@@ -174,7 +186,8 @@ impl Stage {
         let mut random = self.random.lock();
         match Node::boot(&self.world, &self.spawner, &self.disk, &mut random) {
             Ok(node) => {
-                self.world.trace(|| format!("broker up, applied below {}", node.state.applied().next));
+                self.world
+                    .trace(|| format!("broker up, applied below {}", node.state.applied().next));
                 self.net.node(Some(Arc::clone(&node)));
                 *self.node.lock() = Some(node);
             }
@@ -218,7 +231,8 @@ impl Stage {
             4 => self.net.cut(None),
             5 => {
                 let ms = self.between(100, 15_000);
-                self.world.trace(|| format!("nothing passes to {issuer} for {ms} ms"));
+                self.world
+                    .trace(|| format!("nothing passes to {issuer} for {ms} ms"));
                 self.net.still(issuer, ms);
             }
             6 => {
@@ -233,7 +247,8 @@ impl Stage {
             8 => self.sinks[platform].start(),
             9 => {
                 let ms = self.between(100, 20_000);
-                self.world.trace(|| format!("sink {issuer} takes nothing for {ms} ms"));
+                self.world
+                    .trace(|| format!("sink {issuer} takes nothing for {ms} ms"));
                 self.sinks[platform].stall(ms);
             }
             10 => {
@@ -243,12 +258,14 @@ impl Stage {
                     1 => 0,
                     _ => -(self.between(0, 1800) as i64),
                 };
-                self.world.trace(|| format!("the broker's clock is {skew} s off"));
+                self.world
+                    .trace(|| format!("the broker's clock is {skew} s off"));
                 self.world.skew(skew);
             }
             11 => {
                 let (ms, fails) = (self.between(0, 1500), self.between(0, 3) * 8);
-                self.world.trace(|| format!("a sync takes up to {ms} ms, one in {fails} fails"));
+                self.world
+                    .trace(|| format!("a sync takes up to {ms} ms, one in {fails} fails"));
                 self.world.disk_weather(ms, fails);
             }
             12 => self.trim(),
@@ -270,7 +287,9 @@ impl Stage {
         let floor = node.state.stored().next;
         let now = (self.world.broker_clock())();
         match retention::enforce(&*node.log, &keep, floor, now) {
-            Ok(trims) => self.world.trace(|| format!("{trims} partitions trimmed to {bytes} bytes")),
+            Ok(trims) => self
+                .world
+                .trace(|| format!("{trims} partitions trimmed to {bytes} bytes")),
             Err(error) => self.world.violated("INV-3", error.to_string()),
         }
     }
@@ -300,7 +319,9 @@ impl Stage {
             if waited > CONVERGE_S * 1000 {
                 let settled: Vec<_> = self.producers.iter().map(Producer::settled).collect();
                 let what = lacks.unwrap_or_else(|| format!("producers settled {settled:?}"));
-                return self.world.violated("INV-6", format!("{CONVERGE_S} s after all faults: {what}"));
+                return self
+                    .world
+                    .violated("INV-6", format!("{CONVERGE_S} s after all faults: {what}"));
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
             waited += 250;

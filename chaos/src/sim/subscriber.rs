@@ -91,9 +91,11 @@ impl Sink {
         if let Some(before) = before {
             self.spawner.kill(before);
         }
-        self.world.trace(|| format!("sink {} starts", self.platform));
+        self.world
+            .trace(|| format!("sink {} starts", self.platform));
         let random = self.random.lock().fork();
-        self.spawner.spawn(process, self.clone().run(process, random));
+        self.spawner
+            .spawn(process, self.clone().run(process, random));
     }
 
     fn wants(&self) -> Wants {
@@ -115,7 +117,8 @@ impl Sink {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
-            self.world.trace(|| format!("sink {} ends: {error}", self.platform));
+            self.world
+                .trace(|| format!("sink {} ends: {error}", self.platform));
             match error.reason() {
                 // What it missed is no longer kept: it begins anew.
                 Some(Reason::CursorCompacted) => start = Start::Snapshot,
@@ -160,7 +163,10 @@ impl Sink {
         if let (Some(opened), Some(own)) = (opened, self.stored.lock().cursor) {
             for lane in Lane::DELIVERED {
                 if opened.lane(lane) > own.lane(lane) {
-                    let what = format!("a stream of {} begins at {opened:?}, it has only {own:?}", self.platform);
+                    let what = format!(
+                        "a stream of {} begins at {opened:?}, it has only {own:?}",
+                        self.platform
+                    );
                     self.world.violated("INV-7", what);
                 }
             }
@@ -202,7 +208,12 @@ impl Sink {
                     cursor
                 }
             };
-            self.world.trace(|| format!("sink {} has {}/{}", self.platform, cursor.urgent, cursor.bulk));
+            self.world.trace(|| {
+                format!(
+                    "sink {} has {}/{}",
+                    self.platform, cursor.urgent, cursor.bulk
+                )
+            });
             subscriber.applied(cursor).await?;
         }
     }

@@ -1,11 +1,7 @@
 //! Looks at one subscriber's stream where it leaves the broker: is there credit for it, and does urgent go
 //! first?
 
-use crate::sim::{
-    judge::Wants,
-    net::Call,
-    world::World,
-};
+use crate::sim::{judge::Wants, net::Call, world::World};
 use hutong_proto::{
     Issuer, Kind, Lane, Offset, RecordView, api,
     api::{subscribe_request, subscribe_response},
@@ -87,7 +83,10 @@ impl Watch {
             let len = bytes.len() as u64;
             // One message may go beyond the credit, as the protocol says.
             if stream.sent >= stream.credit.max(1) + stream.largest {
-                let what = format!("{} was sent {} bytes, with credit for {}", self.platform, stream.sent, stream.credit);
+                let what = format!(
+                    "{} was sent {} bytes, with credit for {}",
+                    self.platform, stream.sent, stream.credit
+                );
                 self.world.violated("INV-9", what);
             }
             stream.sent += len;
@@ -114,13 +113,16 @@ impl Watch {
 
     fn record(&self, stream: &mut Stream, offset: Offset, bytes: &[u8]) {
         let Ok(view) = RecordView::parse(bytes) else {
-            return self.world.violated("INV-2", format!("offset {offset} cannot be read"));
+            return self
+                .world
+                .violated("INV-2", format!("offset {offset} cannot be read"));
         };
         match (view.header.partition.lane, &stream.wants) {
             (Lane::Urgent, _) => stream.urgent_below = offset.next(),
             (Lane::Bulk, Some(wants)) if stream.began => {
                 let below = stream.urgent_below;
-                self.world.judge(|judge| judge.bulk_sent(wants, offset, below));
+                self.world
+                    .judge(|judge| judge.bulk_sent(wants, offset, below));
             }
             _ => {}
         }

@@ -150,7 +150,9 @@ impl World {
     pub fn disk_weather(&self, sync_ms_max: u64, fails_one_in: u64) {
         let weather = &self.0.weather;
         weather.sync_ms_max.store(sync_ms_max, Ordering::Relaxed);
-        weather.sync_fails_one_in.store(fails_one_in, Ordering::Relaxed);
+        weather
+            .sync_fails_one_in
+            .store(fails_one_in, Ordering::Relaxed);
     }
 
     pub fn sync_ms(&self, random: &mut Random) -> u64 {
@@ -194,6 +196,12 @@ pub fn fnv(hash: u64, bytes: &[u8]) -> u64 {
 pub fn digest(bytes: &[u8]) -> String {
     let mut text = String::new();
     // Writing into a text cannot fail.
-    write!(text, "{}b {:016x}", bytes.len(), fnv(0xcbf2_9ce4_8422_2325, bytes)).ok();
+    write!(
+        text,
+        "{}b {:016x}",
+        bytes.len(),
+        fnv(0xcbf2_9ce4_8422_2325, bytes)
+    )
+    .ok();
     text
 }

@@ -55,7 +55,9 @@ impl Args {
         let mut sweep = Sweep::new(&program, self.scratch.as_deref(), None)?;
         let mut seed = self.seed;
         // A handful of points is no workload.
-        while sweep.report.points + RECOVERY_SHARE <= self.points && sweep.report.failures.is_empty() {
+        while sweep.report.points + RECOVERY_SHARE <= self.points
+            && sweep.report.failures.is_empty()
+        {
             let left = self.points - sweep.report.points;
             sweep.workload(seed, self.operations, left)?;
             if !self.json {

@@ -17,6 +17,8 @@ use hutong_proto::Offset;
 use std::{
     path::Path,
     sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::Duration,
 };
 
 /// Small, so that a short workload has runs that go down by themselves.
@@ -27,10 +29,20 @@ const GROUP_BYTES_MAX: usize = 32 << 10;
 pub struct Store {
     pub log: Arc<EmbeddedLog>,
     pub state: Arc<State>,
-    apply: Apply,
-    tail: Box<dyn Tail>,
     rings: Arc<TailRings>,
+    applying: Applying,
+    runtime: tokio::runtime::Runtime,
 }
+
+/// Apply has a thread of its own, as in the broker: the log waits for it, and it for the log.
+enum Applying {
+    NotYet(Box<Apply>, Box<dyn Tail>),
+    Running(JoinHandle<Result<(), String>>),
+    Ended,
+}
+
+/// Nothing here takes longer.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -71,22 +83,55 @@ impl Store {
         let metrics = Metrics::new([]).recorder();
         let waiters = Arc::new(Waiters::default());
         let apply = Apply::open(Arc::clone(&state), Arc::clone(&rings), waiters, metrics);
+        let apply = Box::new(apply.map_err(|e| e.to_string())?);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(|e| e.to_string())?;
         Ok(Store {
-            apply: apply.map_err(|e| e.to_string())?,
             log,
             state,
-            tail,
             rings,
+            applying: Applying::NotYet(apply, tail),
+            runtime,
         })
     }
 
-    /// Applies until everything up to this offset is.
+    /// Returns when everything up to this offset is applied.
     pub fn apply_up_to(&mut self, last: Offset) -> Result<(), String> {
-        while self.rings.next() <= last {
-            let group = self.tail.next().ok_or("the tail of the log ended")?;
-            self.apply.group(&group).map_err(|e| e.to_string())?;
+        self.applying = match std::mem::replace(&mut self.applying, Applying::Ended) {
+            Applying::NotYet(apply, tail) => {
+                let run = move || apply.run(tail).map_err(|error| error.to_string());
+                Applying::Running(std::thread::spawn(run))
+            }
+            other => other,
+        };
+        let mut applied = self.rings.applied();
+        let reached = async {
+            let reached = applied.wait_for(|next| *next > last);
+            tokio::time::timeout(PATIENCE, reached)
+                .await
+                .is_ok_and(|r| r.is_ok())
+        };
+        match self.runtime.block_on(reached) {
+            true => Ok(()),
+            false => Err(self
+                .join()
+                .err()
+                .unwrap_or_else(|| "apply hangs".to_owned())),
         }
-        Ok(())
+    }
+
+    fn join(&mut self) -> Result<(), String> {
+        match std::mem::replace(&mut self.applying, Applying::Ended) {
+            Applying::Running(thread) => {
+                self.log.close();
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err("apply panicked".to_owned()))
+            }
+            Applying::NotYet(..) | Applying::Ended => Ok(()),
+        }
     }
 
     /// The newest record that is stored.
@@ -120,8 +165,18 @@ impl Store {
     }
 
     /// Closes as a broker does that is told to stop.
-    pub fn close(self) -> Result<(), String> {
+    pub fn close(mut self) -> Result<(), String> {
         self.log.close();
+        self.join()?;
         self.state.close().map_err(|e| e.to_string())
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // As after a crash, but nothing goes on working on the files.
+        self.log.close();
+        self.join().ok();
+        self.state.stop();
     }
 }

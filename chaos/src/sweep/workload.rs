@@ -130,11 +130,7 @@ pub fn work(dir: &Path, plan: &Plan, voice: &Voice) -> Result<(), String> {
             Operation::Reopen { clean } => {
                 match clean {
                     true => store.close()?,
-                    false => {
-                        store.log.close();
-                        store.state.stop();
-                        drop(store);
-                    }
+                    false => drop(store),
                 }
                 store = open()?;
                 store.apply_up_to(store.last())?;
