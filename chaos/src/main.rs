@@ -1,10 +1,14 @@
 //! `hutong-chaos`: breaks things on purpose, and says whether the promises held.
 
 use clap::{Parser, Subcommand};
-use hutong_chaos::commands::{self, EXIT_CODES, INTERRUPTED, USAGE};
+use hutong_chaos::{
+    commands::{self, EXIT_CODES, INTERRUPTED, USAGE},
+    error::ChaosError,
+    plants, sim, sweep,
+};
 use std::process::ExitCode;
 
-/// Drills for the broker: what is promised, what is broken, what was seen.
+/// What is promised, what is broken, what was seen.
 #[derive(Debug, Parser)]
 #[command(name = "hutong-chaos", version, after_help = EXIT_CODES)]
 struct Arguments {
@@ -14,6 +18,15 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Drills(Drills),
+    #[command(flatten)]
+    Searches(Searches),
+}
+
+/// Real processes, in real time.
+#[derive(Debug, Subcommand)]
+enum Drills {
     /// Every drill, and whether this machine can play it
     List(commands::list::Arguments),
     /// Play drills, by name or file
@@ -28,30 +41,32 @@ enum Command {
     Judge(commands::judge::Arguments),
 }
 
+/// The sources themselves, compiled with places for bugs.
+#[derive(Debug, Subcommand)]
+enum Searches {
+    /// Run broker and clients in one thread, seed after seed
+    Sim(sim::Args),
+    /// Cut the power at every write and every sync of a real store
+    Sweep(sweep::Args),
+    /// Plant every bug in turn, and show that each is caught
+    Plants(plants::Args),
+    #[command(hide = true)]
+    SweepWorkload(sweep::workload::Args),
+}
+
 fn main() -> ExitCode {
-    let command = Arguments::parse().command;
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("hutong-chaos: cannot start the runtime: {error}");
-            return ExitCode::from(USAGE);
-        }
+    let done = match Arguments::parse().command {
+        Command::Drills(drills) => match tokio::runtime::Runtime::new() {
+            // Tasks end with the runtime, and with them the processes that they hold.
+            Ok(runtime) => runtime.block_on(drill(drills)),
+            Err(error) => {
+                eprintln!("hutong-chaos: cannot start the runtime: {error}");
+                return ExitCode::from(USAGE);
+            }
+        },
+        // These have runtimes of their own.
+        Command::Searches(searches) => search(searches),
     };
-    let done = runtime.block_on(async {
-        match command {
-            Command::List(arguments) => commands::list::run(&arguments),
-            Command::Run(arguments) => commands::run::run(arguments).await,
-            Command::All(arguments) => commands::all::run(arguments).await,
-            Command::Soak(arguments) => commands::soak::run(arguments).await,
-            Command::Check(arguments) => commands::check::run(&arguments),
-            Command::Judge(arguments) => commands::judge::run(&arguments),
-        }
-    });
-    // Tasks end here, and with them the processes that they hold.
-    drop(runtime);
     match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -61,5 +76,29 @@ fn main() -> ExitCode {
             }
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+async fn drill(drills: Drills) -> Result<u8, ChaosError> {
+    match drills {
+        Drills::List(arguments) => commands::list::run(&arguments),
+        Drills::Run(arguments) => commands::run::run(arguments).await,
+        Drills::All(arguments) => commands::all::run(arguments).await,
+        Drills::Soak(arguments) => commands::soak::run(arguments).await,
+        Drills::Check(arguments) => commands::check::run(&arguments),
+        Drills::Judge(arguments) => commands::judge::run(&arguments),
+    }
+}
+
+fn search(searches: Searches) -> Result<u8, ChaosError> {
+    let clean = match searches {
+        Searches::Sim(arguments) => arguments.run(),
+        Searches::Sweep(arguments) => arguments.run(),
+        Searches::Plants(arguments) => arguments.run(),
+        Searches::SweepWorkload(arguments) => arguments.run().map(|()| true),
+    };
+    match clean.map_err(ChaosError::Stage)? {
+        true => Ok(commands::PASS),
+        false => Ok(commands::FAIL),
     }
 }

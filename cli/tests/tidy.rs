@@ -27,11 +27,32 @@ const CRATES: &[(&str, &[&str])] = &[
     ("connectors", &["proto", "config", "telemetry"]),
     ("cli", &["proto", "telemetry", "broker", "connectors"]),
     ("bench", &["proto", "connectors"]),
-    ("chaos", &["proto", "config", "connectors"]),
+    (
+        "chaos",
+        &[
+            "proto",
+            "config",
+            "connectors",
+            "plants",
+            "planted-broker",
+            "planted-connectors",
+        ],
+    ),
+    // The product once more, with places for bugs in it.
+    ("chaos/planted/plants", &[]),
+    (
+        "chaos/planted/broker",
+        &["proto", "config", "telemetry", "plants"],
+    ),
+    (
+        "chaos/planted/connectors",
+        &["proto", "config", "telemetry", "plants"],
+    ),
 ];
 
 /// The broker's modules, lowest first: each uses only what stands before it.
 const MODULES: &[&str] = &[
+    "plants",
     "clock",
     "overload",
     "config",

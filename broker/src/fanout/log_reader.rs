@@ -98,11 +98,10 @@ pub async fn read(
                 Some(chunk) => chunk,
                 None => {
                     let (shared, partitions) = (shared.clone(), partitions.clone());
-                    tokio::task::spawn_blocking(move || {
-                        read_for_all(&shared, lane, &partitions, from, below)
-                    })
-                    .await
-                    .map_err(|_| Refusal::from(Reason::Internal))??
+                    let blocking = shared.blocking;
+                    blocking
+                        .run(move || read_for_all(&shared, lane, &partitions, from, below))
+                        .await??
                 }
             };
             drop(permit);
@@ -133,7 +132,10 @@ fn wanted(
         bytes += entry.record.len();
         entries.push(entry.clone());
     }
-    (entries, chunk.next)
+    match planted!(RejoinSkips) {
+        true => (entries, chunk.next.next()),
+        false => (entries, chunk.next),
+    }
 }
 
 /// The whole lane, for others too, if this subscriber wants most of it anyway.

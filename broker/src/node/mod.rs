@@ -1,7 +1,7 @@
 //! Wires the stages together and owns every task and thread. `ARCHITECTURE.md` draws the picture.
 mod data_dir;
 mod observe;
-mod retention;
+pub mod retention;
 mod serve;
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     clock::{self, Clock},
     config::Config,
     control::ControlWriter,
-    fanout::{Fanout, Snapshots, registry::Subscriptions},
+    fanout::{Blocking, Fanout, Snapshots, registry::Subscriptions},
     ingress::{Ingress, queue::Queues, registry::Producers},
     lag::Lags,
     log::{
@@ -538,6 +538,7 @@ impl Parts {
             stall: self.config.limits.stall,
             overload: Arc::clone(&self.overload),
             log_readers: Arc::default(),
+            blocking: Blocking::default(),
             tasks: self.drain.fanout_tasks.clone(),
             draining: self.drain.fanout.clone(),
         }
