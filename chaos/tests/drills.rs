@@ -32,9 +32,9 @@ fn six_drills_pass_each_with_proof_of_its_faults() {
     for name in [
         "kill-broker",
         "pause-broker",
-        "partition-one-way",
+        "partition",
         "power-loss",
-        "poison",
+        "sync-error",
         "kill-connector",
     ] {
         match chaos.why_not(name) {
