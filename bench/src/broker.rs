@@ -49,7 +49,9 @@ impl Usage {
         }
         let mut all = Usage::default();
         for process in processes {
-            all.cpu_s += usage_of(&process.to_string()).cpu_s;
+            // Of those that ended in the meantime, their parent has the sum.
+            let process = process.to_string();
+            all.cpu_s += usage_of(&process).cpu_s + cpu_s(&process, [16, 17]);
             let file = format!("/proc/{process}/smaps_rollup");
             let rollup = fs::read_to_string(file).unwrap_or_default();
             let line = rollup.lines().find(|line| line.starts_with("Pss:"));
@@ -168,19 +170,25 @@ pub async fn get(address: &str, path: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&answer).into_owned())
 }
 
+/// The sum of these fields of its `stat`, as proc(5) counts them, in seconds.
+fn cpu_s(process: &str, fields: [usize; 2]) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // After the name, which may have anything in it; the first one here is field 3.
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks = fields.map(|i| {
+        let field = rest.split_whitespace().nth(i - 3);
+        field.and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0)
+    });
+    ticks.iter().sum::<f64>() / TICKS_PER_SECOND
+}
+
 /// Of the process with this id, or "self".
 pub fn usage_of(process: &str) -> Usage {
-    let mut usage = Usage::default();
-    if let Ok(stat) = fs::read_to_string(format!("/proc/{process}/stat"))
-        && let Some((_, rest)) = stat.rsplit_once(')')
-    {
-        // utime and stime are fields 14 and 15; the first one here is field 3.
-        let ticks = |i: usize| -> f64 {
-            let field = rest.split_whitespace().nth(i - 3);
-            field.and_then(|f| f.parse().ok()).unwrap_or(0.0)
-        };
-        usage.cpu_s = (ticks(14) + ticks(15)) / TICKS_PER_SECOND;
-    }
+    let mut usage = Usage {
+        // utime and stime.
+        cpu_s: cpu_s(process, [14, 15]),
+        ..Usage::default()
+    };
     if let Ok(status) = fs::read_to_string(format!("/proc/{process}/status")) {
         let megabytes = |name: &str| -> f64 {
             let line = status.lines().find(|l| l.starts_with(name));

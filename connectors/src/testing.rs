@@ -81,6 +81,10 @@ impl PostgresServer {
     }
 
     /// Of the server's first process; the others are its children.
+    #[allow(
+        dead_code,
+        reason = "tests include this file as well, and some use less of it"
+    )]
     pub fn process(&self) -> io::Result<u32> {
         let file = self.folder.join("data/postmaster.pid");
         let text = fs::read_to_string(&file)?;
@@ -89,6 +93,10 @@ impl PostgresServer {
     }
 
     /// Where its socket is; the port is the same.
+    #[allow(
+        dead_code,
+        reason = "tests include this file as well, and some use less of it"
+    )]
     pub fn socket_folder(&self) -> (&Path, u16) {
         (&self.folder, self.port)
     }

@@ -46,6 +46,26 @@ struct Shared {
     done: watch::Sender<bool>,
 }
 
+impl Shared {
+    fn new(options: &Options) -> Shared {
+        let warmup = Duration::from_secs_f64(options.warmup);
+        let seconds = Duration::from_secs_f64(options.seconds);
+        let begin = Instant::now() + warmup;
+        let begin_us = load::now().0 + warmup.as_micros() as u64;
+        Shared {
+            options: options.clone(),
+            begin,
+            begin_us,
+            end: begin + seconds,
+            end_us: begin_us + seconds.as_micros() as u64,
+            give_up: begin + seconds + GRACE.min(seconds),
+            due: Default::default(),
+            acknowledged: AtomicU64::new(0),
+            done: watch::Sender::new(false),
+        }
+    }
+}
+
 fn place(lane: Lane) -> usize {
     match lane {
         Lane::Urgent => 0,
@@ -67,25 +87,7 @@ pub async fn turn(options: &Options, kind: Kind) -> Result<Turn, Failure> {
             ));
         }
     }
-    let (warmup, seconds) = (
-        Duration::from_secs_f64(options.warmup),
-        Duration::from_secs_f64(options.seconds),
-    );
-    let (begin, begin_us) = (
-        Instant::now() + warmup,
-        load::now().0 + warmup.as_micros() as u64,
-    );
-    let shared = Arc::new(Shared {
-        options: options.clone(),
-        begin,
-        begin_us,
-        end: begin + seconds,
-        end_us: begin_us + seconds.as_micros() as u64,
-        give_up: begin + seconds + GRACE.min(seconds),
-        due: Default::default(),
-        acknowledged: AtomicU64::new(0),
-        done: watch::Sender::new(false),
-    });
+    let shared = Arc::new(Shared::new(options));
     let mut receivers = JoinSet::new();
     for receiver in opened {
         receivers.spawn(receive(Arc::clone(&shared), receiver));
@@ -100,7 +102,7 @@ pub async fn turn(options: &Options, kind: Kind) -> Result<Turn, Failure> {
         };
         producers.spawn(source.run(sender));
     }
-    tokio::time::sleep_until(begin.into()).await;
+    tokio::time::sleep_until(shared.begin.into()).await;
     let (system_before, load_before) = (system.usage(), usage_of("self"));
     tokio::time::sleep_until(shared.end.into()).await;
     let mut turn = Turn {
