@@ -1,7 +1,7 @@
 //! The deltas of a drill. Each follows from seed, issuer, stream and revision, so whoever reads a
 //! history knows what every one of them must have said.
 
-use crate::history::{Record, Row, Stream};
+use crate::history::{Header, Record, Row, Stream};
 use hutong_proto::{
     Delta, EntityId, Issuer, Kind, Micros, Provenance, Revision, Value,
     delta::{Colour, TestOutcome},
@@ -48,6 +48,15 @@ pub fn mix(value: u64) -> u64 {
 }
 
 impl Deltas {
+    /// Of the drill that a history begins with.
+    pub fn of(header: &Header, people: u64) -> Deltas {
+        Deltas {
+            seed: header.seed,
+            people,
+            wall_us: header.wall_us,
+        }
+    }
+
     fn random(&self, issuer: u32, stream: Stream, revision: u64, what: u64) -> u64 {
         let place = mix(u64::from(issuer) << 8 | stream as u64);
         mix(self.seed ^ mix(place ^ mix(revision.wrapping_mul(4).wrapping_add(what))))

@@ -327,78 +327,86 @@ impl Poisoner {
             provenance: Arc::new(provenance(self.issuer)),
             value: Value::HealthCode(Colour::Red),
         };
-        let whole = |delta: &Delta, provenance: u32| {
-            let mut body = Vec::new();
-            wire::put_bytes(&mut body, 9, &delta.provenance.encode());
-            let mut one = Vec::new();
-            delta.encode(provenance, &mut one);
-            wire::put_bytes(&mut body, 10, &one);
-            body
-        };
-        let one = |what, delta: &Delta| Poison {
-            what,
-            body: whole(delta, 0),
+        poisoned(sound, turn)
+    }
+}
+
+/// The body of a batch of one.
+fn whole(delta: &Delta, provenance: u32) -> Vec<u8> {
+    let mut body = Vec::new();
+    wire::put_bytes(&mut body, 9, &delta.provenance.encode());
+    let mut one = Vec::new();
+    delta.encode(provenance, &mut one);
+    wire::put_bytes(&mut body, 10, &one);
+    body
+}
+
+/// A sound delta, spoilt in one of eight ways.
+fn poisoned(sound: Delta, turn: u64) -> Poison {
+    let now = sound.committed_at;
+    let one = |what, delta: &Delta| Poison {
+        what,
+        body: whole(delta, 0),
+        deltas: 1,
+        bad: 1,
+    };
+    match turn % 8 {
+        0 => one(
+            "entity of zeros",
+            &Delta {
+                entity: EntityId([0; 16]),
+                ..sound
+            },
+        ),
+        1 => one(
+            "revision 0",
+            &Delta {
+                revision: Revision(0),
+                ..sound
+            },
+        ),
+        2 => one(
+            "committed in 2099",
+            &Delta {
+                committed_at: Micros(limits::TIME_US_MAX - 1),
+                ..sound
+            },
+        ),
+        3 => one(
+            "expires before it was committed",
+            &Delta {
+                expires_at: Micros(now.0 - 1_000_000),
+                ..sound
+            },
+        ),
+        4 => Poison {
+            what: "no provenance",
+            body: whole(&sound, 7),
             deltas: 1,
             bad: 1,
-        };
-        match turn % 8 {
-            0 => one(
-                "entity of zeros",
-                &Delta {
-                    entity: EntityId([0; 16]),
-                    ..sound
-                },
-            ),
-            1 => one(
-                "revision 0",
-                &Delta {
-                    revision: Revision(0),
-                    ..sound
-                },
-            ),
-            2 => one(
-                "committed in 2099",
-                &Delta {
-                    committed_at: Micros(limits::TIME_US_MAX - 1),
-                    ..sound
-                },
-            ),
-            3 => one(
-                "expires before it was committed",
-                &Delta {
-                    expires_at: Micros(now.0 - 1_000_000),
-                    ..sound
-                },
-            ),
-            4 => Poison {
-                what: "no provenance",
-                body: whole(&sound, 7),
-                deltas: 1,
-                bad: 1,
+        },
+        5 => Poison {
+            what: "a field that nobody knows",
+            body: {
+                let mut body = whole(&sound, 0);
+                wire::put_bytes(&mut body, 99, b"?");
+                body
             },
-            5 => Poison {
-                what: "a field that nobody knows",
-                body: {
-                    let mut body = whole(&sound, 0);
-                    wire::put_bytes(&mut body, 99, b"?");
-                    body
-                },
-                deltas: 1,
-                bad: 1,
-            },
-            6 => Poison {
-                what: "a batch without deltas",
-                body: Vec::new(),
-                deltas: 0,
-                bad: 0,
-            },
-            _ => Poison {
-                what: "bytes that are no message",
-                body: vec![0xff; 64],
-                deltas: 1,
-                bad: 1,
-            },
-        }
+            deltas: 1,
+            bad: 1,
+        },
+        6 => Poison {
+            what: "a batch without deltas",
+            body: Vec::new(),
+            deltas: 0,
+            bad: 0,
+        },
+        _ => Poison {
+            what: "bytes that are no message",
+            body: vec![0xff; 64],
+            deltas: 1,
+            bad: 1,
+        },
     }
 }
 

@@ -277,19 +277,15 @@ impl Gather {
                 count,
                 due,
             } => {
-                let ops = h.ops.entry((issuer, stream)).or_default();
-                if ops.last().is_some_and(|last| last.revisions().end > first) {
-                    return Err("revisions of a producer must rise".to_owned());
-                }
-                self.open.insert(op, Where::Op((issuer, stream), ops.len()));
-                ops.push(Op {
+                let begun = Op {
                     op,
                     first,
                     count,
                     due,
                     at: t,
                     end: None,
-                });
+                };
+                self.publish((issuer, stream), begun)?;
             }
             Event::Poison { op, what, bad, .. } => {
                 self.open.insert(op, Where::Poison(h.poison.len()));
@@ -308,22 +304,14 @@ impl Gather {
                 refused,
                 ..
             } => {
-                let end = Some(End {
+                let end = End {
                     at: t,
                     how,
                     accepted,
                     duplicate,
                     refused,
-                });
-                match self.open.remove(&op) {
-                    Some(Where::Op(stream, i)) => {
-                        if let Some(op) = h.ops.get_mut(&stream).and_then(|ops| ops.get_mut(i)) {
-                            op.end = end;
-                        }
-                    }
-                    Some(Where::Poison(i)) => h.poison[i].end = end,
-                    None => return Err(format!("operation {op} ends without a beginning")),
-                }
+                };
+                self.end(op, end)?;
             }
             Event::Subscription {
                 sub,
@@ -331,16 +319,14 @@ impl Gather {
                 name,
                 role,
             } => {
-                if self.subs.insert(sub, h.subscriptions.len()).is_some() {
-                    return Err(format!("subscription {sub} begins twice"));
-                }
-                h.subscriptions.push(Subscription {
+                let begun = Subscription {
                     platform,
                     name,
                     role,
                     items: Vec::new(),
                     reconnects: 0,
-                });
+                };
+                self.subscribe(sub, begun)?;
             }
             Event::Opened { sub, cursor } => self.item(sub, t, Item::Opened(cursor))?,
             Event::SnapshotBegin { sub } => self.item(sub, t, Item::SnapshotBegin)?,
@@ -378,6 +364,45 @@ impl Gather {
             Event::Stopped { why } => h.stopped = Some((t, why)),
             Event::Done => h.done = true,
         }
+        Ok(())
+    }
+
+    fn publish(&mut self, stream: (u32, Stream), begun: Op) -> Result<(), String> {
+        let ops = self.history.ops.entry(stream).or_default();
+        if ops
+            .last()
+            .is_some_and(|last| last.revisions().end > begun.first)
+        {
+            return Err("revisions of a producer must rise".to_owned());
+        }
+        self.open.insert(begun.op, Where::Op(stream, ops.len()));
+        ops.push(begun);
+        Ok(())
+    }
+
+    fn end(&mut self, op: u64, end: End) -> Result<(), String> {
+        match self.open.remove(&op) {
+            Some(Where::Op(stream, i)) => {
+                let ops = self.history.ops.get_mut(&stream);
+                if let Some(op) = ops.and_then(|ops| ops.get_mut(i)) {
+                    op.end = Some(end);
+                }
+            }
+            Some(Where::Poison(i)) => self.history.poison[i].end = Some(end),
+            None => return Err(format!("operation {op} ends without a beginning")),
+        }
+        Ok(())
+    }
+
+    fn subscribe(&mut self, sub: u32, begun: Subscription) -> Result<(), String> {
+        if self
+            .subs
+            .insert(sub, self.history.subscriptions.len())
+            .is_some()
+        {
+            return Err(format!("subscription {sub} begins twice"));
+        }
+        self.history.subscriptions.push(begun);
         Ok(())
     }
 

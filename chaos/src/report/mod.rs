@@ -30,6 +30,19 @@ pub fn text(verdict: &Verdict, history: &Path, page: Option<&Path>) -> String {
         put!(out, "  {}", reason.en);
         put!(out, "  {}", reason.zh);
     }
+    promises(&mut out, verdict);
+    invariants(&mut out, verdict);
+    faults(&mut out, verdict);
+    totals(&mut out, verdict);
+    put!(out, "seed {}, {}", verdict.seed, verdict.commit);
+    put!(out, "history {}", history.display());
+    if let Some(page) = page {
+        put!(out, "report  {}", page.display());
+    }
+    out
+}
+
+fn promises(out: &mut String, verdict: &Verdict) {
     put!(out, "\npromised and seen / 承诺与实测");
     for promise in &verdict.promises {
         let mark = if promise.kept { "kept  " } else { "BROKEN" };
@@ -42,6 +55,9 @@ pub fn text(verdict: &Verdict, history: &Path, page: Option<&Path>) -> String {
             promise.bound
         );
     }
+}
+
+fn invariants(out: &mut String, verdict: &Verdict) {
     put!(out, "\ninvariants / 不变量");
     for invariant in Invariant::ALL {
         let (n, text) = (invariant.number(), invariant.text());
@@ -63,6 +79,9 @@ pub fn text(verdict: &Verdict, history: &Path, page: Option<&Path>) -> String {
             Some(_) | None => put!(out, "  -       INV-{n} {}: not seen in this drill", text.en),
         }
     }
+}
+
+fn faults(out: &mut String, verdict: &Verdict) {
     put!(out, "\nfaults and proof / 故障与证据");
     for fault in &verdict.faults {
         let s = |value: Option<f64>| value.map_or("-".to_owned(), |s| format!("{s:.1}"));
@@ -83,6 +102,9 @@ pub fn text(verdict: &Verdict, history: &Path, page: Option<&Path>) -> String {
             put!(out, "          FAILED: {failed}");
         }
     }
+}
+
+fn totals(out: &mut String, verdict: &Verdict) {
     let t = &verdict.totals;
     put!(
         out,
@@ -99,12 +121,6 @@ pub fn text(verdict: &Verdict, history: &Path, page: Option<&Path>) -> String {
         t.reconnects,
         t.broker_starts
     );
-    put!(out, "seed {}, {}", verdict.seed, verdict.commit);
-    put!(out, "history {}", history.display());
-    if let Some(page) = page {
-        put!(out, "report  {}", page.display());
-    }
-    out
 }
 
 pub fn json(verdict: &Verdict, history: Option<&Path>) -> Value {

@@ -161,10 +161,18 @@ fn rate(points: impl Iterator<Item = (f64, f64)>, end: f64) -> Vec<(f64, f64)> {
 }
 
 fn draw(panel: &Panel, top: f64, end: f64, x: &impl Fn(f64) -> f64) -> String {
-    let points = || panel.curves.iter().flat_map(|curve| &curve.points);
-    let most = points().map(|p| p.1).fold(0.0, f64::max);
+    let points = panel.curves.iter().flat_map(|curve| &curve.points);
+    let most = points.map(|p| p.1).fold(0.0, f64::max);
     let y_max = nice(most.max(panel.bound.unwrap_or(0.0) * 1.05).max(1e-3));
     let y = |value: f64| top + (1.0 - (value / y_max).clamp(0.0, 1.0)) * PANEL;
+    let mut out = frame(panel, top, y_max, &y);
+    ticks(&mut out, top, end, x);
+    curves(&mut out, panel, top, x, &y);
+    out
+}
+
+/// What the curves are read against: values, the title, and what was promised.
+fn frame(panel: &Panel, top: f64, y_max: f64, y: &impl Fn(f64) -> f64) -> String {
     let right = WIDTH - RIGHT;
     let mut out = String::new();
     for step in 0..=2 {
@@ -177,17 +185,6 @@ fn draw(panel: &Panel, top: f64, end: f64, x: &impl Fn(f64) -> f64) -> String {
             LEFT - 6.0,
             at + 4.0,
             number(value)
-        );
-    }
-    let ticks = (end / 5.0).floor() as usize;
-    let every = ticks.div_ceil(12).max(1);
-    for tick in (0..=ticks).step_by(every) {
-        let at = tick as f64 * 5.0;
-        put!(
-            out,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{at} s</text>",
-            x(at),
-            top + PANEL + 14.0
         );
     }
     put!(
@@ -207,7 +204,32 @@ fn draw(panel: &Panel, top: f64, end: f64, x: &impl Fn(f64) -> f64) -> String {
             at - 3.0
         );
     }
-    let mut label_at = right - 4.0;
+    out
+}
+
+/// Seconds under the panel, at most a dozen.
+fn ticks(out: &mut String, top: f64, end: f64, x: &impl Fn(f64) -> f64) {
+    let ticks = (end / 5.0).floor() as usize;
+    let every = ticks.div_ceil(12).max(1);
+    for tick in (0..=ticks).step_by(every) {
+        let at = tick as f64 * 5.0;
+        put!(
+            out,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{at} s</text>",
+            x(at),
+            top + PANEL + 14.0
+        );
+    }
+}
+
+fn curves(
+    out: &mut String,
+    panel: &Panel,
+    top: f64,
+    x: &impl Fn(f64) -> f64,
+    y: &impl Fn(f64) -> f64,
+) {
+    let mut label_at = WIDTH - RIGHT - 4.0;
     for curve in panel.curves.iter().rev() {
         let drawn: Vec<String> = curve
             .points
@@ -232,7 +254,6 @@ fn draw(panel: &Panel, top: f64, end: f64, x: &impl Fn(f64) -> f64) -> String {
             label_at -= 170.0;
         }
     }
-    out
 }
 
 /// The next of 1, 2, 4, 5 or 8 times a power of ten: an axis with round numbers.

@@ -79,6 +79,37 @@ fn clock_file(dir: &Path) -> PathBuf {
     dir.join("clock")
 }
 
+/// How a broker of this folder is started.
+fn broker(machine: &Machine, dir: &Path, file: &Path) -> Spec {
+    Spec {
+        name: "hutong-broker".to_owned(),
+        program: machine.broker().to_owned(),
+        args: vec!["run".to_owned(), file.display().to_string()],
+        env: Vec::new(),
+        log: dir.join("broker.log"),
+        says_ready: true,
+        join: Vec::new(),
+    }
+}
+
+/// What the history opens with; the caller adds what it was called with.
+fn header_of(drill: &Drill, clock: Clock, platforms: &[u32], broker: String) -> Header {
+    Header {
+        version: VERSION,
+        seed: 0,
+        wall_us: clock.wall_us(),
+        drill: drill.text.clone(),
+        drill_file: drill.file.clone(),
+        duration_us: None,
+        rate: None,
+        platforms: platforms.to_vec(),
+        observer: OBSERVER,
+        commit: String::new(),
+        machine: String::new(),
+        broker,
+    }
+}
+
 impl Stage {
     /// Everything runs when it returns, and no delta is published yet.
     pub async fn build(
@@ -116,35 +147,13 @@ impl Stage {
         if faults().any(|what| what.needs_fake_clock()) {
             env = fake_clock(dir.path(), machine)?;
         }
-        let made = Header {
-            version: VERSION,
-            seed: 0,
-            wall_us: clock.wall_us(),
-            drill: drill.text.clone(),
-            drill_file: drill.file.clone(),
-            duration_us: None,
-            rate: None,
-            platforms: platforms.to_vec(),
-            observer: OBSERVER,
-            commit: String::new(),
-            machine: String::new(),
-            broker: configuration(any),
-        };
-        let made = header(made);
-        let deltas = Deltas {
-            seed: made.seed,
-            people: drill.workload.people,
-            wall_us: made.wall_us,
-        };
+        let made = header(header_of(drill, clock, platforms, configuration(any)));
+        let deltas = Deltas::of(&made, drill.workload.people);
         history.record(Event::Header(Box::new(made)));
         let spec = Spec {
-            name: "hutong-broker".to_owned(),
-            program: machine.broker().to_owned(),
-            args: vec!["run".to_owned(), file.display().to_string()],
             env,
-            log: dir.path().join("broker.log"),
-            says_ready: true,
             join: cgroup.as_ref().map(Cgroup::join).unwrap_or_default(),
+            ..broker(machine, dir.path(), &file)
         };
         let broker = Process::start(spec, history.clone());
         let grpc = listens_at(&broker.ready(START_MAX).await?)?;
@@ -167,15 +176,21 @@ impl Stage {
             subs: AtomicU32::new(0),
             dir,
         };
+        stage.connect(machine).await?;
+        Ok(stage)
+    }
+
+    /// Lines for all clients, and the sink if the drill has one.
+    async fn connect(&mut self, machine: &Machine) -> Result<(), ChaosError> {
         for clients in [Clients::Publishers, Clients::Subscribers] {
-            for _ in platforms {
-                stage.lines.push(stage.line(clients).await?);
+            for _ in self.platforms() {
+                self.lines.push(self.line(clients).await?);
             }
         }
-        if drill.workload.sink {
-            stage.sink = Some(Sink::build(&stage, machine).await?);
+        if self.drill.workload.sink {
+            self.sink = Some(Sink::build(self, machine).await?);
         }
-        Ok(stage)
+        Ok(())
     }
 
     pub async fn line(&self, clients: Clients) -> Result<Line, ChaosError> {
