@@ -35,6 +35,8 @@ enum Drills {
     All(commands::all::Arguments),
     /// Play random pairs of faults for a long time
     Soak(commands::soak::Arguments),
+    /// Replay the published lists of risk areas through random faults, and compare the tables with the files
+    Replay(commands::replay::Arguments),
     /// Explain the mistakes of a drill's file
     Check(commands::check::Arguments),
     /// Judge an old history again
@@ -85,6 +87,7 @@ async fn drill(drills: Drills) -> Result<u8, ChaosError> {
         Drills::Run(arguments) => commands::run::run(arguments).await,
         Drills::All(arguments) => commands::all::run(arguments).await,
         Drills::Soak(arguments) => commands::soak::run(arguments).await,
+        Drills::Replay(arguments) => commands::replay::run(arguments).await,
         Drills::Check(arguments) => commands::check::run(&arguments),
         Drills::Judge(arguments) => commands::judge::run(&arguments),
     }

@@ -33,7 +33,7 @@ pub fn unavailable(drill: &Drill, machine: &Machine) -> Vec<String> {
         let why = machine.available(&fault.what).err()?;
         Some(format!("{}: {why}", fault.what.name()))
     });
-    let stage = machine.can_stage(drill.workload.sink).err();
+    let stage = machine.can_stage(&drill.workload).err();
     stage.into_iter().chain(faults).collect()
 }
 
@@ -89,10 +89,20 @@ async fn on_stage(stage: &Stage) -> Result<(), ChaosError> {
             .await;
         stage.history.record(Event::LoadEnded);
     };
+    let lists = async {
+        if let Some(areas) = &stage.areas
+            && let Err(error) = areas.replay(stage, from).await
+        {
+            stage.history.record(Event::ClientEnded {
+                who: "the replay of lists".to_owned(),
+                error: error.to_string(),
+            });
+        }
+    };
     let all_faults = async { while faults.next().await.is_some() {} };
     // Healing may take longer than the load.
     let over = async {
-        tokio::join!(load, all_faults);
+        tokio::join!(load, lists, all_faults);
     };
     tokio::select! {
         () = over => {}

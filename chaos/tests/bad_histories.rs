@@ -4,7 +4,7 @@
 mod support;
 
 use hutong_chaos::{
-    history::{Cursor, Event, How, Life, Phase, Proof, Record, Stream},
+    history::{AreasCompared, Cursor, Event, How, Life, Phase, Proof, Record, Stream},
     judge::{Invariant, Outcome, Verdict},
 };
 use support::{ANHUI, Made, SICHUAN, drill};
@@ -490,4 +490,35 @@ fn a_sink_that_stays_behind_is_not_equal() {
         )
     };
     caught_alone(&Made::sound().remove(last), Invariant::Converged);
+}
+
+/// With lists that were replayed beside the load.
+fn with_areas(areas: Option<AreasCompared>) -> Made {
+    let text = drill("", "kill-broker").replace("sink = true", "sink = true\nrisk_levels = true");
+    let made = Made::of(&text);
+    match areas {
+        Some(areas) => made.add(12_100_008, Event::Areas(areas)),
+        None => made,
+    }
+}
+
+#[test]
+fn a_table_that_is_not_the_last_list() {
+    let equal = AreasCompared {
+        lists: 561,
+        listed: 1000,
+        different: 0,
+        told: Vec::new(),
+    };
+    let verdict = with_areas(Some(equal.clone())).judged();
+    assert_eq!(verdict.outcome, Outcome::Pass, "{:?}", verdict.reasons);
+    let different = AreasCompared {
+        different: 1,
+        told: vec!["p: the list says high, the table low".to_owned()],
+        ..equal.clone()
+    };
+    caught_alone(&with_areas(Some(different)), Invariant::Converged);
+    let empty = AreasCompared { listed: 0, ..equal };
+    caught_alone(&with_areas(Some(empty)), Invariant::Converged);
+    caught_alone(&with_areas(None), Invariant::Converged);
 }

@@ -1,7 +1,10 @@
 //! The deltas of a drill. Each follows from seed, issuer, stream and revision, so whoever reads a
 //! history knows what every one of them must have said.
 
-use crate::history::{Header, Record, Row, Stream};
+use crate::{
+    drill::Workload,
+    history::{Header, Record, Row, Stream},
+};
 use hutong_proto::{
     Delta, EntityId, Issuer, Kind, Micros, Provenance, Revision, Value,
     delta::{Colour, TestOutcome},
@@ -29,6 +32,8 @@ pub struct Deltas {
     /// Registers of each stream of each platform.
     pub people: u64,
     pub wall_us: u64,
+    /// Connectors publish areas beside them, which are compared in the end and not one by one.
+    pub areas: bool,
 }
 
 /// A register, as far as a drill tells them apart.
@@ -49,11 +54,12 @@ pub fn mix(value: u64) -> u64 {
 
 impl Deltas {
     /// Of the drill that a history begins with.
-    pub fn of(header: &Header, people: u64) -> Deltas {
+    pub fn of(header: &Header, workload: &Workload) -> Deltas {
         Deltas {
             seed: header.seed,
-            people,
+            people: workload.people,
             wall_us: header.wall_us,
+            areas: workload.risk_levels,
         }
     }
 
@@ -195,6 +201,7 @@ mod tests {
             seed: 7,
             people: 50,
             wall_us: 1_660_000_000_000_000,
+            areas: false,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
 use hutong_connectors::client::{
     self, Delivered, Endpoint, Identity, Start, Subscriber, SubscriberOptions,
 };
-use hutong_proto::{Delta, Offset};
+use hutong_proto::{Delta, Kind, Offset};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
@@ -142,7 +142,11 @@ impl Reader {
         }
     }
 
+    /// What no client of this drill can have made.
     fn alien(&self, delivered: &Delivered) {
+        if self.deltas.areas && delivered.delta.value.kind() == Kind::AreaRisk {
+            return;
+        }
         self.history.record(Event::Alien {
             sub: self.sub,
             offset: delivered.offset.0,

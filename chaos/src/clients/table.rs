@@ -13,7 +13,8 @@ use tokio_postgres::{Client, IsolationLevel, NoTls};
 const EVERY: Duration = Duration::from_secs(1);
 
 const ROWS: &str = "SELECT entity, kind, issuer, revision, status, evidence, \
-    (extract(epoch FROM committed_at) * 1000000)::bigint FROM hutong_registers";
+    (extract(epoch FROM committed_at) * 1000000)::bigint FROM hutong_registers \
+    WHERE kind <> 'area_risk'";
 const CURSOR: &str = "SELECT urgent, bulk FROM hutong_cursor WHERE urgent IS NOT NULL";
 
 #[derive(Debug)]

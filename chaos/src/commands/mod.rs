@@ -1,9 +1,11 @@
 //! The command line, a file a command.
 
 pub mod all;
+mod chance;
 pub mod check;
 pub mod judge;
 pub mod list;
+pub mod replay;
 pub mod run;
 pub mod soak;
 

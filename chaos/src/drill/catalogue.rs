@@ -43,6 +43,7 @@ drills! {
     "crash-postgres",
     "partition-sink",
     "surge-and-kill",
+    "risk-levels",
     "reload-expired",
 }
 

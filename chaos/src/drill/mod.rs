@@ -61,6 +61,8 @@ pub struct Workload {
     pub people: u64,
     /// A PostgreSQL that `hutong-connect` keeps equal.
     pub sink: bool,
+    /// The published lists of risk areas are replayed beside the load.
+    pub risk_levels: bool,
     pub surge: Option<Surge>,
 }
 

@@ -117,6 +117,15 @@ fn workload(mut table: Table<'_>, duration: Option<Duration>) -> Workload {
             factor: factor?,
         })
     });
+    let sink = table.with_default("sink", false);
+    let risk_levels = table.with_default("risk_levels", false);
+    if risk_levels && !sink {
+        table.fail(
+            "risk_levels",
+            "there is no sink whose table could be compared with the lists",
+            "write `sink = true` beside it",
+        );
+    }
     Workload {
         platforms: table.with_default_as("platforms", defaults::PLATFORMS, |value: &Value<'_>| {
             read::integer(2..=32u32)(value).map(|n| n as usize)
@@ -124,7 +133,8 @@ fn workload(mut table: Table<'_>, duration: Option<Duration>) -> Workload {
         rate: table.with_default_as("rate", defaults::RATE, number(1.0, 1e6)),
         urgent: table.with_default_as("urgent", defaults::URGENT, number(0.001, 1.0)),
         people: table.with_default_as("people", defaults::PEOPLE, read::integer(1..=1_000_000u64)),
-        sink: table.with_default("sink", false),
+        sink,
+        risk_levels,
         surge,
     }
 }

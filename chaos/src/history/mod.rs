@@ -177,6 +177,8 @@ pub enum Event {
         rows: Vec<Row>,
         bad: u32,
     },
+    /// In the end.
+    Areas(AreasCompared),
     Process {
         name: String,
         what: Life,
@@ -202,6 +204,17 @@ pub enum Event {
     },
     /// The last line of a drill that ended by itself.
     Done,
+}
+
+/// The last of so many lists of risk areas, beside the sink's table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AreasCompared {
+    pub lists: u64,
+    /// Areas of the last list.
+    pub listed: u64,
+    pub different: u64,
+    /// Some of the differences.
+    pub told: Vec<String>,
 }
 
 /// Of a process that the drill runs.

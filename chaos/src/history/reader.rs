@@ -3,7 +3,10 @@
 use crate::{
     drill::{Drill, Overrides},
     error::ChaosError,
-    history::{Cursor, Event, Header, How, Life, Line, Phase, Record, Role, Row, Stream, VERSION},
+    history::{
+        AreasCompared, Cursor, Event, Header, How, Life, Line, Phase, Record, Role, Row, Stream,
+        VERSION,
+    },
 };
 use std::{
     collections::BTreeMap,
@@ -143,6 +146,7 @@ pub struct History {
     pub poison: Vec<Poisoned>,
     pub subscriptions: Vec<Subscription>,
     pub tables: Vec<Table>,
+    pub areas: Option<AreasCompared>,
     pub processes: Vec<(u64, String, Life)>,
     pub faults: Vec<FaultSeen>,
     /// Time, memory in bytes, processor time in milliseconds.
@@ -244,6 +248,7 @@ impl Gather {
                 poison: Vec::new(),
                 subscriptions: Vec::new(),
                 tables: Vec::new(),
+                areas: None,
                 processes: Vec::new(),
                 faults,
                 samples: Vec::new(),
@@ -352,6 +357,7 @@ impl Gather {
                 rows,
                 bad,
             }),
+            Event::Areas(areas) => h.areas = Some(areas),
             Event::Process { name, what } => h.processes.push((t, name, what)),
             Event::Fault { index, phase } => {
                 let fault = h.faults.get_mut(index).ok_or("no such fault")?;

@@ -80,11 +80,7 @@ impl<'h> Facts<'h> {
         }
         let begins = history.ops.values().flatten().map(|op| op.at);
         Facts {
-            deltas: Deltas {
-                seed: history.header.seed,
-                people: history.drill.workload.people,
-                wall_us: history.header.wall_us,
-            },
+            deltas: Deltas::of(&history.header, &history.drill.workload),
             audited: audit.is_some(),
             load_begin: begins.min().unwrap_or(0),
             history,

@@ -48,6 +48,31 @@ pub fn check(facts: &Facts<'_>, findings: &mut Findings) {
     } else if facts.history.drill.workload.sink && facts.history.done {
         findings.violated(Invariant::Converged, "the sink's table was never seen");
     }
+    areas(facts, findings);
+}
+
+/// The published lists: in the end the table is the last of them.
+fn areas(facts: &Facts<'_>, findings: &mut Findings) {
+    let history = facts.history;
+    match &history.areas {
+        Some(seen) => {
+            findings.checked(Invariant::Converged, seen.listed);
+            for told in &seen.told {
+                findings.violated(Invariant::Converged, told.as_str());
+            }
+            // An empty list is equal to everything that is empty.
+            if seen.listed == 0 {
+                findings.violated(Invariant::Converged, "the last list has no area in it");
+            }
+        }
+        None if history.drill.workload.risk_levels && history.done => {
+            findings.violated(
+                Invariant::Converged,
+                "the areas of the sink's table were never compared with the lists",
+            );
+        }
+        None => {}
+    }
 }
 
 /// They change in one transaction, so they fit together at every moment.

@@ -149,6 +149,10 @@ impl Fleet {
         if let Some(sampler) = sampler(stage) {
             last_look(&sampler, last, stage.drill.hypothesis.recovery).await?;
         }
+        if let Some(areas) = &stage.areas {
+            let within = stage.drill.hypothesis.recovery + SETTLE_BEYOND;
+            areas.compare(stage, within).await?;
+        }
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! What this machine can do: which faults are available, and why not.
 
 use crate::{
-    drill::What,
+    drill::{What, Workload},
     stage::{cgroup::Cgroup, shell::has},
 };
 use std::path::{Path, PathBuf};
@@ -9,12 +9,25 @@ use std::path::{Path, PathBuf};
 /// Where Debian's package puts it.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
+/// A folder with real input.
+const DATA: &str = "HUTONG_TEST_DATA";
+
+/// What the environment names, or what is beside the source.
+fn risk_levels() -> Option<PathBuf> {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");
+    let data = std::env::var_os(DATA).map_or(PathBuf::from(beside), PathBuf::from);
+    let lists = data.join("risk-levels");
+    lists.is_dir().then_some(lists)
+}
+
 #[derive(Clone, Debug)]
 pub struct Machine {
     root: bool,
     broker: PathBuf,
     connect: PathBuf,
     ptrace: bool,
+    /// The folder of published lists, if there is one.
+    risk_levels: Option<PathBuf>,
 }
 
 impl Machine {
@@ -32,6 +45,7 @@ impl Machine {
             connect: beside("hutong-connect"),
             // From 1 on only a parent may; strace is no parent of the broker.
             ptrace: root || scope.map_or(true, |text| text.trim() == "0"),
+            risk_levels: risk_levels(),
         }
     }
 
@@ -51,8 +65,15 @@ impl Machine {
         Path::new(FAKETIME)
     }
 
+    pub fn risk_levels(&self) -> Result<&Path, String> {
+        let none = || {
+            format!("no lists of risk areas: set {DATA} to a folder that has risk-levels/*.json")
+        };
+        self.risk_levels.as_deref().ok_or_else(none)
+    }
+
     /// What the stage itself needs.
-    pub fn can_stage(&self, sink: bool) -> Result<(), String> {
+    pub fn can_stage(&self, workload: &Workload) -> Result<(), String> {
         let built = |path: &Path| match path.is_file() {
             true => Ok(()),
             false => Err(format!(
@@ -61,7 +82,10 @@ impl Machine {
             )),
         };
         built(&self.broker)?;
-        if sink {
+        if workload.risk_levels {
+            self.risk_levels()?;
+        }
+        if workload.sink {
             built(&self.connect)?;
             let installed = std::env::var_os("HUTONG_TEST_PG_BIN").is_some()
                 || std::fs::read_dir("/usr/lib/postgresql")

@@ -2,6 +2,7 @@
 //! some drills a disk, a control group, a clock that lies, and a PostgreSQL with its connector. All of
 //! it is gone when the stage is dropped.
 
+mod areas;
 pub mod cgroup;
 pub mod disk;
 mod extras;
@@ -12,6 +13,7 @@ pub mod process;
 pub mod shell;
 mod sink;
 
+pub use areas::Areas;
 pub use extras::Extras;
 pub use fleet::{Fleet, SETTLE_BEYOND, producer, usage};
 pub use sink::Sink;
@@ -59,6 +61,7 @@ pub struct Stage {
     /// Of publishers and subscribers; the sink's is with the sink.
     pub lines: Vec<Line>,
     pub sink: Option<Sink>,
+    pub areas: Option<Areas>,
     pub disk: Option<Disk>,
     pub cgroup: Option<Cgroup>,
     pub extras: Extras,
@@ -148,7 +151,7 @@ impl Stage {
             env = fake_clock(dir.path(), machine)?;
         }
         let made = header(header_of(drill, clock, platforms, configuration(any)));
-        let deltas = Deltas::of(&made, drill.workload.people);
+        let deltas = Deltas::of(&made, &drill.workload);
         history.record(Event::Header(Box::new(made)));
         let spec = Spec {
             env,
@@ -168,6 +171,7 @@ impl Stage {
             grpc,
             lines: Vec::new(),
             sink: None,
+            areas: None,
             disk,
             cgroup,
             extras: Extras::default(),
@@ -189,6 +193,9 @@ impl Stage {
         }
         if self.drill.workload.sink {
             self.sink = Some(Sink::build(self, machine).await?);
+        }
+        if self.drill.workload.risk_levels {
+            self.areas = Some(Areas::build(self, machine)?);
         }
         Ok(())
     }
@@ -296,6 +303,9 @@ impl Drop for Stage {
         self.broker.end();
         if let Some(sink) = &self.sink {
             sink.connector.end();
+        }
+        if let Some(areas) = &self.areas {
+            areas.end();
         }
     }
 }

@@ -67,6 +67,7 @@ impl Made {
             seed: SEED,
             people: PEOPLE,
             wall_us: WALL_US,
+            areas: false,
         };
         let mut made = Made {
             lines: vec![at(0, header(drill))],

@@ -1,0 +1,72 @@
+//! `replay`: the published lists of risk areas go from 32 provinces through the broker into a PostgreSQL while
+//! one random fault after the other is there. In the end the table must be the last list.
+
+use crate::{
+    clients::mix,
+    commands::{Playing, chance, play_and_judge},
+    drill::Drill,
+    error::ChaosError,
+    report,
+    stage::{isolate, machine::Machine},
+};
+use clap::Args;
+use std::time::Duration;
+
+/// Before the first fault, and after the last.
+const QUIET: Duration = Duration::from_secs(8);
+/// From one fault to the next: they last 1 to 6 s, and what they did takes a while to heal.
+const EVERY: Duration = Duration::from_secs(11);
+/// Within this after its turn, a fault begins.
+const JITTER: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Debug, Args)]
+pub struct Arguments {
+    /// How many faults.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    faults: u32,
+    #[command(flatten)]
+    playing: Playing,
+}
+
+pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
+    let playing = &arguments.playing;
+    let options = playing.options()?;
+    let machine = Machine::look();
+    if let Some(code) = isolate::enter(&machine).await? {
+        return Ok(code);
+    }
+    let known = chance::known(&machine)?;
+    let drill = made(&known, options.seed, arguments.faults)?;
+    let page = playing.report.as_deref();
+    let (verdict, file) = play_and_judge(&drill, &machine, &options, page).await?;
+    match playing.json {
+        true => println!("{}", report::json(&verdict, Some(&file))),
+        false => print!("{}", report::text(&verdict, &file, page)),
+    }
+    Ok(verdict.outcome.exit_code())
+}
+
+fn made(known: &[Drill], seed: u64, count: u32) -> Result<Drill, ChaosError> {
+    let faults: Vec<_> = (0..count)
+        .map(|i| {
+            let seed = mix(seed ^ mix(u64::from(i)));
+            let begin = QUIET + EVERY * i;
+            chance::fault(
+                &known[chance::below(seed, known.len())],
+                seed,
+                begin..begin + JITTER,
+            )
+        })
+        .collect();
+    let head = format!(
+        "# Made by `replay`.\nname = \"replay\"\ntitle = \"Lists of risk areas through {count} faults\"\n\
+         title_zh = \"风险区域名单回放，{count} 个故障\"\n\
+         why = \"Whatever happens on the way, the table is the last published list.\"\n\
+         why_zh = \"无论途中发生什么，最终的表与最后发布的名单一致。\"\n\
+         duration = \"{}s\"\n[hypothesis]\nrecovery = \"20s\"\nurgent_lag = \"2s\"\nbulk_lag = \"5s\"\n\
+         [workload]\nplatforms = 32\nrate = 1000\nsink = true\nrisk_levels = true\n",
+        (QUIET * 2 + EVERY * count).as_secs(),
+    );
+    let text = chance::write(&head, &faults);
+    Drill::parse("replay.toml", &text).map_err(ChaosError::Drill)
+}
