@@ -33,6 +33,8 @@ pub struct Config {
     pub overload: Policy,
     /// How long a drain may take before what is left is cut.
     pub drain_timeout: Duration,
+    /// Names a deployment that drills may break on purpose.
+    pub trial_marker: Option<String>,
     /// Bytes in one group commit, at most, unless one record is larger.
     pub group_bytes: u64,
     pub telemetry: Telemetry,
@@ -226,6 +228,7 @@ impl Config {
             limits: defaults::limits(),
             overload: defaults::overload(),
             drain_timeout: Duration::from_secs(10),
+            trial_marker: None,
             group_bytes: defaults::GROUP_BYTES,
             telemetry: defaults::telemetry(),
         }
@@ -276,6 +279,9 @@ fn config(doc: &Document) -> Option<Config> {
         defaults::DRAIN_TIMEOUT,
         read::duration(Duration::from_secs(1)..=Duration::from_secs(600)),
     );
+    let mut trial = root.table("trial");
+    let trial_marker = trial.optional_as("marker", read::text(1..=64));
+    trial.finish();
     let group_bytes = root.table("log").with_default_as(
         "group_bytes",
         defaults::GROUP_BYTES,
@@ -294,6 +300,7 @@ fn config(doc: &Document) -> Option<Config> {
         limits,
         overload,
         drain_timeout,
+        trial_marker,
         group_bytes,
         telemetry,
     })

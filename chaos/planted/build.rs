@@ -4,5 +4,5 @@
 
 fn main() {
     println!("cargo::rustc-cfg=plants");
-    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=../build.rs");
 }

@@ -2,11 +2,12 @@
 //! everybody has everything, looks at it all once more, and leaves a history.
 
 use crate::{
+    clients::{OBSERVER, PLATFORMS},
     drill::{Drill, Overrides},
     error::ChaosError,
     faults,
     history::Event,
-    stage::{Fleet, SETTLE_BEYOND, Stage, machine::Machine},
+    stage::{Fleet, SETTLE_BEYOND, Stage, Trial, machine::Machine},
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use std::{
@@ -25,12 +26,15 @@ pub struct Options {
     pub overrides: Overrides,
     /// Where histories go.
     pub out: PathBuf,
+    /// Play it there, and not with a broker of our own.
+    pub trial: Option<Trial>,
 }
 
 /// The faults that this machine cannot do, each with the reason.
-pub fn unavailable(drill: &Drill, machine: &Machine) -> Vec<String> {
+pub fn unavailable(drill: &Drill, machine: &Machine, trial: Option<&Trial>) -> Vec<String> {
     let faults = drill.faults.iter().filter_map(|fault| {
-        let why = machine.available(&fault.what).err()?;
+        let there = trial.map_or(Ok(()), |trial| trial.available(&fault.what));
+        let why = machine.available(&fault.what).and(there).err()?;
         Some(format!("{}: {why}", fault.what.name()))
     });
     let stage = machine.can_stage(&drill.workload).err();
@@ -43,7 +47,7 @@ pub async fn play(
     machine: &Machine,
     options: &Options,
 ) -> Result<PathBuf, ChaosError> {
-    let missing = unavailable(drill, machine);
+    let missing = unavailable(drill, machine, options.trial.as_ref());
     if !missing.is_empty() {
         return Err(ChaosError::Stage(format!(
             "{} cannot be played here; {}",
@@ -58,14 +62,22 @@ pub async fn play(
         .join(format!("{}-{}.jsonl", drill.name, options.seed));
     let written = drill.clone();
     let drill = drill.clone().with(&options.overrides);
-    let stage = Stage::build(&drill, machine, &file, |header| crate::history::Header {
-        seed: options.seed,
-        drill: written.text.clone(),
-        duration_us: options.overrides.duration.map(|d| d.as_micros() as u64),
-        rate: options.overrides.rate,
-        commit: commit(),
-        machine: description(),
-        ..header
+    if let Some(trial) = &options.trial {
+        let platforms = &PLATFORMS[..drill.workload.platforms];
+        trial.check(&[platforms, &[OBSERVER]].concat()).await?;
+    }
+    let trial = options.trial.clone();
+    let stage = Stage::build(&drill, machine, &file, trial, |header| {
+        crate::history::Header {
+            seed: options.seed,
+            drill: written.text.clone(),
+            duration_us: options.overrides.duration.map(|d| d.as_micros() as u64),
+            rate: options.overrides.rate,
+            commit: commit(),
+            machine: description(),
+            trial: options.trial.as_ref().map(|trial| trial.marker.clone()),
+            ..header
+        }
     })
     .await?;
     let played = on_stage(&stage).await;

@@ -567,6 +567,7 @@ impl Parts {
             metrics: Arc::clone(&self.metrics),
             control: self.control.clone(),
             started_at: (self.clock)(),
+            trial_marker: self.config.trial_marker.clone(),
         }
     }
 }

@@ -48,7 +48,7 @@ pub async fn play_all(
     let options = playing.options()?;
     let mut all = Vec::new();
     for (i, drill) in drills.iter().enumerate() {
-        let missing = unavailable(drill, machine);
+        let missing = unavailable(drill, machine, None);
         if !missing.is_empty() {
             let why = missing.join("; ");
             eprintln!(

@@ -19,7 +19,7 @@ pub fn known(machine: &Machine) -> Result<Vec<Drill>, ChaosError> {
     let mut known = Vec::new();
     for (name, _) in BUILT_IN {
         let drill = find(name)?;
-        if unavailable(&drill, machine).is_empty() && !drill.hypothesis.refuses_to_start {
+        if unavailable(&drill, machine, None).is_empty() && !drill.hypothesis.refuses_to_start {
             known.push(drill);
         }
     }

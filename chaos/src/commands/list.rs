@@ -36,7 +36,7 @@ fn listed(drill: &Drill, machine: &Machine) -> Listed {
     }
     needs.sort_unstable();
     needs.dedup();
-    let why_not = unavailable(drill, machine);
+    let why_not = unavailable(drill, machine, None);
     Listed {
         name: drill.name.clone(),
         title: drill.title.clone(),

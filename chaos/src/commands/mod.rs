@@ -80,6 +80,7 @@ impl Playing {
                 rate: self.rate,
             },
             out: self.out.clone(),
+            trial: None,
         })
     }
 }

@@ -4,8 +4,9 @@ use crate::{
     commands::{Playing, all, play_and_judge},
     drill::find,
     error::ChaosError,
+    play::Options,
     report,
-    stage::{isolate, machine::Machine},
+    stage::{isolate, machine::Machine, trial},
 };
 use clap::Args;
 
@@ -16,6 +17,8 @@ pub struct Arguments {
     drills: Vec<String>,
     #[command(flatten)]
     playing: Playing,
+    #[command(flatten)]
+    trial: trial::Arguments,
 }
 
 pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
@@ -24,9 +27,20 @@ pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
         drills.push(find(name)?);
     }
     let playing = &arguments.playing;
-    let options = playing.options()?;
+    let options = Options {
+        trial: arguments.trial.trial(),
+        ..playing.options()?
+    };
     let machine = Machine::look();
-    if let Some(code) = isolate::enter(&machine).await? {
+    if options.trial.is_some() {
+        // Whose network is its own cannot reach anybody; and after one drill it is no longer empty.
+        if drills.len() > 1 {
+            return Err(ChaosError::Usage(
+                "with --trial play one drill at a time: each begins with an empty deployment"
+                    .to_owned(),
+            ));
+        }
+    } else if let Some(code) = isolate::enter(&machine).await? {
         return Ok(code);
     }
     if drills.len() > 1 {

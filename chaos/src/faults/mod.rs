@@ -25,6 +25,7 @@ const READY_MAX: Duration = Duration::from_secs(30);
 /// A fault that is there.
 enum Active<'a> {
     Down(process::Down<'a>),
+    KilledThere(process::KilledThere<'a>),
     Paused(process::Paused<'a>),
     ConnectorDown(process::ConnectorDown<'a>),
     PostgresDown(process::PostgresDown<'a>),
@@ -48,7 +49,10 @@ enum Active<'a> {
 
 async fn inject<'a>(stage: &'a Stage, fault: &Fault) -> Result<Active<'a>, ChaosError> {
     Ok(match &fault.what {
-        What::KillBroker => Active::Down(process::Down::begin(stage).await?),
+        What::KillBroker => match &stage.trial {
+            Some(trial) => Active::KilledThere(process::KilledThere::begin(stage, trial).await?),
+            None => Active::Down(process::Down::begin(stage).await?),
+        },
         What::PauseBroker => Active::Paused(process::Paused::begin(stage)?),
         What::KillConnector => {
             Active::ConnectorDown(process::ConnectorDown::begin(sink(stage)?).await?)
@@ -103,6 +107,7 @@ impl Active<'_> {
     async fn heal(self) -> Result<Vec<Proof>, ChaosError> {
         match self {
             Active::Down(fault) => fault.heal().await,
+            Active::KilledThere(fault) => fault.heal().await,
             Active::Paused(fault) => fault.heal(),
             Active::ConnectorDown(fault) => fault.heal().await,
             Active::PostgresDown(fault) => fault.heal().await,

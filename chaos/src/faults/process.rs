@@ -3,7 +3,7 @@
 use crate::{
     error::ChaosError,
     history::Proof,
-    stage::{Sink, Stage, process::Hold},
+    stage::{Sink, Stage, Trial, process::Hold, shell::run},
 };
 use rustix::process::Signal;
 
@@ -24,6 +24,36 @@ fn killed(pid: Option<u32>) -> Proof {
         },
         gone,
     )
+}
+
+/// A broker that others run, killed by their command.
+pub struct KilledThere<'a> {
+    stage: &'a Stage,
+    trial: &'a Trial,
+    started_at: u64,
+}
+
+impl<'a> KilledThere<'a> {
+    pub async fn begin(stage: &'a Stage, trial: &'a Trial) -> Result<KilledThere<'a>, ChaosError> {
+        let started_at = trial.started_at().await?;
+        run("sh", &["-c", trial.kill_with.as_deref().unwrap_or("false")]).await?;
+        Ok(KilledThere {
+            stage,
+            trial,
+            started_at,
+        })
+    }
+
+    pub async fn heal(self) -> Result<Vec<Proof>, ChaosError> {
+        self.stage.broker_ready().await?;
+        let now = self.trial.started_at().await?;
+        Ok(vec![Proof::new(
+            "the broker says that it was started anew",
+            "互通报告其已重新启动",
+            format!("at {now} us, before at {} us", self.started_at),
+            now != self.started_at,
+        )])
+    }
 }
 
 /// The broker, killed and held down.

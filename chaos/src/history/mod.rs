@@ -287,4 +287,7 @@ pub struct Header {
     pub machine: String,
     /// The broker's configuration, as it was given.
     pub broker: String,
+    /// The marker of the deployment that it was played on, when the broker was not our own.
+    #[serde(default)]
+    pub trial: Option<String>,
 }

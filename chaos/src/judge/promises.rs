@@ -107,7 +107,10 @@ pub fn of(facts: &Facts<'_>, lags: &Lags, faults: &[FaultReport]) -> Vec<Promise
             checked: 1,
         });
     }
-    promises.push(memory(facts));
+    // Of a broker that others run, nothing is seen from here.
+    if facts.history.header.trial.is_none() {
+        promises.push(memory(facts));
+    }
     promises
 }
 

@@ -12,11 +12,13 @@ pub mod machine;
 pub mod process;
 pub mod shell;
 mod sink;
+pub mod trial;
 
 pub use areas::Areas;
 pub use extras::Extras;
 pub use fleet::{Fleet, SETTLE_BEYOND, producer, usage};
 pub use sink::Sink;
+pub use trial::Trial;
 
 use crate::{
     clients::{Board, Deltas, OBSERVER, PLATFORMS, issuer},
@@ -49,6 +51,8 @@ use tokio::sync::watch;
 
 const START_MAX: Duration = Duration::from_secs(30);
 const CALL_MAX: Duration = Duration::from_secs(10);
+/// Between two questions to a broker that is not ours whether it is there again.
+const ANSWER_POLL: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 pub struct Stage {
@@ -57,6 +61,8 @@ pub struct Stage {
     pub deltas: Deltas,
     pub board: Arc<Board>,
     pub broker: Process,
+    /// The broker is not ours.
+    pub trial: Option<Trial>,
     pub grpc: SocketAddr,
     /// Of publishers and subscribers; the sink's is with the sink.
     pub lines: Vec<Line>,
@@ -110,6 +116,7 @@ fn header_of(drill: &Drill, clock: Clock, platforms: &[u32], broker: String) -> 
         commit: String::new(),
         machine: String::new(),
         broker,
+        trial: None,
     }
 }
 
@@ -119,6 +126,7 @@ impl Stage {
         drill: &Drill,
         machine: &Machine,
         history_file: &Path,
+        trial: Option<Trial>,
         header: impl FnOnce(Header) -> Header,
     ) -> Result<Stage, ChaosError> {
         let dir = tempfile::Builder::new()
@@ -158,16 +166,23 @@ impl Stage {
             join: cgroup.as_ref().map(Cgroup::join).unwrap_or_default(),
             ..broker(machine, dir.path(), &file)
         };
-        let broker = Process::start(spec, history.clone());
-        let grpc = listens_at(&broker.ready(START_MAX).await?)?;
-        // From now on always there.
-        write(&configuration(grpc))?;
+        let (broker, grpc) = match &trial {
+            Some(trial) => (Process::elsewhere(spec), trial.address),
+            None => {
+                let broker = Process::start(spec, history.clone());
+                let grpc = listens_at(&broker.ready(START_MAX).await?)?;
+                // From now on always there.
+                write(&configuration(grpc))?;
+                (broker, grpc)
+            }
+        };
         let mut stage = Stage {
             drill: drill.clone(),
             history,
             deltas,
             board: Arc::new(Board::new(platforms.to_vec())),
             broker,
+            trial,
             grpc,
             lines: Vec::new(),
             sink: None,
@@ -288,8 +303,18 @@ impl Stage {
 
     /// Waits until the broker is ready, as long as a rollback may take.
     pub async fn broker_ready(&self) -> Result<(), ChaosError> {
-        self.broker.ready(self.drill.rollback.timeout).await?;
-        Ok(())
+        let within = self.drill.rollback.timeout;
+        if self.trial.is_none() {
+            self.broker.ready(within).await?;
+            return Ok(());
+        }
+        let answers = async {
+            while self.status().await.is_err() {
+                tokio::time::sleep(ANSWER_POLL).await;
+            }
+        };
+        let late = |_| ChaosError::Stage(format!("{} does not come back", self.grpc));
+        tokio::time::timeout(within, answers).await.map_err(late)
     }
 
     pub fn bytes_free(&self) -> u64 {

@@ -65,7 +65,7 @@ struct Shared {
     state: watch::Receiver<State>,
     /// How many want it down.
     holds: watch::Sender<usize>,
-    _task: AbortOnDropHandle<()>,
+    _task: Option<AbortOnDropHandle<()>>,
 }
 
 /// It is not started again while this lives.
@@ -94,7 +94,20 @@ impl Process {
                 spec,
                 state,
                 holds,
-                _task: task,
+                _task: Some(task),
+            }),
+        }
+    }
+
+    /// One that others run: there is no process here, and so nothing can be done to it.
+    pub fn elsewhere(spec: Spec) -> Process {
+        let (_, state) = watch::channel(State::Down);
+        Process {
+            shared: Arc::new(Shared {
+                spec,
+                state,
+                holds: watch::Sender::new(0),
+                _task: None,
             }),
         }
     }

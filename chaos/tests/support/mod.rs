@@ -330,5 +330,6 @@ fn header(drill: &str) -> Event {
         commit: "none".to_owned(),
         machine: "none".to_owned(),
         broker: "none".to_owned(),
+        trial: None,
     }))
 }
