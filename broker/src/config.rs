@@ -3,6 +3,10 @@
 //! Every default stands in [`defaults`], every range in [`read`]; a mistake is reported with its line,
 //! together with all others, before any port is bound.
 
+mod day;
+
+pub use day::Day;
+
 use crate::overload::{GiveWay, Policy};
 use hutong_config::{ByteSize, ConfigErrors, Document, Table, Value, read};
 use hutong_proto::{Issuer, limits};
@@ -21,6 +25,8 @@ const ONE_BATCH: ByteSize = ByteSize(limits::BATCH_BYTES_MAX as u64);
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub identity: IdentityMode,
+    /// From when on this file must not be taken any more.
+    pub valid_until: Option<Day>,
     pub listen_grpc: SocketAddr,
     pub listen_http: SocketAddr,
     pub data_dir: PathBuf,
@@ -194,8 +200,13 @@ impl Config {
     }
 
     fn from_document(doc: Document) -> Result<Config, ConfigErrors> {
-        let config = config(&doc);
+        let config = Config::read(&doc);
         doc.finish(config)
+    }
+
+    /// Of a document to which more is said before it is finished.
+    pub(crate) fn read(doc: &Document) -> Option<Config> {
+        config(doc)
     }
 
     /// For tests and demonstrations: free ports on loopback, little memory, one shard a platform.
@@ -212,6 +223,7 @@ impl Config {
         let free_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Config {
             identity: IdentityMode::Trial,
+            valid_until: None,
             listen_grpc: free_port,
             listen_http: free_port,
             data_dir: dir.to_owned(),
@@ -267,6 +279,7 @@ impl Config {
 fn config(doc: &Document) -> Option<Config> {
     let mut root = doc.root();
     let identity = root.required_as("identity", read::one_of(&[("trial", IdentityMode::Trial)]));
+    let valid_until = root.optional_as("valid_until", day::read);
     let (listen_grpc, listen_http) = listen(root.table("listen"), identity);
     let data_dir = root.table("data").required("dir");
     let platforms = platforms(&mut root);
@@ -291,6 +304,7 @@ fn config(doc: &Document) -> Option<Config> {
     root.finish();
     Some(Config {
         identity: identity?,
+        valid_until,
         listen_grpc,
         listen_http,
         data_dir: data_dir?,

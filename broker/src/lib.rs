@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod node;
 pub mod overload;
 mod query;
+pub mod reload;
 pub mod resolution;
 mod rocks;
 pub mod routing;

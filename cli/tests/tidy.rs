@@ -77,6 +77,7 @@ const MODULES: &[&str] = &[
     "query",
     "admin",
     "http",
+    "reload",
     "node",
 ];
 
