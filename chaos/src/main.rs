@@ -6,7 +6,10 @@ use hutong_chaos::{
     error::ChaosError,
     plants, sim, sweep,
 };
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
+
+/// For what runs on when a drill is over.
+const LAST_TASKS_MAX: Duration = Duration::from_secs(5);
 
 /// What is promised, what is broken, what was seen.
 #[derive(Debug, Parser)]
@@ -59,8 +62,13 @@ enum Searches {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Drills(drills) => match tokio::runtime::Runtime::new() {
-            // Tasks end with the runtime, and with them the processes that they hold.
-            Ok(runtime) => runtime.block_on(drill(drills)),
+            Ok(runtime) => {
+                let done = runtime.block_on(drill(drills));
+                // Tasks end with the runtime, and with them the processes that they hold. A judge that was
+                // interrupted has nothing to undo.
+                runtime.shutdown_timeout(LAST_TASKS_MAX);
+                done
+            }
             Err(error) => {
                 eprintln!("hutong-chaos: cannot start the runtime: {error}");
                 return ExitCode::from(USAGE);

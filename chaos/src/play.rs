@@ -14,6 +14,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use tokio::sync::watch;
 
 /// Between the last client's connection and the load.
 const BEFORE_LOAD: Duration = Duration::from_millis(300);
@@ -57,11 +58,10 @@ pub async fn play(
     }
     std::fs::create_dir_all(&options.out)
         .map_err(ChaosError::file("cannot create", &options.out))?;
-    let file = options
-        .out
-        .join(format!("{}-{}.jsonl", drill.name, options.seed));
     let written = drill.clone();
     let drill = drill.clone().with(&options.overrides);
+    lasts_long_enough(&drill)?;
+    let file = free_name(&options.out, &format!("{}-{}", drill.name, options.seed))?;
     if let Some(trial) = &options.trial {
         let platforms = &PLATFORMS[..drill.workload.platforms];
         trial.check(&[platforms, &[OBSERVER]].concat()).await?;
@@ -73,6 +73,7 @@ pub async fn play(
             drill: written.text.clone(),
             duration_us: options.overrides.duration.map(|d| d.as_micros() as u64),
             rate: options.overrides.rate,
+            load: options.overrides.load,
             commit: commit(),
             machine: description(),
             trial: options.trial.as_ref().map(|trial| trial.marker.clone()),
@@ -85,13 +86,44 @@ pub async fn play(
     played.map(|()| file)
 }
 
+/// Another duration must leave as much as the file does: a bound that nothing is due for is none.
+fn lasts_long_enough(drill: &Drill) -> Result<(), ChaosError> {
+    let needed = drill.duration_min();
+    match drill.duration >= needed {
+        true => Ok(()),
+        false => Err(ChaosError::Usage(format!(
+            "{} within {} s leaves nothing to measure after its recovery; it needs {} s",
+            drill.name,
+            drill.duration.as_secs_f64(),
+            needed.as_secs_f64().ceil()
+        ))),
+    }
+}
+
+/// A file of a name that is not taken, which is made: an older history is not written over.
+fn free_name(out: &Path, name: &str) -> Result<PathBuf, ChaosError> {
+    for turn in 1u32.. {
+        let file = match turn {
+            1 => out.join(format!("{name}.jsonl")),
+            turn => out.join(format!("{name}-{turn}.jsonl")),
+        };
+        match std::fs::File::create_new(&file) {
+            Ok(_) => return Ok(file),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(ChaosError::file("cannot create", file)(error)),
+        }
+    }
+    Err(ChaosError::Usage(format!("{} is full", out.display())))
+}
+
 async fn on_stage(stage: &Stage) -> Result<(), ChaosError> {
     let drill = &stage.drill;
     let mut fleet = Fleet::connect(stage).await?;
     let from = Duration::from_micros(stage.history.clock().now_us()) + BEFORE_LOAD;
     fleet.begin(stage, from);
+    let (tell, told) = watch::channel(false);
     let mut faults: FuturesUnordered<_> = (drill.faults.iter().enumerate())
-        .map(|(index, fault)| faults::play(stage, index, fault, from))
+        .map(|(index, fault)| faults::play(stage, index, fault, from, told.clone()))
         .collect();
     let load = async {
         stage
@@ -111,16 +143,25 @@ async fn on_stage(stage: &Stage) -> Result<(), ChaosError> {
             });
         }
     };
-    let all_faults = async { while faults.next().await.is_some() {} };
-    // Healing may take longer than the load.
-    let over = async {
-        tokio::join!(load, lists, all_faults);
+    let stopped = {
+        let all_faults = async { while faults.next().await.is_some() {} };
+        // Healing may take longer than the load.
+        let over = async {
+            tokio::join!(load, lists, all_faults);
+        };
+        tokio::select! {
+            () = over => false,
+            why = stop_condition(stage) => {
+                stage.history.record(Event::Stopped { why });
+                true
+            }
+        }
     };
-    tokio::select! {
-        () = over => {}
-        why = stop_condition(stage) => stage.history.record(Event::Stopped { why }),
+    if stopped {
+        // Each is undone as it would have been in its time; what hit the disk or a process waits for it.
+        tell.send_replace(true);
+        while faults.next().await.is_some() {}
     }
-    // Those that are left were undone by being dropped.
     drop(faults);
     stage.history.flush()?;
     let within = drill.hypothesis.recovery + SETTLE_BEYOND;
@@ -202,4 +243,39 @@ fn description() -> String {
         total >> 20,
         kernel.trim()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drill::find;
+
+    #[test]
+    fn no_history_is_written_over() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let names: Vec<_> = (0..3)
+            .map(|_| free_name(dir.path(), "kill-broker-1").expect("a name"))
+            .map(|path| path.file_name().expect("a name").to_owned())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "kill-broker-1.jsonl",
+                "kill-broker-1-2.jsonl",
+                "kill-broker-1-3.jsonl"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_drill_that_leaves_nothing_to_measure_is_refused() {
+        let drill = find("kill-broker").expect("built in");
+        lasts_long_enough(&drill).expect("long enough");
+        let short = drill.with(&Overrides {
+            duration: Some(Duration::from_secs(8)),
+            ..Overrides::default()
+        });
+        let error = lasts_long_enough(&short).expect_err("too short");
+        assert!(error.to_string().contains("nothing to measure"), "{error}");
+    }
 }

@@ -88,7 +88,11 @@ fn left_nothing(chaos: &Chaos) {
 
 #[test]
 fn an_interrupted_drill_undoes_its_fault() {
-    for (drill, name) in [("pause-broker", "INT"), ("disk-full", "TERM")] {
+    for (drill, name) in [
+        ("pause-broker", "INT"),
+        ("disk-full", "TERM"),
+        ("latency", "HUP"),
+    ] {
         let chaos = Chaos::new();
         if let Some(why) = chaos.why_not(drill) {
             println!("{drill} is not played here: {why}");

@@ -23,6 +23,7 @@ pub struct Board {
     produced: Vec<[Produced; STREAMS]>,
     readers: Mutex<Vec<Arc<Progress>>>,
     deltas_accepted: AtomicU64,
+    flood_offered: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +50,7 @@ impl Board {
             issuers,
             readers: Mutex::default(),
             deltas_accepted: AtomicU64::new(0),
+            flood_offered: AtomicU64::new(0),
         }
     }
 
@@ -90,6 +92,15 @@ impl Board {
 
     pub fn deltas_accepted(&self) -> u64 {
         self.deltas_accepted.load(Ordering::Acquire)
+    }
+
+    /// Deltas of floods that were handed over so far.
+    pub fn flood_offered(&self) -> u64 {
+        self.flood_offered.load(Ordering::Acquire)
+    }
+
+    pub fn flood_offers(&self, deltas: u64) {
+        self.flood_offered.fetch_add(deltas, Ordering::AcqRel);
     }
 
     pub fn received(&self, progress: &Progress, issuer: u32, stream: Stream, revision: u64) {

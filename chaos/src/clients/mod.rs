@@ -11,7 +11,7 @@ pub use board::{Board, Progress};
 pub use deltas::{
     Deltas, Digest, OBSERVER, PLATFORMS, POISON_MARK, Register, mix, provenance, stream_of,
 };
-pub use publisher::{Load, Poisoner, Producer};
+pub use publisher::{Load, Poisoner, Producer, Refusals};
 pub use subscriber::{Reader, Until, open};
 pub use table::Sampler;
 

@@ -170,6 +170,9 @@ impl Producer {
         });
         let last = first + u64::from(count) - 1;
         self.board.handed_over(self.issuer, self.stream, last, due);
+        if self.stream == Stream::Flood {
+            self.board.flood_offers(u64::from(count));
+        }
         match publisher.publish(made).await {
             Ok(pending) => Some((op, pending)),
             Err(error) => {
@@ -237,6 +240,14 @@ pub struct Poisoner {
     pub every: Duration,
 }
 
+/// Poison batches so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Refusals {
+    pub sent: u64,
+    /// With a reason.
+    pub refused: u64,
+}
+
 /// A batch that is wrong in one way.
 struct Poison {
     what: &'static str,
@@ -246,8 +257,8 @@ struct Poison {
 }
 
 impl Poisoner {
-    /// Batches refused, until it is stopped.
-    pub async fn run(self, refused: watch::Sender<u64>) {
+    /// Until it is stopped.
+    pub async fn run(self, seen: watch::Sender<Refusals>) {
         let endpoint = Endpoint::new(&self.url, Identity::Platform(issuer(self.issuer)));
         let mut publisher: Option<Publisher> = None;
         for turn in 0.. {
@@ -262,12 +273,12 @@ impl Poisoner {
                     Err(_) => continue,
                 },
             };
-            self.give(&line, turn, &refused).await;
+            self.give(&line, turn, &seen).await;
             publisher = Some(line);
         }
     }
 
-    async fn give(&self, publisher: &Publisher, turn: u64, refused: &watch::Sender<u64>) {
+    async fn give(&self, publisher: &Publisher, turn: u64, seen: &watch::Sender<Refusals>) {
         let Poison {
             what,
             body,
@@ -292,10 +303,11 @@ impl Poisoner {
                 return;
             }
         };
+        seen.send_modify(|seen| seen.sent += 1);
         match pending.await {
             Ok(receipt) => {
                 if receipt.error.is_some() || !receipt.refused.is_empty() {
-                    refused.send_modify(|n| *n += 1);
+                    seen.send_modify(|seen| seen.refused += 1);
                 }
                 self.history.record(ended(op, receipt));
             }
@@ -303,7 +315,7 @@ impl Poisoner {
                 let how = match error.reason() {
                     // It said no to the stream as a whole, with a reason.
                     Some(reason) if reason != Reason::CommitIndefinite => {
-                        refused.send_modify(|n| *n += 1);
+                        seen.send_modify(|seen| seen.refused += 1);
                         How::Failed
                     }
                     _ => How::Unknown,

@@ -70,6 +70,8 @@ pub struct Reader {
     pub subscriber: Subscriber,
     /// Behind the last record that came, by lane.
     pub reached: Cursor,
+    /// Everything that it was to read until has come.
+    pub complete: bool,
 }
 
 impl Reader {
@@ -112,6 +114,7 @@ impl Reader {
                 && cursor.urgent >= *offset
                 && cursor.bulk >= *offset
             {
+                self.complete = true;
                 return self;
             }
         }

@@ -12,6 +12,8 @@ use std::{fmt::Write, ops::Range, time::Duration};
 
 /// How long one lasts, in milliseconds.
 const LASTING_MS: Range<u64> = 1000..6000;
+/// What lasts for longer in its own drill takes so long to be felt at all.
+const LONG: Duration = Duration::from_secs(12);
 
 /// The drills whose faults this machine can do beside others. One that needs the broker to refuse a start
 /// cannot have a second fault beside it.
@@ -42,13 +44,22 @@ pub fn fault(drill: &Drill, seed: u64, at: Range<Duration>) -> Fault {
         Duration::from_millis(range.start + mix(seed ^ salt) % length)
     };
     let at = at.start.as_millis() as u64..at.end.as_millis() as u64;
+    let like = &drill.faults[below(seed ^ 3, drill.faults.len())];
+    let lasting = match like.lasting > LONG {
+        true => like.lasting,
+        false => within(&LASTING_MS, 2),
+    };
     Fault {
         at: within(&at, 1),
-        lasting: within(&LASTING_MS, 2),
-        what: drill.faults[below(seed ^ 3, drill.faults.len())]
-            .what
-            .clone(),
+        lasting,
+        what: like.what.clone(),
     }
+}
+
+/// Can they be there at one time, and both be felt?
+pub fn go_together(a: &Fault, b: &Fault) -> bool {
+    let claim = a.what.claim().is_some() && a.what.claim() == b.what.claim();
+    !claim && !(a.what.hits_the_process() && b.what.hits_the_process())
 }
 
 /// A drill's file with these faults, because a history is judged by the file in it.

@@ -34,6 +34,9 @@ fn listed(drill: &Drill, machine: &Machine) -> Listed {
     if drill.workload.sink {
         needs.push("postgresql");
     }
+    if drill.workload.risk_levels {
+        needs.push("the published lists of risk areas");
+    }
     needs.sort_unstable();
     needs.dedup();
     let why_not = unavailable(drill, machine, None);

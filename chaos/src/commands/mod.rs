@@ -19,8 +19,11 @@ use crate::{
     stage::machine::Machine,
 };
 use clap::Args;
-use std::{path::PathBuf, time::Duration};
-use tokio::signal::unix::{SignalKind, signal};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub const PASS: u8 = 0;
 pub const FAIL: u8 = 1;
@@ -33,7 +36,7 @@ Exit codes:
     0  PASS: the fault happened, and every promise held
     1  FAIL: a promise was broken; the report says which
     2  wrong usage, or mistakes in a drill's file
-    3  INVALID: it says nothing, as there is no proof that the fault happened
+    3  INVALID: it says nothing, as there is no proof that the fault happened, or nothing could be played
   130  interrupted; everything that was done is undone";
 
 /// What all commands that play have in common.
@@ -78,10 +81,54 @@ impl Playing {
             overrides: Overrides {
                 duration: self.duration,
                 rate: self.rate,
+                load: None,
             },
             out: self.out.clone(),
             trial: None,
         })
+    }
+}
+
+/// Signals that end a drill. One for a whole command: from the first listener on, a signal that nobody waits for
+/// would be lost, between two drills and while one is judged. It keeps what came meanwhile.
+#[derive(Debug)]
+pub struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+    /// The terminal is gone.
+    hang_up: Signal,
+}
+
+impl Interrupts {
+    pub fn listen() -> Result<Interrupts, ChaosError> {
+        let listen = |kind| signal(kind).map_err(ChaosError::stage("cannot listen to signals"));
+        Ok(Interrupts {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Cancel-safe, as each of them is.
+    pub async fn next(&mut self) -> rustix::process::Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => rustix::process::Signal::INT,
+            _ = self.terminate.recv() => rustix::process::Signal::TERM,
+            _ = self.hang_up.recv() => rustix::process::Signal::HUP,
+        }
+    }
+
+    /// Whatever `work` holds is dropped when a signal comes, which undoes it.
+    async fn unless_told<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, ChaosError>>,
+    ) -> Result<T, ChaosError> {
+        tokio::select! {
+            // A signal that came before counts first.
+            biased;
+            _ = self.next() => Err(ChaosError::Interrupted),
+            done = work => done,
+        }
     }
 }
 
@@ -90,22 +137,23 @@ pub async fn play_and_judge(
     drill: &Drill,
     machine: &Machine,
     options: &Options,
-    page: Option<&std::path::Path>,
+    page: Option<&Path>,
+    interrupts: &mut Interrupts,
 ) -> Result<(Verdict, PathBuf), ChaosError> {
-    let listen = |kind| signal(kind).map_err(ChaosError::stage("cannot listen to signals"));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let file = tokio::select! {
-        played = play::play(drill, machine, options) => played?,
-        // Whatever stands is dropped, which undoes it.
-        _ = interrupt.recv() => return Err(ChaosError::Interrupted),
-        _ = terminate.recv() => return Err(ChaosError::Interrupted),
-    };
-    let history = history::read(&file)?;
-    let verdict = crate::judge::judge(&history);
-    if let Some(page) = page {
-        let html = report::html(&[(&history, &verdict)]);
-        std::fs::write(page, html).map_err(ChaosError::file("cannot write", page))?;
-    }
+    let played = play::play(drill, machine, options);
+    let file = interrupts.unless_told(played).await?;
+    // It takes seconds for a long drill, in which no thread listens.
+    let (from, to) = (file.clone(), page.map(Path::to_owned));
+    let judged = tokio::task::spawn_blocking(move || {
+        let history = history::read(&from)?;
+        let verdict = crate::judge::judge(&history);
+        if let Some(page) = to {
+            let html = report::html(&[(&history, &verdict)]);
+            std::fs::write(&page, html).map_err(ChaosError::file("cannot write", page))?;
+        }
+        Ok(verdict)
+    });
+    let judged = async { judged.await.map_err(ChaosError::stage("the judge"))? };
+    let verdict = interrupts.unless_told(judged).await?;
     Ok((verdict, file))
 }

@@ -3,8 +3,8 @@
 
 use crate::{
     clients::mix,
-    commands::{Playing, chance, play_and_judge},
-    drill::Drill,
+    commands::{Interrupts, Playing, chance, play_and_judge},
+    drill::{Drill, STEADY_AFTER},
     error::ChaosError,
     report,
     stage::{isolate, machine::Machine},
@@ -12,8 +12,9 @@ use crate::{
 use clap::Args;
 use std::time::Duration;
 
-/// Before the first fault, and after the last.
+/// Before the first fault.
 const QUIET: Duration = Duration::from_secs(8);
+const RECOVERY: Duration = Duration::from_secs(20);
 /// From one fault to the next: they last 1 to 6 s, and what they did takes a while to heal.
 const EVERY: Duration = Duration::from_secs(11);
 /// Within this after its turn, a fault begins.
@@ -32,13 +33,14 @@ pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
     let playing = &arguments.playing;
     let options = playing.options()?;
     let machine = Machine::look();
-    if let Some(code) = isolate::enter(&machine).await? {
+    let mut interrupts = Interrupts::listen()?;
+    if let Some(code) = isolate::enter(&machine, &mut interrupts).await? {
         return Ok(code);
     }
     let known = chance::known(&machine)?;
     let drill = made(&known, options.seed, arguments.faults)?;
     let page = playing.report.as_deref();
-    let (verdict, file) = play_and_judge(&drill, &machine, &options, page).await?;
+    let (verdict, file) = play_and_judge(&drill, &machine, &options, page, &mut interrupts).await?;
     match playing.json {
         true => println!("{}", report::json(&verdict, Some(&file))),
         false => print!("{}", report::text(&verdict, &file, page)),
@@ -63,9 +65,11 @@ fn made(known: &[Drill], seed: u64, count: u32) -> Result<Drill, ChaosError> {
          title_zh = \"风险区域名单回放，{count} 个故障\"\n\
          why = \"Whatever happens on the way, the table is the last published list.\"\n\
          why_zh = \"无论途中发生什么，最终的表与最后发布的名单一致。\"\n\
-         duration = \"{}s\"\n[hypothesis]\nrecovery = \"20s\"\nurgent_lag = \"2s\"\nbulk_lag = \"5s\"\n\
+         duration = \"{}s\"\n[hypothesis]\nrecovery = \"{}s\"\nurgent_lag = \"2s\"\nbulk_lag = \"5s\"\n\
          [workload]\nplatforms = 32\nrate = 1000\nsink = true\nrisk_levels = true\n",
-        (QUIET * 2 + EVERY * count).as_secs(),
+        // The last one may end as late as the next would begin; then comes its recovery.
+        (QUIET + EVERY * count + RECOVERY + STEADY_AFTER).as_secs(),
+        RECOVERY.as_secs(),
     );
     let text = chance::write(&head, &faults);
     Drill::parse("replay.toml", &text).map_err(ChaosError::Drill)

@@ -1,7 +1,7 @@
 //! `run`: plays some drills, one after the other.
 
 use crate::{
-    commands::{Playing, all, play_and_judge},
+    commands::{Interrupts, Playing, all, play_and_judge},
     drill::find,
     error::ChaosError,
     play::Options,
@@ -32,6 +32,7 @@ pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
         ..playing.options()?
     };
     let machine = Machine::look();
+    let mut interrupts = Interrupts::listen()?;
     if options.trial.is_some() {
         // Whose network is its own cannot reach anybody; and after one drill it is no longer empty.
         if drills.len() > 1 {
@@ -40,14 +41,16 @@ pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
                     .to_owned(),
             ));
         }
-    } else if let Some(code) = isolate::enter(&machine).await? {
+    } else if let Some(code) = isolate::enter(&machine, &mut interrupts).await? {
         return Ok(code);
     }
     if drills.len() > 1 {
-        return all::play_all(&drills, &machine, playing).await;
+        let turns = drills.into_iter().map(|drill| (drill, None)).collect();
+        return all::play_all(turns, &machine, playing, &mut interrupts).await;
     }
     let page = playing.report.as_deref();
-    let (verdict, file) = play_and_judge(&drills[0], &machine, &options, page).await?;
+    let drill = &drills[0];
+    let (verdict, file) = play_and_judge(drill, &machine, &options, page, &mut interrupts).await?;
     match playing.json {
         true => println!("{}", report::json(&verdict, Some(&file))),
         false => print!("{}", report::text(&verdict, &file, page)),

@@ -57,6 +57,29 @@ impl Direction {
     }
 }
 
+/// What only one fault at a time can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// A process has one tracer.
+    Tracer,
+    Disk,
+    Clock,
+    Memory,
+    Processor,
+}
+
+impl Claim {
+    pub fn words(self) -> &'static str {
+        match self {
+            Claim::Tracer => "strace on the broker",
+            Claim::Disk => "the disk and the files of the log",
+            Claim::Clock => "the broker's clock",
+            Claim::Memory => "the limit of memory",
+            Claim::Processor => "the limit of processors",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
     KillBroker,
@@ -340,6 +363,52 @@ impl What {
             | What::ReadOnly
             | What::ReloadExpired => String::new(),
         }
+    }
+
+    pub fn claim(&self) -> Option<Claim> {
+        match self {
+            What::CrashAtSync { .. } | What::SyncError | What::SlowSync { .. } => {
+                Some(Claim::Tracer)
+            }
+            What::PowerLoss
+            | What::DiskFull
+            | What::ReadOnly
+            | What::TornTail
+            | What::FlippedByte => Some(Claim::Disk),
+            What::ClockStep { .. } => Some(Claim::Clock),
+            What::MemorySqueeze { .. } => Some(Claim::Memory),
+            What::CpuSqueeze { .. } => Some(Claim::Processor),
+            _ => None,
+        }
+    }
+
+    /// The broker's process is killed by it, or may be.
+    pub fn kills(&self) -> bool {
+        matches!(
+            self,
+            What::KillBroker
+                | What::CrashAtSync { .. }
+                | What::PowerLoss
+                | What::TornTail
+                | What::FlippedByte
+                // When the disk is mended it must be down, and is killed if it is not.
+                | What::ReadOnly
+                // By the kernel, which kills who takes the most.
+                | What::MemorySqueeze { .. }
+        )
+    }
+
+    /// Its process is killed, stopped or traced, so that no second fault of this kind is felt beside it.
+    pub fn hits_the_process(&self) -> bool {
+        self.kills() || self.claim() == Some(Claim::Tracer) || *self == What::PauseBroker
+    }
+
+    /// The disk takes no writes, or says that it failed to.
+    pub fn breaks_the_disk(&self) -> bool {
+        matches!(
+            self,
+            What::SyncError | What::DiskFull | What::ReadOnly | What::PowerLoss
+        )
     }
 
     /// The data must be on a disk of its own.

@@ -6,9 +6,10 @@ mod fault;
 mod read;
 
 pub use catalogue::{BUILT_IN, find};
-pub use fault::{Clients, DISK_BYTES, Direction, Fault, What};
+pub use fault::{Claim, Clients, DISK_BYTES, Direction, Fault, What};
 
 use hutong_config::{ConfigErrors, Document};
+use serde::{Deserialize, Serialize};
 use std::{path::Path, time::Duration};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -95,7 +96,28 @@ pub struct Rollback {
 pub struct Overrides {
     pub duration: Option<Duration>,
     pub rate: Option<f64>,
+    pub load: Option<Loading>,
 }
+
+/// The load beside the faults, in place of what the file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Loading {
+    /// No surge.
+    Quiet,
+    /// One that covers every fault.
+    Surge,
+}
+
+/// How many times the bulk a surge of [`Loading::Surge`] is, unless the drill's rate is so high that a small
+/// machine could not even make it.
+const SURGE_FACTOR: f64 = 5.0;
+const SURGE_FACTOR_MIN: f64 = 1.5;
+const SURGE_RATE_MAX: f64 = 20_000.0;
+/// Before the first fault.
+const SURGE_BEFORE: Duration = Duration::from_millis(500);
+/// What must be left to look at after a recovery.
+pub const STEADY_AFTER: Duration = Duration::from_secs(1);
 
 impl Drill {
     /// `name` stands in the reports of mistakes.
@@ -129,7 +151,35 @@ impl Drill {
         if let Some(rate) = overrides.rate {
             self.workload.rate = rate;
         }
+        match overrides.load {
+            Some(Loading::Quiet) => self.workload.surge = None,
+            Some(Loading::Surge) => self.workload.surge = Some(self.covering()),
+            None => {}
+        }
         self
+    }
+
+    /// A surge from just before the first fault until the last is undone.
+    fn covering(&self) -> Surge {
+        let at = self.faults.iter().map(|fault| fault.at).min();
+        let at = at.unwrap_or_default().saturating_sub(SURGE_BEFORE);
+        let factor = SURGE_RATE_MAX / self.workload.rate;
+        Surge {
+            at,
+            lasting: self.healed().saturating_sub(at),
+            factor: factor.clamp(SURGE_FACTOR_MIN, SURGE_FACTOR),
+        }
+    }
+
+    /// When its last fault is undone.
+    pub fn healed(&self) -> Duration {
+        let ends = self.faults.iter().map(|fault| fault.at + fault.lasting);
+        ends.max().unwrap_or_default()
+    }
+
+    /// How long it must last so that its steady state is seen again after the last recovery.
+    pub fn duration_min(&self) -> Duration {
+        self.healed() + self.hypothesis.recovery + STEADY_AFTER
     }
 }
 
@@ -162,9 +212,34 @@ mod tests {
         let twice = drill.clone().with(&Overrides {
             duration: Some(drill.duration * 2),
             rate: Some(10.0),
+            ..Overrides::default()
         });
         assert_eq!(twice.faults[0].at, at * 2);
         assert_eq!(twice.faults[0].lasting, lasting * 2);
         assert!((twice.workload.rate - 10.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn a_surge_covers_every_fault_and_a_quiet_drill_has_none() {
+        let with = |name: &str, load| {
+            let drill = find(name).expect("built in");
+            drill.with(&Overrides {
+                load: Some(load),
+                ..Overrides::default()
+            })
+        };
+        for (name, _) in BUILT_IN {
+            let drill = with(name, Loading::Surge);
+            let surge = drill.workload.surge.expect("a surge");
+            for fault in &drill.faults {
+                assert!(surge.at < fault.at, "{name}");
+                assert!(
+                    surge.at + surge.lasting >= fault.at + fault.lasting,
+                    "{name}"
+                );
+            }
+            assert!(surge.factor > 1.0, "{name}");
+        }
+        assert_eq!(with("surge-and-kill", Loading::Quiet).workload.surge, None);
     }
 }

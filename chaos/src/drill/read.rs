@@ -1,7 +1,8 @@
 //! Reading a drill's file. Every mistake is reported, each with its line.
 
 use crate::drill::{
-    Clients, Direction, Drill, Fault, Hypothesis, Rollback, Stop, Surge, What, Workload,
+    Clients, Direction, Drill, Fault, Hypothesis, Rollback, STEADY_AFTER, Stop, Surge, What,
+    Workload,
 };
 use hutong_config::{ByteSize, Document, Table, Value, read};
 use std::time::Duration;
@@ -55,11 +56,17 @@ pub fn drill(doc: &Document) -> Option<Drill> {
             "add [[faults]] with kind = \"kill-broker\", at = \"8s\" and for = \"2s\"",
         );
     }
-    let faults: Vec<Option<Fault>> = root
-        .list_of_tables("faults")
-        .into_iter()
-        .map(|table| fault(table, duration, workload.sink))
+    let seen = Seen {
+        duration,
+        recovery: hypothesis.recovery,
+        sink: workload.sink,
+    };
+    let mut tables = root.list_of_tables("faults");
+    let faults: Vec<Option<Fault>> = (tables.iter_mut())
+        .map(|table| fault(table, &seen))
         .collect();
+    together(&tables, &faults);
+    drop(tables);
     root.finish();
     let name = name?;
     Some(Drill {
@@ -159,16 +166,16 @@ fn number(low: f64, high: f64) -> impl Fn(&Value<'_>) -> Option<f64> {
     }
 }
 
-/// What begins in the load must end in it: afterwards nobody would see the recovery.
+/// What begins in the load must end in it: afterwards nobody would see the recovery. When it ends, if in
+/// time.
 fn ends_in_time(
     table: &Table<'_>,
     at: Option<Duration>,
     lasting: Option<Duration>,
     duration: Option<Duration>,
-) {
-    if let (Some(at), Some(lasting), Some(duration)) = (at, lasting, duration)
-        && at + lasting > duration
-    {
+) -> Option<Duration> {
+    let (at, lasting, duration) = (at?, lasting?, duration?);
+    if at + lasting > duration {
         table.fail(
             "for",
             format!(
@@ -177,6 +184,63 @@ fn ends_in_time(
             ),
             "end it before `duration`, so that the recovery is seen",
         );
+        return None;
+    }
+    Some(at + lasting)
+}
+
+/// What else a file says that a fault must fit.
+struct Seen {
+    duration: Option<Duration>,
+    recovery: Duration,
+    sink: bool,
+}
+
+/// The bounds hold again when the time for a recovery is over: something must be due by then.
+fn leaves_time(table: &Table<'_>, ends: Option<Duration>, seen: &Seen) {
+    if let (Some(ends), Some(duration)) = (ends, seen.duration) {
+        let needed = ends + seen.recovery + STEADY_AFTER;
+        if needed > duration {
+            table.fail(
+                "for",
+                format!(
+                    "its recovery may take until {} s, and the load is over at {} s: nothing would be left \
+                     to measure",
+                    (ends + seen.recovery).as_secs_f64(),
+                    duration.as_secs_f64()
+                ),
+                format!(
+                    "write a `duration` of \"{}s\" or more, or promise a shorter `recovery`",
+                    needed.as_secs_f64().ceil()
+                ),
+            );
+        }
+    }
+}
+
+/// Two faults that need the same thing for themselves cannot be there at one time.
+fn together(tables: &[Table<'_>], faults: &[Option<Fault>]) {
+    for (i, later) in faults.iter().enumerate() {
+        for earlier in &faults[..i] {
+            let (Some(a), Some(b)) = (earlier, later) else {
+                continue;
+            };
+            let overlap = a.at < b.at + b.lasting && b.at < a.at + a.lasting;
+            if let (true, Some(claim)) = (overlap, a.what.claim())
+                && b.what.claim() == Some(claim)
+            {
+                tables[i].fail(
+                    "at",
+                    format!(
+                        "`{}` and `{}` both need {} for themselves",
+                        a.what.name(),
+                        b.what.name(),
+                        claim.words()
+                    ),
+                    "let one end before the other begins",
+                );
+            }
+        }
     }
 }
 
@@ -209,7 +273,7 @@ const KINDS: [&str; 26] = [
     "reload-expired",
 ];
 
-fn fault(mut table: Table<'_>, duration: Option<Duration>, sink: bool) -> Option<Fault> {
+fn fault(table: &mut Table<'_>, seen: &Seen) -> Option<Fault> {
     let words = KINDS.map(|kind| (kind, kind));
     let kind = table.required_as("kind", read::one_of(&words));
     let at = table.required_as("at", read::duration(Duration::ZERO..=DURATION_MAX));
@@ -221,14 +285,15 @@ fn fault(mut table: Table<'_>, duration: Option<Duration>, sink: bool) -> Option
             format!("begin at \"{}s\" or later", STEADY_MIN.as_secs()),
         );
     }
-    ends_in_time(&table, at, lasting, duration);
+    let ends = ends_in_time(table, at, lasting, seen.duration);
+    leaves_time(table, ends, seen);
     let Some(kind) = kind else {
         // Which keys belong to it is not known either.
         table.entries();
         return None;
     };
-    let what = what(&mut table, kind);
-    if what.as_ref().is_some_and(What::needs_sink) && !sink {
+    let what = what(table, kind);
+    if what.as_ref().is_some_and(What::needs_sink) && !seen.sink {
         table.fail(
             "kind",
             "there is no sink to do this to",

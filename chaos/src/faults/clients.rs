@@ -1,11 +1,12 @@
 //! Clients that behave badly: they do not read, send what must be refused, or send too much.
 
 use crate::{
-    clients::{Load, OBSERVER, Poisoner, Progress, Reader, open},
+    clients::{Load, OBSERVER, Poisoner, Progress, Reader, Refusals, open},
     drill::Clients,
     error::ChaosError,
-    history::{Cursor, Proof, Role, Stream},
-    proxy::{Line, Rule},
+    faults::Undone,
+    history::{Cursor, Proof, Reaction, Role, Stream},
+    proxy::{Line, Rule, Ruling},
     stage::{Stage, producer},
 };
 use hutong_connectors::client::Start;
@@ -32,6 +33,7 @@ async fn slow(stage: &Stage, name: &str, url: &str) -> Result<(Reader, Arc<Progr
         progress: Some(Arc::clone(&progress)),
         subscriber,
         reached: Cursor::default(),
+        complete: false,
     };
     Ok((reader, progress))
 }
@@ -41,6 +43,8 @@ pub struct Stalled<'a> {
     stage: &'a Stage,
     readers: Vec<(String, Reader, Arc<Progress>)>,
     lines: Vec<Line>,
+    /// Deltas that were acknowledged before.
+    before: u64,
 }
 
 impl<'a> Stalled<'a> {
@@ -49,6 +53,7 @@ impl<'a> Stalled<'a> {
             stage,
             readers: Vec::new(),
             lines: Vec::new(),
+            before: stage.board.deltas_accepted(),
         };
         for i in 0..count {
             let name = format!("stalled-{i}");
@@ -60,13 +65,13 @@ impl<'a> Stalled<'a> {
         Ok(stalled)
     }
 
-    pub async fn heal(self) -> Result<Vec<Proof>, ChaosError> {
+    pub fn heal(self) -> Undone<'a> {
         let mut proof = Vec::new();
+        let behind = self.stage.board.deltas_accepted() - self.before;
         for (name, reader, progress) in self.readers {
-            let behind = self.stage.behind(OBSERVER, &name).await?;
             proof.push(Proof::new(
-                "records that the broker had and the subscriber had not applied",
-                "互通已有而订阅方未应用的记录数",
+                "deltas that were acknowledged while the subscriber read nothing",
+                "订阅方停止读取期间得到确认的变更数",
                 format!("{name}: {behind}"),
                 behind > 0,
             ));
@@ -74,14 +79,14 @@ impl<'a> Stalled<'a> {
             self.stage.extras.read(reader);
         }
         self.stage.extras.keep(self.lines);
-        Ok(proof)
+        Undone::proof(proof)
     }
 }
 
 /// Subscribers whose window is closed: they want to read, but nothing comes through.
 pub struct ZeroWindow<'a> {
     stage: &'a Stage,
-    lines: Vec<(Line, Arc<Progress>)>,
+    lines: Vec<(Line, Ruling, Arc<Progress>)>,
 }
 
 impl<'a> ZeroWindow<'a> {
@@ -99,17 +104,17 @@ impl<'a> ZeroWindow<'a> {
                 unread: true,
                 ..Rule::default()
             };
-            line.set(Rule::default(), unread);
-            zero.lines.push((line, progress));
+            let ruling = line.add(Rule::default(), unread);
+            zero.lines.push((line, ruling, progress));
         }
         Ok(zero)
     }
 
-    pub fn heal(mut self) -> Result<Vec<Proof>, ChaosError> {
+    pub fn heal(mut self) -> Result<Undone<'a>, ChaosError> {
         let table = std::fs::read_to_string("/proc/net/tcp")
             .map_err(ChaosError::file("cannot read", "/proc/net/tcp"))?;
         let mut proof = Vec::new();
-        for (line, progress) in self.lines.drain(..) {
+        for (line, ruling, progress) in self.lines.drain(..) {
             let ours = line.upstream();
             let stuck: u64 = ours
                 .iter()
@@ -121,11 +126,11 @@ impl<'a> ZeroWindow<'a> {
                 stuck,
                 stuck > 0,
             ));
-            line.set(Rule::default(), Rule::default());
+            line.take_away(ruling);
             progress.set_counts(true);
             self.stage.extras.keep(vec![line]);
         }
-        Ok(proof)
+        Ok(Undone::proof(proof))
     }
 }
 
@@ -149,13 +154,14 @@ fn unsent(table: &str, local: SocketAddr, remote: SocketAddr) -> u64 {
 }
 
 /// Batches that must be refused, beside all others.
-pub struct Poison {
-    refused: watch::Receiver<u64>,
+pub struct Poison<'a> {
+    stage: &'a Stage,
+    seen: watch::Receiver<Refusals>,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Poison {
-    pub fn begin(stage: &Stage, per_s: f64) -> Poison {
+impl<'a> Poison<'a> {
+    pub fn begin(stage: &'a Stage, per_s: f64) -> Poison<'a> {
         let poisoner = Poisoner {
             issuer: stage.platforms()[0],
             url: stage.publisher_line(0).url(),
@@ -163,22 +169,32 @@ impl Poison {
             deltas: stage.deltas.clone(),
             every: Duration::from_secs_f64(1.0 / per_s),
         };
-        let (told, refused) = watch::channel(0);
+        let (told, seen) = watch::channel(Refusals::default());
         let task = tokio::spawn(poisoner.run(told));
         Poison {
-            refused,
+            stage,
+            seen,
             _task: AbortOnDropHandle::new(task),
         }
     }
 
-    pub fn heal(self) -> Vec<Proof> {
-        let refused = *self.refused.borrow();
-        vec![Proof::new(
-            "poison batches that were refused, each with a reason",
-            "被拒绝（并给出原因）的有毒批次数",
-            refused,
-            refused > 0,
-        )]
+    pub fn heal(self) -> Undone<'a> {
+        let Refusals { sent, refused } = *self.seen.borrow();
+        let proof = vec![Proof::new(
+            "poison batches that were handed over",
+            "已提交的有毒批次数",
+            sent,
+            sent > 0,
+        )];
+        Undone::with(self.stage, proof, move || {
+            vec![Reaction::new(
+                "poison batches that were refused, each with a reason",
+                "被拒绝（并给出原因）的有毒批次数",
+                "1 or more",
+                refused,
+                refused > 0,
+            )]
+        })
     }
 }
 
@@ -186,6 +202,7 @@ impl Poison {
 pub struct Flood<'a> {
     stage: &'a Stage,
     before: u64,
+    offered_before: u64,
     begun: Duration,
     rate: f64,
 }
@@ -208,28 +225,31 @@ impl<'a> Flood<'a> {
             .extras
             .flood_from((rate * lasting.as_secs_f64()) as u64 + 1);
         let before = stage.board.deltas_accepted();
+        let offered_before = stage.board.flood_offered();
         let publisher = producer.connect(&stage.publisher_line(0).url()).await?;
         stage.extras.publish(producer, publisher);
         Ok(Flood {
             stage,
             before,
+            offered_before,
             begun,
             rate,
         })
     }
 
-    pub fn heal(self) -> Vec<Proof> {
+    pub fn heal(self) -> Undone<'a> {
         let accepted = self.stage.board.deltas_accepted() - self.before;
         let now = Duration::from_micros(self.stage.history.clock().now_us());
         let per_s = accepted as f64 / (now - self.begun).as_secs_f64().max(0.001);
-        let usual = self.stage.drill.workload.rate;
-        vec![Proof::new(
-            "deltas a second that were taken meanwhile, of which the flood offered",
-            "期间每秒接受的条数，其中涌入提供",
-            format!("{per_s:.0}, {:.0}", self.rate),
-            // Overload slows the sender, so it need not get all it offers.
-            per_s > usual * 1.2,
-        )]
+        // Overload slows the sender, so it need not get rid of all that is due.
+        let offered = self.stage.board.flood_offered() - self.offered_before;
+        Undone::proof(vec![Proof::new(
+            "deltas that the flood handed over, how many a second were due, and how many a second of everybody \
+             were taken",
+            "涌入提交的条数、每秒到期条数，以及期间各方每秒被接受的条数",
+            format!("{offered}, {:.0}, {per_s:.0}", self.rate),
+            offered > 0,
+        )])
     }
 }
 

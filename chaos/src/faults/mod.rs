@@ -6,6 +6,7 @@ mod disk;
 mod filter;
 mod network;
 mod process;
+mod reload;
 mod squeeze;
 mod sync;
 mod tail;
@@ -14,13 +15,82 @@ mod wall_clock;
 use crate::{
     drill::{Fault, What},
     error::ChaosError,
-    history::{Event, Phase, Proof},
+    history::{Event, Phase, Proof, Reaction},
     stage::Stage,
 };
 use std::time::Duration;
+use tokio::sync::watch;
 
-/// For a connector to run again.
+/// For a process to run again, and for one that is just starting before something is done to it.
 const READY_MAX: Duration = Duration::from_secs(30);
+
+/// What a fault leaves when it is undone.
+#[derive(Default)]
+struct Undone<'a> {
+    proof: Vec<Proof>,
+    /// Waits for those that it hit.
+    back: Back<'a>,
+}
+
+/// Whom a fault hit, and what they must have done about it.
+#[derive(Default)]
+enum Back<'a> {
+    /// Nobody's process, so nobody has to come back.
+    #[default]
+    Nobody,
+    Broker(&'a Stage),
+    Connector(&'a crate::stage::Sink),
+    /// The broker, which must also have done this.
+    Does(&'a Stage, Box<dyn FnOnce() -> Vec<Reaction> + Send + 'a>),
+    /// The clients, on their lines.
+    Clients(network::Gone<'a>),
+}
+
+impl<'a> Undone<'a> {
+    fn proof(proof: Vec<Proof>) -> Undone<'a> {
+        Undone {
+            proof,
+            back: Back::Nobody,
+        }
+    }
+
+    fn of_broker(stage: &'a Stage, proof: Vec<Proof>) -> Undone<'a> {
+        Undone {
+            proof,
+            back: Back::Broker(stage),
+        }
+    }
+
+    fn with(
+        stage: &'a Stage,
+        proof: Vec<Proof>,
+        does: impl FnOnce() -> Vec<Reaction> + Send + 'a,
+    ) -> Undone<'a> {
+        Undone {
+            proof,
+            back: Back::Does(stage, Box::new(does)),
+        }
+    }
+}
+
+impl Back<'_> {
+    /// Waits until whom it hit stands again. Whoever takes too long is the error.
+    async fn again(self) -> Result<Vec<Reaction>, ChaosError> {
+        match self {
+            Back::Nobody => Ok(Vec::new()),
+            Back::Broker(stage) => stage.broker_ready().await.map(|()| Vec::new()),
+            Back::Connector(sink) => {
+                let ready = sink.connector.ready(READY_MAX).await;
+                ready.map(|_| Vec::new())
+            }
+            Back::Does(stage, does) => {
+                stage.broker_ready().await?;
+                Ok(does())
+            }
+            Back::Clients(gone) => Ok(gone.back().await),
+        }
+    }
+}
 
 /// A fault that is there.
 enum Active<'a> {
@@ -43,8 +113,9 @@ enum Active<'a> {
     Squeeze(squeeze::Squeeze<'a>),
     Stalled(clients::Stalled<'a>),
     ZeroWindow(clients::ZeroWindow<'a>),
-    Poison(clients::Poison),
+    Poison(clients::Poison<'a>),
     Flood(clients::Flood<'a>),
+    Expired(reload::Expired<'a>),
 }
 
 async fn inject<'a>(stage: &'a Stage, fault: &Fault) -> Result<Active<'a>, ChaosError> {
@@ -53,7 +124,7 @@ async fn inject<'a>(stage: &'a Stage, fault: &Fault) -> Result<Active<'a>, Chaos
             Some(trial) => Active::KilledThere(process::KilledThere::begin(stage, trial).await?),
             None => Active::Down(process::Down::begin(stage).await?),
         },
-        What::PauseBroker => Active::Paused(process::Paused::begin(stage)?),
+        What::PauseBroker => Active::Paused(process::Paused::begin(stage).await?),
         What::KillConnector => {
             Active::ConnectorDown(process::ConnectorDown::begin(sink(stage)?).await?)
         }
@@ -91,9 +162,7 @@ async fn inject<'a>(stage: &'a Stage, fault: &Fault) -> Result<Active<'a>, Chaos
         What::Flood { rate } => {
             Active::Flood(clients::Flood::begin(stage, *rate, fault.lasting).await?)
         }
-        What::ReloadExpired => {
-            return Err(ChaosError::Stage("the broker has no reload".to_owned()));
-        }
+        What::ReloadExpired => Active::Expired(reload::Expired::begin(stage).await?),
     })
 }
 
@@ -102,58 +171,86 @@ fn sink(stage: &Stage) -> Result<&crate::stage::Sink, ChaosError> {
     stage.sink.as_ref().ok_or_else(none)
 }
 
-impl Active<'_> {
-    /// Undone, and how one can tell that it was there.
-    async fn heal(self) -> Result<Vec<Proof>, ChaosError> {
+impl<'a> Active<'a> {
+    /// Undone, and how one can tell that it was there. Nobody is waited for.
+    async fn heal(self) -> Result<Undone<'a>, ChaosError> {
         match self {
-            Active::Down(fault) => fault.heal().await,
-            Active::KilledThere(fault) => fault.heal().await,
-            Active::Paused(fault) => fault.heal(),
-            Active::ConnectorDown(fault) => fault.heal().await,
+            Active::Down(fault) => Ok(fault.heal()),
+            Active::KilledThere(fault) => Ok(fault.heal()),
+            Active::Paused(fault) => Ok(fault.heal()),
+            Active::ConnectorDown(fault) => Ok(fault.heal()),
             Active::PostgresDown(fault) => fault.heal().await,
             Active::Crash(fault) => fault.heal().await,
             Active::Syncs(fault) => fault.heal().await,
             Active::Network(fault) => Ok(fault.heal()),
-            Active::Storm(fault) => fault.heal().await,
+            Active::Storm(fault) => Ok(fault.heal()),
             Active::Filter(fault) => fault.heal().await,
             Active::Dark(fault) => fault.heal().await,
             Active::Full(fault) => fault.heal().await,
             Active::ReadOnly(fault) => fault.heal().await,
-            Active::Torn(fault) => fault.heal().await,
+            Active::Torn(fault) => Ok(fault.heal()),
             Active::Flipped(fault) => fault.heal().await,
-            Active::Clock(fault) => fault.heal().await,
-            Active::Squeeze(fault) => fault.heal().await,
-            Active::Stalled(fault) => fault.heal().await,
+            Active::Clock(fault) => fault.heal(),
+            Active::Squeeze(fault) => Ok(fault.heal()),
+            Active::Stalled(fault) => Ok(fault.heal()),
             Active::ZeroWindow(fault) => fault.heal(),
             Active::Poison(fault) => Ok(fault.heal()),
             Active::Flood(fault) => Ok(fault.heal()),
+            Active::Expired(fault) => fault.heal(),
         }
     }
 }
 
-/// Plays one fault of a drill, whose load began `from` the start on. Dropped on the way, it undoes what it
-/// did.
-pub async fn play(stage: &Stage, index: usize, fault: &Fault, from: Duration) {
+/// Plays one fault of a drill, whose load began `from` the start on. When it is told that the drill is over it
+/// undoes at once what it did. Dropped on the way, it undoes what can be undone without waiting.
+pub async fn play(
+    stage: &Stage,
+    index: usize,
+    fault: &Fault,
+    from: Duration,
+    mut over: watch::Receiver<bool>,
+) {
     let say = |phase| stage.history.record(Event::Fault { index, phase });
-    let failed = |error: ChaosError| Phase::Failed {
-        why: error.to_string(),
-    };
     let clock = stage.history.clock();
-    clock.sleep_until(from + fault.at).await;
+    tokio::select! {
+        () = clock.sleep_until(from + fault.at) => {}
+        // A drill that is over needs no more harm.
+        _ = over.wait_for(|over| *over) => return,
+    }
     say(Phase::Begin);
     let active = match inject(stage, fault).await {
         Ok(active) => active,
         Err(error) => {
-            say(failed(error));
+            let why = error.to_string();
+            say(match stage.extras.keeps_down() {
+                true => Phase::Stuck { why },
+                false => Phase::Failed { why },
+            });
             return;
         }
     };
     say(Phase::Active);
-    clock.sleep_until(from + fault.at + fault.lasting).await;
+    tokio::select! {
+        () = clock.sleep_until(from + fault.at + fault.lasting) => {}
+        _ = over.wait_for(|over| *over) => {}
+    }
     say(Phase::Healing);
-    // Undoing waits for the broker to be ready again, each step of it for as long as it may.
-    match active.heal().await {
-        Ok(proof) => say(Phase::Ended { proof }),
-        Err(error) => say(failed(error)),
+    let undone = match active.heal().await {
+        Ok(undone) => undone,
+        Err(error) => {
+            let why = error.to_string();
+            say(Phase::Stuck { why });
+            return;
+        }
+    };
+    // Before anybody is waited for: whoever takes too long cannot take the proof with them.
+    say(Phase::Undone {
+        proof: undone.proof,
+    });
+    match undone.back.again().await {
+        Ok(reactions) => say(Phase::Ended { reactions }),
+        Err(error) => say(Phase::NotBack {
+            why: error.to_string(),
+        }),
     }
 }

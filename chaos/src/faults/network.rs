@@ -2,19 +2,20 @@
 
 use crate::{
     drill::{Clients, Direction, What},
-    error::ChaosError,
-    history::Proof,
-    proxy::{Counts, Line, Rule, counts},
+    faults::{Back, Undone},
+    history::{Proof, Reaction},
+    proxy::{Counts, Line, Rule, Ruling, counts},
     stage::Stage,
 };
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const POLL: Duration = Duration::from_millis(20);
 
 /// Rules on some lines; taken away when dropped.
 pub struct Network<'a> {
-    lines: Vec<&'a Line>,
+    lines: Vec<(&'a Line, Ruling)>,
     before: Counts,
+    begun: Instant,
     what: What,
 }
 
@@ -40,14 +41,14 @@ impl<'a> Network<'a> {
                     jitter: *jitter,
                     ..plain()
                 };
-                (*clients, rule.clone(), rule)
+                (*clients, rule, rule)
             }
             What::Loss { clients, percent } => {
                 let rule = Rule {
                     loss: percent / 100.0,
                     ..plain()
                 };
-                (*clients, rule.clone(), rule)
+                (*clients, rule, rule)
             }
             What::Bandwidth {
                 clients,
@@ -57,25 +58,32 @@ impl<'a> Network<'a> {
                     bytes_per_s: Some(*bytes_per_s),
                     ..plain()
                 };
-                (*clients, rule.clone(), rule)
+                (*clients, rule, rule)
             }
             _ => (Clients::All, plain(), plain()),
         };
         let lines = stage.lines_of(clients);
         let before = counts(lines.iter().copied());
-        for line in &lines {
-            line.set(to_broker.clone(), from_broker.clone());
-        }
+        let ruled = lines.into_iter();
         Network {
-            lines,
+            lines: ruled
+                .map(|line| (line, line.add(to_broker, from_broker)))
+                .collect(),
             before,
+            begun: Instant::now(),
             what: what.clone(),
         }
     }
 
-    pub fn heal(self) -> Vec<Proof> {
-        let seen = counts(self.lines.iter().copied()).since(self.before);
-        vec![match &self.what {
+    pub fn heal(self) -> Undone<'a> {
+        let lines = self.lines.iter().map(|(line, _)| *line);
+        let seen = counts(lines).since(self.before);
+        let seconds = self.begun.elapsed().as_secs_f64();
+        Undone::proof(vec![self.proof(&seen, seconds)])
+    }
+
+    fn proof(&self, seen: &Counts, seconds: f64) -> Proof {
+        match &self.what {
             What::Latency { .. } => Proof::new(
                 "pieces that the proxy delayed, and by how much on average",
                 "代理延迟的数据块数及平均延迟",
@@ -86,16 +94,27 @@ impl<'a> Network<'a> {
                 ),
                 seen.delayed_chunks > 0,
             ),
-            What::Loss { .. } => Proof::new(
-                "segments that counted as lost, each a stall of 200 ms",
-                "视为丢失的报文段数（每个停顿 200 毫秒）",
-                seen.stalls,
+            What::Loss { percent, .. } => Proof::new(
+                "segments that counted as lost, each a stall of 200 ms, and which share of all that is",
+                "视为丢失的报文段数（每个停顿 200 毫秒）及其占比",
+                format!(
+                    "{} of {}, {:.2} % of the {percent} % asked for",
+                    seen.stalls,
+                    seen.segments,
+                    100.0 * seen.stalls as f64 / seen.segments.max(1) as f64
+                ),
                 seen.stalls > 0,
             ),
-            What::Bandwidth { .. } => Proof::new(
-                "seconds for which bytes waited for their turn, over all lines",
-                "全部线路上字节排队的总秒数",
-                format!("{:.1}", seen.throttled_us as f64 / 1e6),
+            What::Bandwidth { bytes_per_s, .. } => Proof::new(
+                "seconds for which bytes waited for bytes before them, over all lines, and what a line \
+                 carried a second, both ways",
+                "全部线路上字节排队的总秒数，以及每条线路每秒传输的字节数（双向）",
+                format!(
+                    "{:.1}, {:.0} kB of {:.0} kB each way",
+                    seen.throttled_us as f64 / 1e6,
+                    seen.bytes as f64 / 1000.0 / self.lines.len().max(1) as f64 / seconds,
+                    *bytes_per_s as f64 / 1000.0
+                ),
                 seen.throttled_us > 0,
             ),
             _ => Proof::new(
@@ -104,86 +123,122 @@ impl<'a> Network<'a> {
                 seen.held_bytes,
                 seen.held_bytes > 0,
             ),
-        }]
+        }
     }
 }
 
 impl Drop for Network<'_> {
     fn drop(&mut self) {
-        for line in &self.lines {
-            line.set(Rule::default(), Rule::default());
+        for (line, ruling) in &self.lines {
+            line.take_away(*ruling);
         }
     }
 }
 
-/// All connections cut, and nobody let in until it is over.
+/// All connections cut, and nobody let in until it is over, which is when this is dropped.
 pub struct Storm<'a> {
-    stage: &'a Stage,
-    lines: Vec<&'a Line>,
+    closed: Closed<'a>,
     before: Counts,
+    within: Duration,
+    /// Connections of each line that were open.
+    open: Vec<usize>,
+}
+
+/// Lines that take no connection; open again when dropped.
+struct Closed<'a>(Vec<&'a Line>);
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        for line in &self.0 {
+            line.open_again();
+        }
+    }
 }
 
 impl<'a> Storm<'a> {
     pub fn begin(stage: &'a Stage) -> Storm<'a> {
         let lines = stage.lines_of(Clients::All);
         let before = counts(lines.iter().copied());
+        // A platform that publishes has one for each of its streams.
+        let open = lines.iter().map(|line| line.upstream().len()).collect();
         for line in &lines {
-            line.cut(true);
+            line.close();
         }
         Storm {
-            stage,
-            lines,
+            closed: Closed(lines),
             before,
+            within: stage.drill.rollback.timeout,
+            open,
         }
     }
 
-    pub async fn heal(self) -> Result<Vec<Proof>, ChaosError> {
-        let cut = counts(self.lines.iter().copied()).since(self.before);
-        let closed: Vec<Counts> = self.lines.iter().map(|line| line.counts()).collect();
-        for line in &self.lines {
-            line.open_again();
-        }
-        let back = || {
-            let pairs = self.lines.iter().zip(&closed);
-            pairs
-                .filter(|(line, before)| line.counts().since(**before).connections > 0)
-                .count()
-        };
-        let all = async {
-            while back() < self.lines.len() {
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        // Those that did not come are in the proof.
-        drop(tokio::time::timeout(self.stage.drill.rollback.timeout, all).await);
-        let lines = self.lines.len();
-        Ok(vec![
+    pub fn heal(self) -> Undone<'a> {
+        let lines = self.closed.0.clone();
+        let cut = counts(lines.iter().copied()).since(self.before);
+        let at_opening = lines.iter().map(|line| line.counts()).collect();
+        drop(self.closed);
+        let open: usize = self.open.iter().sum();
+        let proof = vec![
             Proof::new(
-                "connections that were cut",
-                "被中断的连接数",
-                cut.cut,
-                cut.cut >= lines as u64,
+                "connections that were cut, of those that were open",
+                "被中断的连接数，以及此前的连接数",
+                format!("{} of {open}", cut.cut),
+                open >= lines.len() && cut.cut >= open as u64,
             ),
             Proof::new(
                 "attempts to connect that were refused meanwhile",
                 "期间被拒绝的连接尝试",
                 cut.refused,
-                true,
+                cut.refused > 0,
             ),
-            Proof::new(
-                "clients that came back",
-                "重新连接的客户端",
-                format!("{} of {lines}", back()),
-                back() == lines,
-            ),
-        ])
+        ];
+        Undone {
+            proof,
+            back: Back::Clients(Gone {
+                lines,
+                at_opening,
+                open: self.open,
+                within: self.within,
+            }),
+        }
     }
 }
 
-impl Drop for Storm<'_> {
-    fn drop(&mut self) {
-        for line in &self.lines {
-            line.open_again();
-        }
+/// Clients that were cut off and may come again.
+pub struct Gone<'a> {
+    lines: Vec<&'a Line>,
+    at_opening: Vec<Counts>,
+    open: Vec<usize>,
+    within: Duration,
+}
+
+impl Gone<'_> {
+    /// Waits until each line has as many connections as it had.
+    pub async fn back(self) -> Vec<Reaction> {
+        let all: usize = self.open.iter().sum();
+        let back = || -> usize {
+            let lines = self.lines.iter().zip(&self.at_opening).zip(&self.open);
+            lines
+                .map(|((line, before), open)| {
+                    let new = line.counts().since(*before).connections as usize;
+                    new.min(*open)
+                })
+                .sum()
+        };
+        let everybody = async {
+            while back() < all {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        // Those that did not come are in what was seen.
+        drop(tokio::time::timeout(self.within, everybody).await);
+        let back = back();
+        vec![Reaction::new(
+            "connections that came back",
+            "恢复的连接数",
+            &all.to_string(),
+            back,
+            back >= all,
+        )]
     }
 }

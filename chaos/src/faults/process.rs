@@ -2,10 +2,20 @@
 
 use crate::{
     error::ChaosError,
+    faults::{Back, Undone},
     history::Proof,
     stage::{Sink, Stage, Trial, process::Hold, shell::run},
 };
 use rustix::process::Signal;
+use std::time::Duration;
+use tokio_util::task::AbortOnDropHandle;
+
+/// A signal takes effect soon.
+const STOP_POLL: Duration = Duration::from_millis(5);
+const STOP_POLLS: u32 = 200;
+/// Between two questions to a broker that is not ours, and for it to be gone.
+const THERE_POLL: Duration = Duration::from_millis(100);
+const THERE_MAX: Duration = Duration::from_secs(10);
 
 /// The state of a process, as one letter of `/proc/PID/stat`; nothing when it is gone.
 fn state(pid: u32) -> Option<char> {
@@ -26,34 +36,65 @@ fn killed(pid: Option<u32>) -> Proof {
     )
 }
 
-/// A broker that others run, killed by their command.
+/// A broker that others run, killed by their command as often as it comes back while the fault lasts: nobody
+/// here can hold it down.
 pub struct KilledThere<'a> {
     stage: &'a Stage,
-    trial: &'a Trial,
-    started_at: u64,
+    proof: Proof,
+    _again: AbortOnDropHandle<()>,
 }
 
 impl<'a> KilledThere<'a> {
-    pub async fn begin(stage: &'a Stage, trial: &'a Trial) -> Result<KilledThere<'a>, ChaosError> {
-        let started_at = trial.started_at().await?;
-        run("sh", &["-c", trial.kill_with.as_deref().unwrap_or("false")]).await?;
+    pub async fn begin(stage: &'a Stage, trial: &Trial) -> Result<KilledThere<'a>, ChaosError> {
+        let before = trial.started_at().await?;
+        kill_there(trial).await?;
+        // Gone, or already another one.
+        let mut seen = trial.started_at().await.ok();
+        let gone = async {
+            while seen == Some(before) {
+                tokio::time::sleep(THERE_POLL).await;
+                seen = trial.started_at().await.ok();
+            }
+        };
+        let gone = tokio::time::timeout(THERE_MAX, gone).await.is_ok();
+        let proof = Proof::new(
+            "the broker that was there does not answer any more",
+            "原有互通进程已不再应答",
+            match seen {
+                None => "no answer".to_owned(),
+                Some(now) => format!("started at {now} us, before at {before} us"),
+            },
+            gone,
+        );
+        let trial = trial.clone();
+        let again = tokio::spawn(async move {
+            let mut known = before;
+            loop {
+                tokio::time::sleep(THERE_POLL).await;
+                if let Ok(now) = trial.started_at().await
+                    && now != known
+                {
+                    known = now;
+                    // It may be gone for another reason by now.
+                    drop(kill_there(&trial).await);
+                }
+            }
+        });
         Ok(KilledThere {
             stage,
-            trial,
-            started_at,
+            proof,
+            _again: AbortOnDropHandle::new(again),
         })
     }
 
-    pub async fn heal(self) -> Result<Vec<Proof>, ChaosError> {
-        self.stage.broker_ready().await?;
-        let now = self.trial.started_at().await?;
-        Ok(vec![Proof::new(
-            "the broker says that it was started anew",
-            "互通报告其已重新启动",
-            format!("at {now} us, before at {} us", self.started_at),
-            now != self.started_at,
-        )])
+    pub fn heal(self) -> Undone<'a> {
+        Undone::of_broker(self.stage, vec![self.proof])
     }
+}
+
+async fn kill_there(trial: &Trial) -> Result<(), ChaosError> {
+    let command = trial.kill_with.as_deref().unwrap_or("false");
+    run("sh", &["-c", command]).await.map(|_| ())
 }
 
 /// The broker, killed and held down.
@@ -73,34 +114,43 @@ impl<'a> Down<'a> {
         })
     }
 
-    pub async fn heal(self) -> Result<Vec<Proof>, ChaosError> {
+    pub fn heal(self) -> Undone<'a> {
         drop(self.hold);
-        self.stage.broker_ready().await?;
-        Ok(vec![self.proof])
+        Undone::of_broker(self.stage, vec![self.proof])
     }
 }
 
 /// The broker, stopped.
 pub struct Paused<'a> {
     stage: &'a Stage,
-    pid: u32,
+    proof: Proof,
 }
 
 impl<'a> Paused<'a> {
-    pub fn begin(stage: &'a Stage) -> Result<Paused<'a>, ChaosError> {
+    pub async fn begin(stage: &'a Stage) -> Result<Paused<'a>, ChaosError> {
+        stage.broker.ready(super::READY_MAX).await?;
         let pid = stage.broker.signal(Signal::STOP)?;
-        Ok(Paused { stage, pid })
+        let mut seen = state(pid);
+        for _ in 0..STOP_POLLS {
+            if seen == Some('T') {
+                break;
+            }
+            tokio::time::sleep(STOP_POLL).await;
+            seen = state(pid);
+        }
+        let proof = Proof::new(
+            "state of the process after it got SIGSTOP",
+            "收到 SIGSTOP 之后的进程状态",
+            seen.map_or("gone".to_owned(), |state| format!("{state} (stopped is T)")),
+            seen == Some('T'),
+        );
+        Ok(Paused { stage, proof })
     }
 
-    pub fn heal(self) -> Result<Vec<Proof>, ChaosError> {
-        let state = state(self.pid);
-        let proof = Proof::new(
-            "state of the process before it was continued",
-            "恢复前的进程状态",
-            state.map_or("gone".to_owned(), |state| format!("{state} (stopped is T)")),
-            state == Some('T'),
-        );
-        Ok(vec![proof])
+    pub fn heal(self) -> Undone<'a> {
+        let (stage, proof) = (self.stage, self.proof.clone());
+        drop(self);
+        Undone::of_broker(stage, vec![proof])
     }
 }
 
@@ -128,10 +178,12 @@ impl<'a> ConnectorDown<'a> {
         })
     }
 
-    pub async fn heal(self) -> Result<Vec<Proof>, ChaosError> {
+    pub fn heal(self) -> Undone<'a> {
         drop(self.hold);
-        self.sink.connector.ready(super::READY_MAX).await?;
-        Ok(vec![self.proof])
+        Undone {
+            proof: vec![self.proof],
+            back: Back::Connector(self.sink),
+        }
     }
 }
 
@@ -151,9 +203,9 @@ impl<'a> PostgresDown<'a> {
         })
     }
 
-    pub async fn heal(self) -> Result<Vec<Proof>, ChaosError> {
+    pub async fn heal(self) -> Result<Undone<'a>, ChaosError> {
         self.sink.run_again().await?;
-        Ok(vec![Proof::new(
+        Ok(Undone::proof(vec![Proof::new(
             "PostgreSQL took no session while it was down",
             "停机期间 PostgreSQL 拒绝连接",
             if self.refused {
@@ -162,6 +214,6 @@ impl<'a> PostgresDown<'a> {
                 "it answered"
             },
             self.refused,
-        )])
+        )]))
     }
 }

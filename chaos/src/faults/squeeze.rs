@@ -2,6 +2,7 @@
 
 use crate::{
     error::ChaosError,
+    faults::Undone,
     history::Proof,
     stage::{Stage, cgroup::Cgroup},
 };
@@ -49,7 +50,7 @@ impl<'a> Squeeze<'a> {
         Ok(squeeze)
     }
 
-    pub async fn heal(self) -> Result<Vec<Proof>, ChaosError> {
+    pub fn heal(self) -> Undone<'a> {
         let proof = match self.what {
             What::Memory { reached, killed } => {
                 let (now_reached, now_killed) = self.group.memory_events();
@@ -73,8 +74,7 @@ impl<'a> Squeeze<'a> {
         };
         let stage = self.stage;
         drop(self);
-        stage.broker_ready().await?;
-        Ok(vec![proof])
+        Undone::of_broker(stage, vec![proof])
     }
 }
 

@@ -2,15 +2,16 @@
 
 use crate::{
     error::ChaosError,
+    faults::{READY_MAX, Undone},
     history::Proof,
     stage::{
         Stage,
-        process::{Hold, Process},
+        process::{Hold, Process, dies_with_us},
     },
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::{path::PathBuf, process::Stdio, time::Duration};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 const SYNCS: &str = "fsync,fdatasync";
 const ATTACH_MAX: Duration = Duration::from_secs(10);
@@ -28,8 +29,9 @@ struct Tracer {
 impl Tracer {
     /// `inject` is strace's own language.
     async fn attach(stage: &Stage, pid: u32, inject: &str) -> Result<Tracer, ChaosError> {
-        let output = stage.dir().join(format!("strace-{pid}"));
-        let child = Command::new("strace")
+        let output = stage.dir().join(format!("strace-{}", stage.serial()));
+        // Without the drill nobody would stop it from spoiling the broker's syncs.
+        let child = dies_with_us("strace")
             .args(["-f", "-q", "-e", &format!("trace={SYNCS}")])
             .args(["-e", &format!("inject={SYNCS}:{inject}")])
             .arg("-o")
@@ -42,8 +44,9 @@ impl Tracer {
             .spawn()
             .map_err(ChaosError::stage("cannot run strace"))?;
         let tracer = Tracer { child, output };
+        let own = tracer.child.id();
         let attached = async {
-            while !is_traced(pid) {
+            while !is_traced(pid, own) {
                 tokio::time::sleep(POLL).await;
             }
         };
@@ -70,8 +73,8 @@ impl Tracer {
     }
 }
 
-/// Is every thread of the process traced?
-fn is_traced(pid: u32) -> bool {
+/// Is every thread of the process traced, and by this one?
+fn is_traced(pid: u32, by: Option<u32>) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
         return false;
     };
@@ -80,43 +83,45 @@ fn is_traced(pid: u32) -> bool {
         let tracer = status
             .lines()
             .find_map(|line| line.strip_prefix("TracerPid:"));
-        tracer.is_some_and(|tracer| tracer.trim() != "0")
+        by.is_some() && tracer.and_then(|tracer| tracer.trim().parse().ok()) == by
     })
+}
+
+/// The broker's process, when it is ready: it may be starting again for another reason.
+async fn running(stage: &Stage) -> Result<u32, ChaosError> {
+    stage.broker.ready(READY_MAX).await?;
+    stage.broker.pid_or_error()
 }
 
 /// Syncs that answer with an error, or late.
 pub struct Syncs<'a> {
     stage: &'a Stage,
     tracer: Tracer,
-    pid: u32,
     fails: bool,
 }
 
 impl<'a> Syncs<'a> {
     pub async fn fail(stage: &'a Stage) -> Result<Syncs<'a>, ChaosError> {
-        let pid = stage.broker.pid_or_error()?;
         Ok(Syncs {
             stage,
-            tracer: Tracer::attach(stage, pid, "error=EIO").await?,
-            pid,
+            tracer: Tracer::attach(stage, running(stage).await?, "error=EIO").await?,
             fails: true,
         })
     }
 
     pub async fn slow(stage: &'a Stage, delay: Duration) -> Result<Syncs<'a>, ChaosError> {
-        let pid = stage.broker.pid_or_error()?;
         let inject = format!("delay_enter={}", delay.as_micros());
         Ok(Syncs {
             stage,
-            tracer: Tracer::attach(stage, pid, &inject).await?,
-            pid,
+            tracer: Tracer::attach(stage, running(stage).await?, &inject).await?,
             fails: false,
         })
     }
 
-    pub async fn heal(self) -> Result<Vec<Proof>, ChaosError> {
+    /// What the broker makes of a sync that failed is for the judge, who sees how its process ended.
+    pub async fn heal(self) -> Result<Undone<'a>, ChaosError> {
         let touched = self.tracer.detach().await?;
-        let mut proof = vec![match self.fails {
+        let proof = vec![match self.fails {
             true => Proof::new(
                 "syncs that failed with EIO",
                 "以 EIO 失败的落盘次数",
@@ -130,17 +135,7 @@ impl<'a> Syncs<'a> {
                 touched > 0,
             ),
         }];
-        if self.fails {
-            let same = self.stage.broker.pid() == Some(self.pid);
-            proof.push(Proof::new(
-                "the process that saw the error does not go on",
-                "遇到错误的进程没有继续运行",
-                if same { "it goes on" } else { "it ended" },
-                !same,
-            ));
-        }
-        self.stage.broker_ready().await?;
-        Ok(proof)
+        Ok(Undone::of_broker(self.stage, proof))
     }
 }
 
@@ -155,8 +150,8 @@ pub struct Crash<'a> {
 
 impl<'a> Crash<'a> {
     pub async fn begin(stage: &'a Stage, sync: u32) -> Result<Crash<'a>, ChaosError> {
+        let pid = running(stage).await?;
         let hold = stage.broker.hold();
-        let pid = stage.broker.pid_or_error()?;
         // Counted for each thread by itself; the log's writer is the one that syncs at each commit.
         let inject = format!("signal=KILL:when={sync}");
         Ok(Crash {
@@ -168,12 +163,11 @@ impl<'a> Crash<'a> {
         })
     }
 
-    pub async fn heal(self) -> Result<Vec<Proof>, ChaosError> {
+    pub async fn heal(self) -> Result<Undone<'a>, ChaosError> {
         let down = self.broker.pid() != Some(self.pid);
         let touched = self.tracer.detach().await?;
         drop(self.hold);
-        self.stage.broker_ready().await?;
-        Ok(vec![
+        let proof = vec![
             Proof::new(
                 "syncs in which SIGKILL was sent",
                 "注入 SIGKILL 的落盘次数",
@@ -186,6 +180,7 @@ impl<'a> Crash<'a> {
                 if down { "it ended" } else { "it lives" },
                 down,
             ),
-        ])
+        ];
+        Ok(Undone::of_broker(self.stage, proof))
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::{
     error::ChaosError,
-    history::Proof,
+    faults::Undone,
+    history::{Proof, Reaction},
     stage::{Stage, process::Hold},
 };
 use std::{
@@ -52,7 +53,7 @@ pub struct Torn<'a> {
     stage: &'a Stage,
     hold: Hold,
     file: PathBuf,
-    added: usize,
+    tail: Vec<u8>,
     log_before: usize,
 }
 
@@ -80,30 +81,36 @@ impl<'a> Torn<'a> {
             stage,
             hold,
             file,
-            added: tail.len(),
+            tail,
             log_before: stage.broker.whole_log().matches(TORN).count(),
         })
     }
 
-    pub async fn heal(self) -> Result<Vec<Proof>, ChaosError> {
+    pub fn heal(self) -> Undone<'a> {
+        // Nobody has touched it: it is there when the broker starts.
+        let there = std::fs::read(&self.file).is_ok_and(|bytes| bytes.ends_with(&self.tail));
         drop(self.hold);
-        self.stage.broker_ready().await?;
-        let found = self.stage.broker.whole_log().matches(TORN).count() > self.log_before;
         let name = self.file.file_name().unwrap_or_default().to_string_lossy();
-        Ok(vec![Proof::new(
-            "bytes of half a record at the end of the log, and whether the broker found them",
-            "日志尾部残缺记录的字节数，以及互通是否发现",
-            format!(
-                "{} in {name}, {}",
-                self.added,
-                if found {
-                    "found and cut off"
-                } else {
-                    "not found"
-                }
-            ),
-            found,
-        )])
+        let proof = vec![Proof::new(
+            "bytes of half a record at the end of the log",
+            "日志尾部残缺记录的字节数",
+            match there {
+                true => format!("{} in {name}", self.tail.len()),
+                false => format!("none in {name}"),
+            },
+            there,
+        )];
+        let (stage, before) = (self.stage, self.log_before);
+        Undone::with(stage, proof, move || {
+            let found = stage.broker.whole_log().matches(TORN).count() > before;
+            vec![Reaction::new(
+                "the broker finds the half record and cuts it off",
+                "互通发现残缺记录并截去",
+                "found",
+                if found { "found" } else { "not found" },
+                found,
+            )]
+        })
     }
 }
 
@@ -137,7 +144,7 @@ impl<'a> Flipped<'a> {
         })
     }
 
-    pub async fn heal(mut self) -> Result<Vec<Proof>, ChaosError> {
+    pub async fn heal(mut self) -> Result<Undone<'a>, ChaosError> {
         let name = self
             .file
             .file_name()
@@ -150,21 +157,21 @@ impl<'a> Flipped<'a> {
         flip(&self.file, self.at)?;
         self.restored = true;
         drop(hold);
-        self.stage.broker_ready().await?;
-        Ok(vec![
-            Proof::new(
-                "the bit that was flipped",
-                "被翻转的比特",
-                format!("byte {} of {name}", self.at),
-                true,
-            ),
-            Proof::new(
-                "the broker named the damaged file",
-                "互通指出了损坏的文件",
+        let proof = vec![Proof::new(
+            "the bit that was flipped",
+            "被翻转的比特",
+            format!("byte {} of {name}", self.at),
+            true,
+        )];
+        Ok(Undone::with(self.stage, proof, move || {
+            vec![Reaction::new(
+                "the broker names the damaged file",
+                "互通指出损坏的文件",
+                "named",
                 if named { "named" } else { "not named" },
                 named,
-            ),
-        ])
+            )]
+        }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The broker's clock is set ahead or back.
 
-use crate::{error::ChaosError, history::Proof, stage::Stage};
+use crate::{error::ChaosError, faults::Undone, history::Proof, stage::Stage};
 use std::time::Duration;
 
 const POLL: Duration = Duration::from_millis(100);
@@ -13,7 +13,7 @@ const TOLERANCE_S: f64 = 3.0;
 pub struct Stepped<'a> {
     stage: &'a Stage,
     wanted_s: i64,
-    seen_s: f64,
+    seen_s: Option<f64>,
 }
 
 /// How far the broker's clock is ahead of ours.
@@ -23,20 +23,22 @@ async fn ahead_s(stage: &Stage) -> Result<f64, ChaosError> {
     Ok((broker as f64 - ours as f64) / 1e6)
 }
 
-async fn wait_for(stage: &Stage, wanted_s: i64) -> Result<f64, ChaosError> {
-    let mut seen = ahead_s(stage).await?;
+/// What was seen last; nothing when the broker did not answer.
+async fn wait_for(stage: &Stage, wanted_s: i64) -> Option<f64> {
+    let mut seen = None;
     let moved = async {
-        while (seen - wanted_s as f64).abs() > TOLERANCE_S {
+        loop {
+            // It may be down for another reason just now.
+            seen = ahead_s(stage).await.ok().or(seen);
+            if seen.is_some_and(|seen| (seen - wanted_s as f64).abs() <= TOLERANCE_S) {
+                return;
+            }
             tokio::time::sleep(POLL).await;
-            seen = ahead_s(stage).await?;
         }
-        Ok::<_, ChaosError>(())
     };
-    match tokio::time::timeout(SEEN_MAX, moved).await {
-        Ok(moved) => moved.map(|()| seen),
-        // The proof says what was seen instead.
-        Err(_) => ahead_s(stage).await,
-    }
+    // What was seen instead is the answer.
+    drop(tokio::time::timeout(SEEN_MAX, moved).await);
+    seen
 }
 
 impl<'a> Stepped<'a> {
@@ -51,30 +53,24 @@ impl<'a> Stepped<'a> {
         let mut stepped = Stepped {
             stage,
             wanted_s,
-            seen_s: 0.0,
+            seen_s: None,
         };
-        stepped.seen_s = wait_for(stage, wanted_s).await?;
+        stepped.seen_s = wait_for(stage, wanted_s).await;
         Ok(stepped)
     }
 
-    pub async fn heal(self) -> Result<Vec<Proof>, ChaosError> {
+    pub fn heal(self) -> Result<Undone<'a>, ChaosError> {
         self.stage.set_clock(0)?;
-        let after = wait_for(self.stage, 0).await?;
-        let holds = (self.seen_s - self.wanted_s as f64).abs() <= TOLERANCE_S;
-        Ok(vec![
-            Proof::new(
-                "seconds by which the broker's clock was ahead of ours",
-                "互通时钟领先于演练时钟的秒数",
-                format!("{:.1}", self.seen_s),
-                holds,
-            ),
-            Proof::new(
-                "the same after it was set right",
-                "校正之后",
-                format!("{after:.1}"),
-                after.abs() <= TOLERANCE_S,
-            ),
-        ])
+        let stage = self.stage;
+        let (seen, wanted) = (self.seen_s, self.wanted_s as f64);
+        let holds = seen.is_some_and(|seen| (seen - wanted).abs() <= TOLERANCE_S);
+        let proof = vec![Proof::new(
+            "seconds by which the broker's clock was ahead of ours",
+            "互通时钟领先于演练时钟的秒数",
+            seen.map_or("no answer".to_owned(), |seen| format!("{seen:.1}")),
+            holds,
+        )];
+        Ok(Undone::of_broker(stage, proof))
     }
 }
 

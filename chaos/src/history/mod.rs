@@ -7,13 +7,14 @@
 mod reader;
 mod writer;
 
-pub use reader::{FaultTimes, History, Item, Op, Subscription, Table, read};
+pub use reader::{FaultSeen, FaultTimes, History, Item, Op, Subscription, Table, read};
 pub use writer::Writer;
 
+use crate::drill::Loading;
 use serde::{Deserialize, Serialize};
 
 /// Of the file. A reader refuses what it does not know.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A line: microseconds since the drill began, and what happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -160,6 +161,10 @@ pub enum Event {
         offset: u64,
         what: String,
     },
+    /// Opened after the load, and read up to where the log ended.
+    Audited {
+        sub: u32,
+    },
     /// The line broke and came up again.
     Reconnected {
         sub: u32,
@@ -241,10 +246,30 @@ pub enum Phase {
     Active,
     /// It is about to be undone: from here on things may get well.
     Healing,
-    /// It is undone. `proof` says how one can tell that it happened; without one it did not.
-    Ended { proof: Vec<Proof> },
-    /// It could not be done, or not be undone.
+    /// It is undone. `proof` says how one can tell that it happened; without one it did not. It is what
+    /// the injector did or the kernel saw, never what the broker made of it.
+    Undone { proof: Vec<Proof> },
+    /// What it hit stands again, and did this about it.
+    Ended { reactions: Vec<Reaction> },
+    /// What it hit did not come back in the time for rolling back.
+    NotBack { why: String },
+    /// It could not be done; nothing of it is left.
     Failed { why: String },
+    /// It could not be undone, so what it hit is kept down.
+    Stuck { why: String },
+}
+
+impl Phase {
+    /// Nothing comes of the fault after it.
+    pub fn is_last(&self) -> bool {
+        matches!(
+            self,
+            Phase::Ended { .. }
+                | Phase::NotBack { .. }
+                | Phase::Failed { .. }
+                | Phase::Stuck { .. }
+        )
+    }
 }
 
 /// A thing measured that shows that a fault happened.
@@ -268,6 +293,28 @@ impl Proof {
     }
 }
 
+/// What somebody had to do about a fault, and whether it was done: for the judge, as a promise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reaction {
+    pub what: String,
+    pub what_zh: String,
+    pub bound: String,
+    pub seen: String,
+    pub kept: bool,
+}
+
+impl Reaction {
+    pub fn new(what: &str, what_zh: &str, bound: &str, seen: impl ToString, kept: bool) -> Self {
+        Reaction {
+            what: what.to_owned(),
+            what_zh: what_zh.to_owned(),
+            bound: bound.to_owned(),
+            seen: seen.to_string(),
+            kept,
+        }
+    }
+}
+
 /// Everything that a judge needs besides the events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header {
@@ -281,6 +328,9 @@ pub struct Header {
     /// What the command line says in its place, in microseconds and deltas a second.
     pub duration_us: Option<u64>,
     pub rate: Option<f64>,
+    /// Whether its surge is another one than the file says.
+    #[serde(default)]
+    pub load: Option<Loading>,
     pub platforms: Vec<u32>,
     pub observer: u32,
     pub commit: String,

@@ -4,8 +4,8 @@ use crate::{
     drill::{Drill, Overrides},
     error::ChaosError,
     history::{
-        AreasCompared, Cursor, Event, Header, How, Life, Line, Phase, Record, Role, Row, Stream,
-        VERSION,
+        AreasCompared, Cursor, Event, Header, How, Life, Line, Phase, Proof, Reaction, Record,
+        Role, Row, Stream, VERSION,
     },
 };
 use std::{
@@ -84,6 +84,8 @@ pub struct Subscription {
     /// With the time at which it came.
     pub items: Vec<(u64, Item)>,
     pub reconnects: u64,
+    /// It was read up to the end of the log.
+    pub audited: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -115,9 +117,7 @@ impl FaultSeen {
             begin: self.begin()?,
             active: self.time(|p| matches!(p, Phase::Active)).unwrap_or(end),
             healing: self.healing().unwrap_or(end),
-            ended: self
-                .time(|p| matches!(p, Phase::Ended { .. } | Phase::Failed { .. }))
-                .unwrap_or(end),
+            ended: self.time(Phase::is_last).unwrap_or(end),
         })
     }
 
@@ -133,7 +133,44 @@ impl FaultSeen {
     /// From when on things could get well.
     pub fn healing(&self) -> Option<u64> {
         self.time(|p| matches!(p, Phase::Healing))
-            .or_else(|| self.time(|p| matches!(p, Phase::Ended { .. } | Phase::Failed { .. })))
+            .or_else(|| self.time(Phase::is_last))
+    }
+
+    /// How one can tell that it happened, if it was undone.
+    pub fn proof(&self) -> &[Proof] {
+        let found = self.phases.iter().find_map(|(_, phase)| match phase {
+            Phase::Undone { proof } => Some(proof.as_slice()),
+            _ => None,
+        });
+        found.unwrap_or(&[])
+    }
+
+    /// What somebody did about it.
+    pub fn reactions(&self) -> &[Reaction] {
+        let found = self.phases.iter().find_map(|(_, phase)| match phase {
+            Phase::Ended { reactions } => Some(reactions.as_slice()),
+            _ => None,
+        });
+        found.unwrap_or(&[])
+    }
+
+    /// Why it could not be done, or not be undone.
+    pub fn failed(&self) -> Option<&str> {
+        self.phases.iter().find_map(|(_, phase)| match phase {
+            Phase::Failed { why } | Phase::Stuck { why } => Some(why.as_str()),
+            _ => None,
+        })
+    }
+
+    /// It could not be undone.
+    pub fn is_stuck(&self) -> bool {
+        self.time(|p| matches!(p, Phase::Stuck { .. })).is_some()
+    }
+
+    /// Is it shown that it happened?
+    pub fn is_proven(&self) -> bool {
+        let proof = self.proof();
+        self.failed().is_none() && !proof.is_empty() && proof.iter().all(|p| p.holds)
     }
 }
 
@@ -238,6 +275,7 @@ impl Gather {
         let drill = drill.with(&Overrides {
             duration: header.duration_us.map(Duration::from_micros),
             rate: header.rate,
+            load: header.load,
         });
         let faults = vec![FaultSeen { phases: Vec::new() }; drill.faults.len()];
         Ok(Gather {
@@ -330,6 +368,7 @@ impl Gather {
                     role,
                     items: Vec::new(),
                     reconnects: 0,
+                    audited: false,
                 };
                 self.subscribe(sub, begun)?;
             }
@@ -343,6 +382,7 @@ impl Gather {
                 }
             }
             Event::Alien { sub, offset, what } => self.item(sub, t, Item::Alien(offset, what))?,
+            Event::Audited { sub } => self.subscription(sub)?.audited = true,
             Event::Reconnected { sub } => self.subscription(sub)?.reconnects += 1,
             Event::ClientEnded { who, error } => h.client_ends.push((t, who, error)),
             Event::Table {

@@ -13,7 +13,13 @@ pub fn check(facts: &Facts<'_>, findings: &mut Findings) {
     if !facts.audited {
         findings.violated(
             Invariant::Converged,
-            "the log could not be read again at the end: the broker did not come back",
+            "the log could not be read again to its end: the broker did not come back",
+        );
+    }
+    if !facts.snapshot_audited {
+        findings.violated(
+            Invariant::Converged,
+            "no snapshot of the state could be read to its end",
         );
     }
     if history.done && history.converged.is_none() {

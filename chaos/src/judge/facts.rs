@@ -23,6 +23,8 @@ pub struct Facts<'h> {
     pub log: BTreeMap<u64, &'h Record>,
     /// It was read again as a whole; otherwise it is what anybody got of it.
     pub audited: bool,
+    /// So was the state.
+    pub snapshot_audited: bool,
     pub load_begin: u64,
     /// Every subscriber gets the same bytes; their digest is made once.
     digests: RefCell<HashMap<Content, Option<u32>>>,
@@ -67,7 +69,7 @@ pub fn is_below(record: &Record, cursor: Cursor) -> bool {
 
 impl<'h> Facts<'h> {
     pub fn of(history: &'h History) -> Facts<'h> {
-        let audit = history.with_role(Role::Log).last();
+        let audit = history.with_role(Role::Log).filter(|s| s.audited).last();
         let mut log = BTreeMap::new();
         let all: Vec<&Subscription> = match audit {
             Some(audit) => vec![audit],
@@ -82,6 +84,7 @@ impl<'h> Facts<'h> {
         Facts {
             deltas: Deltas::of(&history.header, &history.drill.workload),
             audited: audit.is_some(),
+            snapshot_audited: history.with_role(Role::Snapshot).any(|s| s.audited),
             load_begin: begins.min().unwrap_or(0),
             history,
             log,

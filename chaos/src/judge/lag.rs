@@ -17,6 +17,9 @@ const HOLD_US: u64 = 1_000_000;
 /// The first moments of a load are not yet steady: connections and caches are cold.
 const WARM_UP_US: u64 = 1_000_000;
 
+/// A lag that is longer than every other.
+const NEVER: u64 = u64::MAX;
+
 /// From and up to, since the drill began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
@@ -51,10 +54,10 @@ pub struct Lags {
     pub during: Vec<Window>,
 }
 
-/// Arrivals at one subscriber, one a delta run: due, lag, deltas.
 #[derive(Debug, Default)]
 struct Lane {
-    arrivals: Vec<(u64, u64, u32)>,
+    /// By the moment at which they were due.
+    ways: Vec<Way>,
     /// Each [`STEP_US`] from the start on: how long the oldest delta that is not everywhere has waited.
     waiting: Vec<u64>,
     worst: u64,
@@ -86,7 +89,7 @@ impl Lags {
                 .copied()
                 .collect();
             for (t, record) in records(subscription) {
-                for (first, count) in &record.runs {
+                for (first, _) in &record.runs {
                     let Some(op) = history.op_of(record.issuer, record.stream, *first) else {
                         continue;
                     };
@@ -98,12 +101,6 @@ impl Lags {
                     {
                         *at = t.max(*at);
                     }
-                    let lane = match is_urgent(record.stream) {
-                        true => &mut urgent,
-                        false => &mut bulk,
-                    };
-                    lane.arrivals
-                        .push((op.due, t.saturating_sub(op.due), *count));
                 }
             }
             for key in missing {
@@ -177,14 +174,16 @@ impl Lags {
         }
     }
 
-    /// Of what was due in these windows, how late 99 of 100 deltas were at most, and how many there were.
+    /// Of what was due in these windows, after which time 99 of 100 deltas were with everybody, and how many
+    /// there were. Nothing, when more than the hundredth never was, or none was due.
     pub fn p99(&self, urgent: bool, windows: &[Window]) -> (Option<u64>, u64) {
-        let lane = self.lane(urgent);
-        let mut found: Vec<(u64, u64)> = lane
-            .arrivals
-            .iter()
-            .filter(|(due, ..)| windows.iter().any(|window| window.has(*due)))
-            .map(|(_, lag, count)| (*lag, u64::from(*count)))
+        let ways = self.lane(urgent).ways.iter();
+        let mut found: Vec<(u64, u64)> = ways
+            .filter(|way| windows.iter().any(|window| window.has(way.due)))
+            .map(|way| {
+                let lag = way.arrived.map_or(NEVER, |at| at.saturating_sub(way.due));
+                (lag, u64::from(way.deltas))
+            })
             .collect();
         found.sort_unstable();
         let all: u64 = found.iter().map(|(_, count)| count).sum();
@@ -194,7 +193,7 @@ impl Lags {
             passed += count;
             passed >= rank
         });
-        (at.map(|(lag, _)| *lag), all)
+        (at.map(|(lag, _)| *lag).filter(|lag| *lag != NEVER), all)
     }
 
     /// From this moment until both lags are within their bounds, and stay there for a second; nothing when
@@ -251,6 +250,7 @@ impl Lane {
             let oldest = under_way.peek().map(|top| top.0.0);
             self.waiting.push(oldest.map_or(0, |due| now - due));
         }
+        self.ways = ways;
     }
 }
 
@@ -275,5 +275,36 @@ mod tests {
         let ms: Vec<_> = lane.waiting.iter().map(|us| us / 1000).collect();
         assert_eq!(ms, [0, 0, 100, 200, 300, 0, 100, 200, 300]);
         assert_eq!(lane.worst, 350_000);
+    }
+
+    #[test]
+    fn the_slowest_subscriber_makes_the_percentile() {
+        let lane = |arrived: &[Option<u64>]| {
+            let ways = arrived.iter().enumerate().map(|(i, at)| Way {
+                due: i as u64,
+                arrived: at.map(|at| i as u64 + at),
+                deltas: 10,
+            });
+            let mut lane = Lane::default();
+            lane.fill(ways.collect(), 1000);
+            Lags {
+                urgent: lane,
+                bulk: Lane::default(),
+                urgent_max: 0,
+                bulk_max: 0,
+                before: Vec::new(),
+                after: Vec::new(),
+                during: Vec::new(),
+            }
+        };
+        let all = [Window { from: 0, to: 1000 }];
+        let mut arrived = vec![Some(5); 200];
+        arrived[7] = Some(90);
+        assert_eq!(lane(&arrived).p99(true, &all), (Some(5), 2000));
+        arrived[8..11].fill(Some(80));
+        assert_eq!(lane(&arrived).p99(true, &all), (Some(80), 2000));
+        arrived[8..11].fill(None);
+        assert_eq!(lane(&arrived).p99(true, &all), (None, 2000));
+        assert_eq!(lane(&arrived).p99(false, &all), (None, 0));
     }
 }

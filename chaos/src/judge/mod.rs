@@ -15,7 +15,7 @@ pub use facts::Facts;
 pub use lag::{Lags, Window};
 pub use promises::{Promise, When};
 
-use crate::history::{History, How, Phase, Proof, Role};
+use crate::history::{FaultSeen, History, How, Proof, Role};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -285,8 +285,11 @@ pub fn judge(history: &History) -> Verdict {
 /// broken bounds count, those of INV-9 and INV-10 among them.
 fn decide(history: &History, verdict: &mut Verdict) {
     let mut failed: Vec<Text> = Vec::new();
+    // A drill that could not put right what it had done keeps the broker down, and nobody can have anything.
+    let stuck = history.faults.iter().any(FaultSeen::is_stuck);
     for (invariant, finding) in &verdict.findings.0 {
-        if finding.violations > 0 && !invariant.is_measured() {
+        let excused = stuck && *invariant == Invariant::Converged;
+        if finding.violations > 0 && !invariant.is_measured() && !excused {
             let text = invariant.text();
             let (n, count) = (invariant.number(), finding.violations);
             failed.push(Text::new(
@@ -360,6 +363,15 @@ fn why_invalid(history: &History, verdict: &Verdict) -> Vec<Text> {
     }
     // A drill that was stopped did not come to all of its faults.
     let stopped = history.stopped.is_some();
+    let begun = history.faults.iter().filter_map(FaultSeen::begin).min();
+    if let Some((t, text)) = &history.stopped
+        && begun.is_none_or(|begun| *t < begun)
+    {
+        why.push(Text::new(
+            format!("a stop condition was met before anything was broken: {text}"),
+            format!("尚未破坏任何内容即触发停止条件：{text}"),
+        ));
+    }
     for fault in verdict.faults.iter().filter(|f| !f.proven()) {
         if stopped && fault.begin_s.is_none() {
             continue;
@@ -386,6 +398,19 @@ fn why_invalid(history: &History, verdict: &Verdict) -> Vec<Text> {
             format!("没有故障发生的证据（{}）：{zh}", fault.label.zh),
         ));
     }
+    let bounds = verdict.promises.iter().filter(|p| p.checked == 0);
+    for promise in bounds.filter(|_| !stopped) {
+        why.push(Text::new(
+            format!(
+                "a promised bound saw nothing; {}: {}",
+                promise.what.en, promise.seen
+            ),
+            format!(
+                "承诺的上限未得到检验；{}：{}",
+                promise.what.zh, promise.seen
+            ),
+        ));
+    }
     let before = verdict.promises.iter().filter(|p| p.when == When::Before);
     for promise in before.filter(|p| !p.kept) {
         why.push(Text::new(
@@ -406,15 +431,6 @@ fn fault_reports(facts: &Facts<'_>, lags: &Lags) -> Vec<FaultReport> {
     pairs
         .map(|(fault, seen)| {
             let (en, zh) = fault.what.label();
-            let mut proof = Vec::new();
-            let mut failed = None;
-            for (_, phase) in &seen.phases {
-                match phase {
-                    Phase::Ended { proof: found } => proof.clone_from(found),
-                    Phase::Failed { why } => failed = Some(why.clone()),
-                    Phase::Begin | Phase::Active | Phase::Healing => {}
-                }
-            }
             let healing = seen.healing();
             FaultReport {
                 kind: fault.what.name(),
@@ -424,8 +440,8 @@ fn fault_reports(facts: &Facts<'_>, lags: &Lags) -> Vec<FaultReport> {
                 recovery_s: healing
                     .and_then(|at| lags.recovered(at))
                     .map(|us| us as f64 / 1e6),
-                proof,
-                failed,
+                proof: seen.proof().to_vec(),
+                failed: seen.failed().map(str::to_owned),
             }
         })
         .collect()

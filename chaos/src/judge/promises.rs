@@ -1,6 +1,9 @@
 //! The steady-state hypothesis against what was seen.
 
-use crate::judge::{Facts, FaultReport, Lags, Text};
+use crate::{
+    history::{Phase, Reaction},
+    judge::{Facts, FaultReport, Lags, Text},
+};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -13,6 +16,8 @@ pub enum When {
     During,
     After,
     Always,
+    /// What somebody had to do about a fault.
+    Reaction,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -43,6 +48,40 @@ fn us(duration: Duration) -> u64 {
 
 pub fn of(facts: &Facts<'_>, lags: &Lags, faults: &[FaultReport]) -> Vec<Promise> {
     let hypothesis = &facts.history.drill.hypothesis;
+    let mut promises = of_lags(facts, lags);
+    for fault in faults.iter().filter(|fault| fault.healing_s.is_some()) {
+        let seen = fault.recovery_s;
+        let bound = hypothesis.recovery.as_secs_f64();
+        promises.push(Promise {
+            when: When::After,
+            what: Text::new(
+                format!("recovery to steady state ({})", fault.label.en),
+                format!("恢复稳态用时（{}）", fault.label.zh),
+            ),
+            bound: seconds(us(hypothesis.recovery)),
+            seen: seen.map_or("never".to_owned(), |s| format!("{s:.1} s")),
+            kept: seen.is_some_and(|s| s <= bound),
+            urgent: false,
+            checked: 1,
+        });
+    }
+    for seen in &facts.history.faults {
+        promises.extend(seen.reactions().iter().map(reaction));
+        let late = seen.phases.iter().find_map(|(_, phase)| match phase {
+            Phase::NotBack { why } => Some(why),
+            _ => None,
+        });
+        promises.extend(late.map(|why| not_back(facts, why)));
+    }
+    // Of a broker that others run, nothing is seen from here.
+    if facts.history.header.trial.is_none() {
+        promises.push(memory(facts));
+    }
+    promises
+}
+
+fn of_lags(facts: &Facts<'_>, lags: &Lags) -> Vec<Promise> {
+    let hypothesis = &facts.history.drill.hypothesis;
     let mut promises = Vec::new();
     let words = [
         (
@@ -69,10 +108,6 @@ pub fn of(facts: &Facts<'_>, lags: &Lags, faults: &[FaultReport]) -> Vec<Promise
             };
             let Some(bound) = bound else { continue };
             let (p99, checked) = lags.p99(urgent, windows);
-            // A drill may end before it is steady again; then its recovery says so.
-            if when == When::After && windows.is_empty() {
-                continue;
-            }
             let (lane, lane_zh) = match urgent {
                 true => ("urgent", "紧急"),
                 false => ("bulk", "批量"),
@@ -84,34 +119,43 @@ pub fn of(facts: &Facts<'_>, lags: &Lags, faults: &[FaultReport]) -> Vec<Promise
                     format!("{zh}的{lane_zh}延迟 p99"),
                 ),
                 bound: ms(us(bound)),
-                seen: p99.map_or("nothing arrived".to_owned(), ms),
+                seen: match (p99, checked) {
+                    (_, 0) => "nothing was due".to_owned(),
+                    (None, _) => "some never arrived".to_owned(),
+                    (Some(p99), _) => ms(p99),
+                },
                 kept: p99.is_some_and(|p99| p99 <= us(bound)),
                 urgent,
                 checked,
             });
         }
     }
-    for fault in faults.iter().filter(|fault| fault.healing_s.is_some()) {
-        let seen = fault.recovery_s;
-        let bound = hypothesis.recovery.as_secs_f64();
-        promises.push(Promise {
-            when: When::After,
-            what: Text::new(
-                format!("recovery to steady state ({})", fault.label.en),
-                format!("恢复稳态用时（{}）", fault.label.zh),
-            ),
-            bound: seconds(us(hypothesis.recovery)),
-            seen: seen.map_or("never".to_owned(), |s| format!("{s:.1} s")),
-            kept: seen.is_some_and(|s| s <= bound),
-            urgent: false,
-            checked: 1,
-        });
-    }
-    // Of a broker that others run, nothing is seen from here.
-    if facts.history.header.trial.is_none() {
-        promises.push(memory(facts));
-    }
     promises
+}
+
+fn reaction(seen: &Reaction) -> Promise {
+    Promise {
+        when: When::Reaction,
+        what: Text::new(&seen.what, &seen.what_zh),
+        bound: seen.bound.clone(),
+        seen: seen.seen.clone(),
+        kept: seen.kept,
+        urgent: false,
+        checked: 1,
+    }
+}
+
+fn not_back(facts: &Facts<'_>, why: &str) -> Promise {
+    let within = facts.history.drill.rollback.timeout;
+    Promise {
+        when: When::Reaction,
+        what: Text::new("it stands again after the fault", "故障解除后恢复运行"),
+        bound: seconds(us(within)),
+        seen: why.to_owned(),
+        kept: false,
+        urgent: false,
+        checked: 1,
+    }
 }
 
 fn memory(facts: &Facts<'_>) -> Promise {

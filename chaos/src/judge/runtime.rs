@@ -2,11 +2,12 @@
 
 use crate::{
     drill::What,
-    history::{FaultTimes, Life, Phase},
+    history::{FaultTimes, Life},
     judge::{Facts, Findings, Invariant, Promise, When},
 };
 
 const BROKER: &str = "hutong-broker";
+const CONNECTOR: &str = "hutong-connect";
 /// Of the broker: it stopped because it could no longer keep its promises.
 const FAIL_STOP: i32 = 3;
 const CANNOT_START: i32 = 1;
@@ -17,7 +18,7 @@ pub fn check(facts: &Facts<'_>, promises: &[Promise], findings: &mut Findings) {
         let invariant = match promise.when {
             When::Always => Invariant::MemoryBounded,
             When::During | When::After if promise.urgent => Invariant::UrgentBounded,
-            When::Before | When::During | When::After => continue,
+            When::Before | When::During | When::After | When::Reaction => continue,
         };
         findings.checked(invariant, promise.checked);
         if !promise.kept {
@@ -34,12 +35,9 @@ pub fn check(facts: &Facts<'_>, promises: &[Promise], findings: &mut Findings) {
         let Some(times) = seen.times(facts.history.last) else {
             continue;
         };
-        // A disk that was not seen to fail need not stop anybody; then there is no verdict at all.
-        let proven = seen.phases.iter().any(|(_, phase)| match phase {
-            Phase::Ended { proof } => proof.iter().all(|p| p.holds),
-            _ => false,
-        });
-        if hypothesis.fail_stop && proven && breaks_the_disk(&fault.what) {
+        // A disk that did not fail need not stop anybody. The proof is what the kernel said, and not what the
+        // broker made of it: that it goes on is no way out of this.
+        if hypothesis.fail_stop && seen.is_proven() && fault.what.breaks_the_disk() {
             fail_stop(facts, findings, &fault.what, times);
         }
         if hypothesis.refuses_to_start {
@@ -48,15 +46,8 @@ pub fn check(facts: &Facts<'_>, promises: &[Promise], findings: &mut Findings) {
     }
 }
 
-fn breaks_the_disk(what: &What) -> bool {
-    matches!(
-        what,
-        What::SyncError | What::DiskFull | What::ReadOnly | What::PowerLoss
-    )
-}
-
-/// How it may end: killed by the drill, stopped by a failing disk, refused to start on damage. All else
-/// is an end that nobody asked for.
+/// How a process may end: killed by the drill, the broker stopped by a failing disk or refusing to start on
+/// damage. All else is an end that nobody asked for, an end without an error as well: nobody tells them to stop.
 fn ends(facts: &Facts<'_>, findings: &mut Findings) {
     let history = facts.history;
     let during = |t: u64, is: fn(&What) -> bool| {
@@ -70,23 +61,20 @@ fn ends(facts: &Facts<'_>, findings: &mut Findings) {
         let Life::Exited { code, signal } = life else {
             continue;
         };
-        if name != BROKER {
-            continue;
-        }
         findings.checked(Invariant::FailStop, 1);
-        let asked_for = match (code, signal) {
-            (_, Some(KILLED)) => during(*t, |_| true),
-            (Some(FAIL_STOP), _) => during(*t, breaks_the_disk),
-            (Some(CANNOT_START), _) => during(*t, |what| {
-                breaks_the_disk(what) || *what == What::FlippedByte
+        let asked_for = match (name.as_str(), code, signal) {
+            (BROKER, _, Some(KILLED)) => during(*t, What::kills),
+            (BROKER, Some(FAIL_STOP), _) => during(*t, What::breaks_the_disk),
+            (BROKER, Some(CANNOT_START), _) => during(*t, |what| {
+                what.breaks_the_disk() || *what == What::FlippedByte
             }),
-            (Some(0), _) => true,
+            (CONNECTOR, _, Some(KILLED)) => during(*t, |what| *what == What::KillConnector),
             _ => false,
         };
         if !asked_for {
             let at = *t as f64 / 1e6;
             let text = format!(
-                "the broker ended after {at:.1} s with code {code:?} and signal {signal:?}, which no fault asked for"
+                "{name} ended after {at:.1} s with code {code:?} and signal {signal:?}, which no fault asked for"
             );
             findings.violated(Invariant::FailStop, text);
         }

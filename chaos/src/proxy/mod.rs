@@ -11,7 +11,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 const WINDOW_BYTES: u32 = 128 << 10;
 
 /// What happens to bytes that go one way.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rule {
     /// Nothing gets through.
     pub held: bool,
@@ -37,6 +37,36 @@ pub struct Rule {
     /// Of segments, as a share; each stalls the line for as long as a retransmission takes.
     pub loss: f64,
     pub bytes_per_s: Option<u64>,
+}
+
+impl Rule {
+    /// Both at one time: the bytes pass one after the other.
+    #[must_use]
+    fn and(self, other: Rule) -> Rule {
+        let narrower = match (self.bytes_per_s, other.bytes_per_s) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        Rule {
+            held: self.held || other.held,
+            unread: self.unread || other.unread,
+            delay: self.delay + other.delay,
+            jitter: self.jitter + other.jitter,
+            loss: 1.0 - (1.0 - self.loss) * (1.0 - other.loss),
+            bytes_per_s: narrower,
+        }
+    }
+}
+
+/// Rules of one fault on a line; given back to take them away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ruling(u64);
+
+/// The rules of all faults that are there: to the broker, and from it.
+#[derive(Debug, Default)]
+struct Rules {
+    next: u64,
+    all: Vec<(Ruling, Rule, Rule)>,
 }
 
 /// What a line did since it was made.
@@ -50,6 +80,9 @@ pub struct Counters {
     pub delayed_chunks: AtomicU64,
     pub delayed_us: AtomicU64,
     pub stalls: AtomicU64,
+    /// Segments that could have been lost.
+    pub segments: AtomicU64,
+    /// Of bytes that had to wait for bytes before them, because few get through.
     pub throttled_us: AtomicU64,
 }
 
@@ -64,6 +97,7 @@ pub struct Counts {
     pub delayed_chunks: u64,
     pub delayed_us: u64,
     pub stalls: u64,
+    pub segments: u64,
     pub throttled_us: u64,
 }
 
@@ -83,6 +117,7 @@ impl Counters {
             delayed_chunks: of(&self.delayed_chunks),
             delayed_us: of(&self.delayed_us),
             stalls: of(&self.stalls),
+            segments: of(&self.segments),
             throttled_us: of(&self.throttled_us),
         }
     }
@@ -100,6 +135,7 @@ impl Counts {
             delayed_chunks: self.delayed_chunks + other.delayed_chunks,
             delayed_us: self.delayed_us + other.delayed_us,
             stalls: self.stalls + other.stalls,
+            segments: self.segments + other.segments,
             throttled_us: self.throttled_us + other.throttled_us,
         }
     }
@@ -115,6 +151,7 @@ impl Counts {
             delayed_chunks: self.delayed_chunks - before.delayed_chunks,
             delayed_us: self.delayed_us - before.delayed_us,
             stalls: self.stalls - before.stalls,
+            segments: self.segments - before.segments,
             throttled_us: self.throttled_us - before.throttled_us,
         }
     }
@@ -125,10 +162,11 @@ impl Counts {
 struct Shared {
     to_broker: watch::Sender<Rule>,
     from_broker: watch::Sender<Rule>,
+    rules: Mutex<Rules>,
     /// Connections older than this number of cuts are cut.
     cuts: watch::Sender<u64>,
-    /// A connection that comes is closed at once.
-    closed: watch::Sender<bool>,
+    /// How many want a connection that comes to be closed at once.
+    closed: AtomicUsize,
     counters: Counters,
     /// Our ends of the connections to the broker that are open.
     upstream: Mutex<Vec<SocketAddr>>,
@@ -160,8 +198,9 @@ impl Line {
         let shared = Arc::new(Shared {
             to_broker: watch::Sender::new(Rule::default()),
             from_broker: watch::Sender::new(Rule::default()),
+            rules: Mutex::default(),
             cuts: watch::Sender::new(0),
-            closed: watch::Sender::new(false),
+            closed: AtomicUsize::new(0),
             counters: Counters::default(),
             upstream: Mutex::default(),
             broker,
@@ -180,19 +219,41 @@ impl Line {
         format!("http://{}", self.address)
     }
 
-    pub fn set(&self, to_broker: Rule, from_broker: Rule) {
-        self.shared.to_broker.send_replace(to_broker);
-        self.shared.from_broker.send_replace(from_broker);
+    /// Adds rules to those that are there, until they are taken away.
+    #[must_use]
+    pub fn add(&self, to_broker: Rule, from_broker: Rule) -> Ruling {
+        let mut rules = lock(&self.shared.rules);
+        let ruling = Ruling(rules.next);
+        rules.next += 1;
+        rules.all.push((ruling, to_broker, from_broker));
+        self.apply(&rules);
+        ruling
     }
 
-    /// Ends all connections; with `closed`, those that come as well, until it is opened again.
-    pub fn cut(&self, closed: bool) {
-        self.shared.closed.send_replace(closed);
+    /// All others stay. Twice is as good as once.
+    pub fn take_away(&self, ruling: Ruling) {
+        let mut rules = lock(&self.shared.rules);
+        rules.all.retain(|(of, ..)| *of != ruling);
+        self.apply(&rules);
+    }
+
+    /// Under the lock, so that the last word is that of the last change.
+    fn apply(&self, rules: &Rules) {
+        let of = |way: fn(&(Ruling, Rule, Rule)) -> Rule| {
+            rules.all.iter().map(way).fold(Rule::default(), Rule::and)
+        };
+        self.shared.to_broker.send_replace(of(|rule| rule.1));
+        self.shared.from_broker.send_replace(of(|rule| rule.2));
+    }
+
+    /// Ends all connections, and those that come as well, until each that did so has opened it again.
+    pub fn close(&self) {
+        self.shared.closed.fetch_add(1, Ordering::AcqRel);
         self.shared.cuts.send_modify(|n| *n += 1);
     }
 
     pub fn open_again(&self) {
-        self.shared.closed.send_replace(false);
+        self.shared.closed.fetch_sub(1, Ordering::AcqRel);
     }
 
     pub fn counts(&self) -> Counts {
@@ -224,7 +285,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             // Cancel-safe, as both say.
             accepted = listener.accept() => {
                 let Ok((client, _)) = accepted else { continue };
-                if *shared.closed.borrow() {
+                if shared.closed.load(Ordering::Acquire) > 0 {
                     shared.counters.add(|c| &c.refused, 1);
                     continue;
                 }

@@ -79,7 +79,7 @@ impl<'a> Pump<'a> {
 
     /// Bytes of one way stay in order, so none goes before those before it.
     fn go_at(&mut self, last: &mut Instant, bytes: usize) -> Instant {
-        let rule = self.rule.borrow().clone();
+        let rule = *self.rule.borrow();
         let now = Instant::now();
         let mut delay = rule.delay;
         if !rule.jitter.is_zero() {
@@ -92,6 +92,7 @@ impl<'a> Pump<'a> {
             let lost = (0..segments).filter(|_| self.draw() < rule.loss).count();
             delay += RETRANSMISSION * lost as u32;
             self.counters.add(|c| &c.stalls, lost as u64);
+            self.counters.add(|c| &c.segments, segments as u64);
         }
         if !delay.is_zero() {
             self.counters.add(|c| &c.delayed_chunks, 1);
@@ -100,10 +101,11 @@ impl<'a> Pump<'a> {
         }
         let mut at = (now + delay).max(*last);
         if let Some(bytes_per_s) = rule.bytes_per_s {
-            let takes = Duration::from_secs_f64(bytes as f64 / bytes_per_s as f64);
+            // A line that is wide enough takes its time for each piece too; only what queues is held up.
+            let queued = last.saturating_duration_since(now + delay);
             self.counters
-                .add(|c| &c.throttled_us, takes.as_micros() as u64);
-            at += takes;
+                .add(|c| &c.throttled_us, queued.as_micros() as u64);
+            at += Duration::from_secs_f64(bytes as f64 / bytes_per_s as f64);
         }
         *last = at;
         at

@@ -2,9 +2,12 @@
 //! from elsewhere, and readable in print.
 
 use crate::{
+    commands::all::{Played, Row},
+    drill::Loading,
     history::History,
     judge::{Invariant, Outcome, Verdict},
     report::{
+        counts,
         plot::timeline,
         put, recovery,
         words::{date, escape},
@@ -31,49 +34,71 @@ section{break-before:auto}section+section{break-before:page;border-top:4px solid
 @media print{body{margin:0;max-width:none;font-size:11px}pre{white-space:pre-wrap}h2{break-after:avoid}\
 tr,svg,.verdict{break-inside:avoid}*{-webkit-print-color-adjust:exact;print-color-adjust:exact}}";
 
-/// One drill a section; with several, an overview first.
+/// One drill a section.
 pub fn html(drills: &[(&History, &Verdict)]) -> String {
     let title = match drills {
         [(history, _)] => format!("{} {}", history.drill.title, history.drill.title_zh),
-        _ => "Chaos drills 故障演练".to_owned(),
+        _ => ALL.to_owned(),
     };
+    page(&title, "", drills)
+}
+
+/// A table of all, and then a section for each that has one.
+pub fn html_of_all(rows: &[Row], drills: &[(&History, &Verdict)]) -> String {
+    page(ALL, &overview(rows), drills)
+}
+
+const ALL: &str = "Chaos drills 故障演练";
+
+fn page(title: &str, first: &str, drills: &[(&History, &Verdict)]) -> String {
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\"><title>{}</title>\n\
-         <style>{STYLE}</style></head>\n<body>\n",
-        escape(&title)
+         <style>{STYLE}</style></head>\n<body>\n{first}",
+        escape(title)
     );
-    if drills.len() != 1 {
-        out += &overview(drills);
-    }
-    for (history, verdict) in drills {
-        out += &section(history, verdict);
+    for (i, (history, verdict)) in drills.iter().enumerate() {
+        out += &section(i, history, verdict);
     }
     out + "</body></html>\n"
 }
 
-fn overview(drills: &[(&History, &Verdict)]) -> String {
+fn overview(rows: &[Row]) -> String {
     let mut out = String::from(
         "<section><h1>Chaos drills<span>故障演练</span></h1>\n<table><tr><th>Drill 演练</th>\
-         <th>Verdict 结论</th><th>Recovery 恢复, s</th><th>Worst urgent lag 最大紧急延迟, s</th>\
-         <th>Acknowledged 已确认</th></tr>\n",
+         <th>Load 负载</th><th>Verdict 结论</th><th>Recovery 恢复, s</th>\
+         <th>Worst urgent lag 最大紧急延迟, s</th><th>Acknowledged 已确认</th></tr>\n",
     );
-    for (history, verdict) in drills {
+    for row in rows {
+        let load = if row.surge {
+            "surge 高峰"
+        } else {
+            "quiet 平稳"
+        };
+        let name = escape(&row.name);
+        let (class, word) = match row.played.outcome() {
+            Some(outcome) => (mark(outcome == Outcome::Pass).0, outcome.name()),
+            None => ("zh", "not played 未演练"),
+        };
         put!(
             out,
-            "<tr><td><a href=\"#{name}\">{}</a><br><span class=\"zh\">{}</span></td>\
-             <td class=\"{}\">{}</td><td class=\"n\">{}</td><td class=\"n\">{:.2}</td><td class=\"n\">{}</td></tr>",
-            escape(&history.drill.title),
-            escape(&history.drill.title_zh),
-            mark(verdict.outcome == Outcome::Pass).0,
-            verdict.outcome.name(),
-            recovery(verdict).map_or("-".to_owned(), |s| format!("{s:.1}")),
-            verdict.totals.worst_urgent_lag_s,
-            verdict.totals.acknowledged,
-            name = escape(&verdict.drill),
+            "<tr><td>{name}</td><td>{load}</td><td class=\"{class}\">{word}</td>"
         );
+        match &row.played {
+            Played::Judged(verdict, _) => put!(
+                out,
+                "<td class=\"n\">{}</td><td class=\"n\">{:.2}</td><td class=\"n\">{}</td></tr>",
+                recovery(verdict).map_or("-".to_owned(), |s| format!("{s:.1}")),
+                verdict.totals.worst_urgent_lag_s,
+                verdict.totals.acknowledged,
+            ),
+            Played::Left(why) | Played::Broken(why) => {
+                put!(out, "<td colspan=\"3\">{}</td></tr>", escape(why));
+            }
+        }
     }
-    out + "</table></section>\n"
+    put!(out, "</table><p>{}</p></section>", counts(rows));
+    out
 }
 
 /// Class and sign.
@@ -81,11 +106,11 @@ fn mark(good: bool) -> (&'static str, &'static str) {
     if good { ("ok", "✓") } else { ("no", "✗") }
 }
 
-fn section(history: &History, verdict: &Verdict) -> String {
+fn section(number: usize, history: &History, verdict: &Verdict) -> String {
     let drill = &history.drill;
     let mut out = format!(
-        "<section id=\"{}\"><h1>{}<span>{}</span></h1>\n<p>{}<br><span class=\"zh\">{}</span></p>\n",
-        escape(&verdict.drill),
+        "<section id=\"drill-{}\"><h1>{}<span>{}</span></h1>\n<p>{}<br><span class=\"zh\">{}</span></p>\n",
+        number + 1,
         escape(&drill.title),
         escape(&drill.title_zh),
         escape(&drill.why),
@@ -315,6 +340,13 @@ fn setting(history: &History, verdict: &Verdict) -> String {
     }
     if let Some(rate) = header.rate {
         write!(command, " --rate {rate}").expect("a text takes all");
+    }
+    if let Some(load) = header.load {
+        let word = match load {
+            Loading::Quiet => "quiet",
+            Loading::Surge => "surge",
+        };
+        command = format!("{command}  (with the load of `all --load {word}`)");
     }
     for (en, zh, value) in [
         ("Command", "命令", command),

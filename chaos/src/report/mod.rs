@@ -4,11 +4,10 @@ mod html;
 mod plot;
 mod words;
 
-pub use html::html;
+pub use html::{html, html_of_all};
 
 use crate::{
-    commands::all::Played,
-    drill::Drill,
+    commands::all::{Played, Row},
     judge::{Invariant, Outcome, Verdict},
 };
 use serde_json::{Value, json};
@@ -131,12 +130,34 @@ pub fn json(verdict: &Verdict, history: Option<&Path>) -> Value {
     value
 }
 
-pub fn json_of_all(rows: &[(&Drill, &Played)]) -> Value {
-    let of = |(drill, played): &(&Drill, &Played)| match played {
-        Played::Judged(verdict, history) => json(verdict, Some(history)),
-        Played::Left(why) => json!({ "drill": drill.name, "outcome": null, "why_not": why }),
+pub fn json_of_all(rows: &[Row]) -> Value {
+    let of = |row: &Row| {
+        let mut value = match &row.played {
+            Played::Judged(verdict, history) => json(verdict, Some(history)),
+            Played::Left(why) => json!({ "drill": row.name, "outcome": null, "why_not": why }),
+            Played::Broken(why) => {
+                json!({ "drill": row.name, "outcome": Outcome::Invalid, "why_not": why })
+            }
+        };
+        if let Some(map) = value.as_object_mut() {
+            map.insert("title".to_owned(), json!(row.name));
+            map.insert("load".to_owned(), json!(load(row)));
+            map.insert("recovery_s".to_owned(), json!(recovery_of(row)));
+        }
+        value
     };
     rows.iter().map(of).collect()
+}
+
+fn load(row: &Row) -> &'static str {
+    if row.surge { "surge" } else { "quiet" }
+}
+
+fn recovery_of(row: &Row) -> Option<f64> {
+    match &row.played {
+        Played::Judged(verdict, _) => recovery(verdict),
+        Played::Left(_) | Played::Broken(_) => None,
+    }
 }
 
 /// The slowest of its faults.
@@ -147,17 +168,14 @@ fn recovery(verdict: &Verdict) -> Option<f64> {
         .reduce(f64::max)
 }
 
-pub fn table(rows: &[(&Drill, &Played)]) -> String {
+pub fn table(rows: &[Row]) -> String {
     let mut out = String::new();
-    let width = rows
-        .iter()
-        .map(|(drill, _)| drill.name.len())
-        .max()
-        .unwrap_or(0);
+    let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(5);
     put!(
         out,
-        "{:width$}  {:8}{:>12}{:>14}{:>14}{:>11}{:>11}",
+        "{:width$}  {:6}{:8}{:>12}{:>16}{:>14}{:>11}{:>11}",
         "drill",
+        "load",
         "verdict",
         "recovery s",
         "worst urgent s",
@@ -165,15 +183,14 @@ pub fn table(rows: &[(&Drill, &Played)]) -> String {
         "delivered",
         "memory MB"
     );
-    let (mut passed, mut failed, mut invalid, mut left) = (0, 0, 0, 0);
-    for (drill, played) in rows {
-        match played {
+    for row in rows {
+        let (name, load) = (&row.name, load(row));
+        match &row.played {
             Played::Judged(verdict, _) => {
                 let t = &verdict.totals;
                 put!(
                     out,
-                    "{:width$}  {:8}{:>12}{:>14.2}{:>14}{:>11}{:>11.0}",
-                    drill.name,
+                    "{name:width$}  {load:6}{:8}{:>12}{:>16.2}{:>14}{:>11}{:>11.0}",
                     verdict.outcome.name(),
                     recovery(verdict).map_or("-".to_owned(), |s| format!("{s:.1}")),
                     t.worst_urgent_lag_s,
@@ -181,21 +198,32 @@ pub fn table(rows: &[(&Drill, &Played)]) -> String {
                     t.delivered,
                     t.memory_peak_mb
                 );
-                match verdict.outcome {
-                    Outcome::Pass => passed += 1,
-                    Outcome::Fail => failed += 1,
-                    Outcome::Invalid => invalid += 1,
-                }
             }
-            Played::Left(why) => {
-                put!(out, "{:width$}  not here  {why}", drill.name);
-                left += 1;
-            }
+            Played::Left(why) => put!(out, "{name:width$}  {load:6}not here  {why}"),
+            Played::Broken(why) => put!(out, "{name:width$}  {load:6}INVALID   {why}"),
         }
     }
-    put!(
-        out,
-        "{passed} passed, {failed} failed, {invalid} invalid, {left} not played here"
-    );
+    put!(out, "{}", counts(rows));
     out
+}
+
+fn counts(rows: &[Row]) -> String {
+    let with = |outcome| {
+        rows.iter()
+            .filter(|r| r.played.outcome() == outcome)
+            .count()
+    };
+    let acknowledged: u64 = (rows.iter())
+        .filter_map(|row| match &row.played {
+            Played::Judged(verdict, _) => Some(verdict.totals.acknowledged),
+            Played::Left(_) | Played::Broken(_) => None,
+        })
+        .sum();
+    format!(
+        "{} passed, {} failed, {} invalid, {} not played here; {acknowledged} deltas acknowledged",
+        with(Some(Outcome::Pass)),
+        with(Some(Outcome::Fail)),
+        with(Some(Outcome::Invalid)),
+        with(None)
+    )
 }

@@ -14,7 +14,11 @@ pub struct Cgroup {
     memory: PathBuf,
     cpu: PathBuf,
     unified: bool,
+    /// Controllers that nobody passed on to children before, and which are taken back.
+    passed_on: Vec<&'static str>,
 }
+
+const CONTROL: &str = "cgroup.subtree_control";
 
 fn is_unified() -> bool {
     let controllers = std::fs::read_to_string(format!("{ROOT}/cgroup.controllers"));
@@ -40,25 +44,21 @@ impl Cgroup {
     pub fn make(name: &str) -> Result<Cgroup, ChaosError> {
         let unified = is_unified();
         let root = Path::new(ROOT);
-        let group = match unified {
-            true => Cgroup {
-                memory: root.join(name),
-                cpu: root.join(name),
-                unified,
-            },
-            false => Cgroup {
-                memory: root.join("memory").join(name),
-                cpu: root.join("cpu").join(name),
-                unified,
-            },
+        let (memory, cpu) = match unified {
+            true => (root.join(name), root.join(name)),
+            false => (root.join("memory").join(name), root.join("cpu").join(name)),
         };
-        if unified {
-            // Children get the controllers only when the parent passes them on; often it does.
-            drop(std::fs::write(
-                root.join("cgroup.subtree_control"),
-                "+memory +cpu",
-            ));
-        }
+        let passed_on = match unified {
+            true => pass_on(root),
+            false => Vec::new(),
+        };
+        // From here on it is undone, whatever fails.
+        let group = Cgroup {
+            memory,
+            cpu,
+            unified,
+            passed_on,
+        };
         for dir in [&group.memory, &group.cpu] {
             match std::fs::create_dir(dir) {
                 Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -140,7 +140,23 @@ impl Drop for Cgroup {
                 }
             }
         }
+        for controller in &self.passed_on {
+            // Refused while another group has come to need it.
+            let control = Path::new(ROOT).join(CONTROL);
+            drop(std::fs::write(control, format!("-{controller}")));
+        }
     }
+}
+
+/// Children get controllers only when the parent passes them on. Those that it did not pass on before.
+fn pass_on(root: &Path) -> Vec<&'static str> {
+    let control = root.join(CONTROL);
+    let before = std::fs::read_to_string(&control).unwrap_or_default();
+    let missing = |name: &&str| before.split_whitespace().all(|word| word != *name);
+    let passed = ["memory", "cpu"].into_iter().filter(missing);
+    passed
+        .filter(|name| std::fs::write(&control, format!("+{name}")).is_ok())
+        .collect()
 }
 
 fn write(path: &Path, value: &str) -> Result<(), ChaosError> {

@@ -140,33 +140,24 @@ impl Disk {
     }
 
     /// Writes until nothing more fits; the bytes that did. Undone by [`Disk::free`].
-    pub fn fill(&self) -> Result<u64, ChaosError> {
+    pub async fn fill(&self) -> Result<u64, ChaosError> {
         let path = self.point.join(FILLER);
-        let failed = |error| ChaosError::file("cannot fill", &path)(error);
-        let mut file = std::fs::File::create(&path).map_err(failed)?;
-        let mut filled = 0;
-        for chunk in [1usize << 20, 4096, 1] {
-            let zeros = vec![0; chunk];
-            loop {
-                match file.write(&zeros) {
-                    Ok(bytes) => filled += bytes as u64,
-                    Err(error) if error.kind() == std::io::ErrorKind::StorageFull => break,
-                    Err(error) => return Err(ChaosError::file("cannot fill", &path)(error)),
-                }
-            }
-        }
-        // Space that is only promised is taken by this.
-        match file.sync_all() {
-            Err(error) if error.kind() != std::io::ErrorKind::StorageFull => {
-                Err(ChaosError::file("cannot fill", &path)(error))
-            }
-            Ok(()) | Err(_) => Ok(filled),
-        }
+        // It takes seconds, which no thread of the clients can do without.
+        let filled = tokio::task::spawn_blocking(move || fill(&path));
+        filled
+            .await
+            .map_err(ChaosError::stage("the disk cannot be filled"))?
     }
 
+    /// What a power cut has taken meanwhile is free as well.
     pub fn free(&self) -> Result<(), ChaosError> {
         let path = self.point.join(FILLER);
-        std::fs::remove_file(&path).map_err(ChaosError::file("cannot remove", path))
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(ChaosError::file("cannot remove", path)(error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     pub fn bytes_free(&self) -> u64 {
@@ -203,6 +194,28 @@ impl Drop for Disk {
             // Something that is just being killed may still use it.
             try_run("umount", &["-l", point]);
         }
+    }
+}
+
+/// Writes to this file until nothing more fits.
+fn fill(path: &Path) -> Result<u64, ChaosError> {
+    let failed = |error| ChaosError::file("cannot fill", path)(error);
+    let mut file = std::fs::File::create(path).map_err(&failed)?;
+    let mut filled = 0;
+    for chunk in [1usize << 20, 4096, 1] {
+        let zeros = vec![0; chunk];
+        loop {
+            match file.write(&zeros) {
+                Ok(bytes) => filled += bytes as u64,
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => break,
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+    // Space that is only promised is taken by this.
+    match file.sync_all() {
+        Err(error) if error.kind() != std::io::ErrorKind::StorageFull => Err(failed(error)),
+        Ok(()) | Err(_) => Ok(filled),
     }
 }
 

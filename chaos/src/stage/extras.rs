@@ -3,6 +3,7 @@
 use crate::{
     clients::{Producer, Reader, Until},
     proxy::Line,
+    stage::process::Hold,
 };
 use hutong_connectors::client::Publisher;
 use std::sync::{
@@ -16,6 +17,8 @@ pub struct Extras {
     readers: Mutex<JoinSet<Reader>>,
     publishing: Mutex<JoinSet<u64>>,
     lines: Mutex<Vec<Line>>,
+    /// Of processes that must not start any more.
+    down: Mutex<Vec<Hold>>,
     pub(super) read_until: watch::Sender<bool>,
     pub(super) give_up: watch::Sender<bool>,
     flood: AtomicU64,
@@ -32,6 +35,7 @@ impl Default for Extras {
             readers: Mutex::default(),
             publishing: Mutex::default(),
             lines: Mutex::default(),
+            down: Mutex::default(),
             read_until: watch::Sender::new(false),
             give_up: watch::Sender::new(false),
             flood: AtomicU64::new(1),
@@ -54,6 +58,16 @@ impl Extras {
     /// Lines live as long as those who use them.
     pub fn keep(&self, lines: Vec<Line>) {
         lock(&self.lines).extend(lines);
+    }
+
+    /// Until the end of the drill: what it stands on could not be put right.
+    pub fn keep_down(&self, hold: Hold) {
+        lock(&self.down).push(hold);
+    }
+
+    /// Is somebody kept down for good?
+    pub fn keeps_down(&self) -> bool {
+        !lock(&self.down).is_empty()
     }
 
     /// The first of so many revisions of a flood, which no other flood has.

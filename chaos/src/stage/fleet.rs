@@ -53,6 +53,7 @@ impl Fleet {
                 progress: Some(stage.board.reader(*platform, true)),
                 subscriber,
                 reached: history::Cursor::default(),
+                complete: false,
             };
             let until = Until::Told(stage.extras.read_until.subscribe());
             fleet.readers.spawn(reader.run(until));
@@ -138,10 +139,18 @@ impl Fleet {
                 progress: None,
                 subscriber,
                 reached: history::Cursor::default(),
+                complete: false,
             };
             let read = reader.run(Until::Reached(end));
             let late = |_| ChaosError::Stage(format!("{name} takes more than {AUDIT_MAX:?}"));
             let read = tokio::time::timeout(AUDIT_MAX, read).await.map_err(late)?;
+            if !read.complete {
+                return Err(ChaosError::Stage(format!(
+                    "{name} ended before the log did"
+                )));
+            }
+            // Only now it is one: what was read in part looks whole in a history.
+            stage.history.record(Event::Audited { sub });
             if role == Role::Log {
                 last = read.reached;
             }

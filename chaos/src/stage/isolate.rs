@@ -3,71 +3,106 @@
 //! killed with SIGKILL and has no chance to undo anything.
 
 use crate::{
-    commands::{INTERRUPTED, USAGE},
+    commands::{INTERRUPTED, INVALID, Interrupts},
     error::ChaosError,
     stage::{
         machine::Machine,
         shell::{has, run},
     },
 };
-use rustix::process::{Pid, Signal, kill_process};
-use std::process::{Command, Stdio};
-use tokio::signal::unix::{SignalKind, signal};
+use rustix::process::{Pid, kill_process};
+use std::process::Stdio;
 
 /// Says to the inner process that it is the inner one.
 const INSIDE: &str = "HUTONG_CHAOS_INSIDE";
 
+/// When this process dies, `unshare` dies, and with it all that is inside.
+const ENTER: [&str; 11] = [
+    "--pdeathsig",
+    "KILL",
+    "unshare",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "--net",
+    "--mount",
+    "--propagation",
+    "private",
+];
+
+/// Can it be entered? If not, a drill is played outside, and whoever plays it is told.
+async fn is_possible(machine: &Machine) -> bool {
+    if !machine.is_root() || !["unshare", "setpriv", "ip"].into_iter().all(has) {
+        return false;
+    }
+    // A container may forbid it to root as well.
+    match run("setpriv", &[&ENTER[..], &["true"]].concat()).await {
+        Ok(_) => true,
+        Err(error) => {
+            eprintln!(
+                "hutong-chaos: this machine gives no namespaces of its own ({error}); what a drill does is \
+                 undone by the drill alone"
+            );
+            false
+        }
+    }
+}
+
 /// Runs this program again inside, with the same arguments; its exit code. Nothing when it is inside
 /// already, or when this machine cannot: then a drill undoes by itself what it did.
-pub async fn enter(machine: &Machine) -> Result<Option<u8>, ChaosError> {
+pub async fn enter(
+    machine: &Machine,
+    interrupts: &mut Interrupts,
+) -> Result<Option<u8>, ChaosError> {
     if std::env::var_os(INSIDE).is_some() {
         // A network of its own begins with nothing; loopback is all that a drill uses.
         run("ip", &["link", "set", "lo", "up"]).await?;
         return Ok(None);
     }
-    let possible = machine.is_root() && ["unshare", "setpriv", "ip"].into_iter().all(has);
-    if !possible {
+    if !is_possible(machine).await {
         return Ok(None);
     }
     let own = std::env::current_exe().map_err(ChaosError::stage("this program has no path"))?;
-    // When this process dies, `unshare` dies, and with it all that is inside.
-    let mut command = tokio::process::Command::from({
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "unshare"]);
-        command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
-        command.args(["--net", "--mount", "--propagation", "private"]);
-        command.arg(own).args(std::env::args_os().skip(1));
-        command.env(INSIDE, "1").stdin(Stdio::null());
-        command
-    });
+    let mut command = tokio::process::Command::new("setpriv");
+    command
+        .args(ENTER)
+        .arg(own)
+        .args(std::env::args_os().skip(1));
+    command.env(INSIDE, "1").stdin(Stdio::null());
     // A terminal's Ctrl-C comes to this process, which passes it on: once, not twice.
     let mut child = command
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(ChaosError::stage("cannot run setpriv"))?;
-    let listen = |kind| signal(kind).map_err(ChaosError::stage("cannot listen to signals"));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
+    let mut told = false;
     loop {
-        let told = tokio::select! {
+        let signal = tokio::select! {
             // Cancel-safe, as they say.
             status = child.wait() => {
                 let status = status.map_err(ChaosError::stage("unshare"))?;
                 let code = status.code().and_then(|code| u8::try_from(code).ok());
-                return Ok(Some(code.unwrap_or(INTERRUPTED)));
+                return Ok(Some(code.unwrap_or_else(|| killed(told))));
             }
-            _ = interrupt.recv() => Signal::INT,
-            _ = terminate.recv() => Signal::TERM,
+            signal = interrupts.next() => signal,
         };
-        let Some(outer) = child.id() else {
-            return Ok(Some(USAGE));
-        };
+        told = true;
+        let Some(outer) = child.id() else { continue };
         for inner in children(outer) {
             // It may be ending just now.
-            kill_process(inner, told).ok();
+            kill_process(inner, signal).ok();
         }
     }
+}
+
+/// The drill has no verdict; only if we were told to end it is it an interrupt.
+fn killed(told: bool) -> u8 {
+    if told {
+        return INTERRUPTED;
+    }
+    eprintln!("hutong-chaos: the drill was killed by something else, so it says nothing");
+    INVALID
 }
 
 fn children(pid: u32) -> Vec<Pid> {

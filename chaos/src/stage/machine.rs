@@ -20,8 +20,21 @@ fn risk_levels() -> Option<PathBuf> {
     lists.is_dir().then_some(lists)
 }
 
+/// Of root, to mount and to filter; `capability.h` of the kernel numbers them.
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Root of a container often has no such power.
+fn has_capability(number: u32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    bits.is_some_and(|bits| bits >> number & 1 == 1)
+}
+
 #[derive(Clone, Debug)]
 pub struct Machine {
+    /// With what root can usually do.
     root: bool,
     broker: PathBuf,
     connect: PathBuf,
@@ -38,7 +51,9 @@ impl Machine {
             own.with_file_name(name)
         };
         let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
-        let root = rustix::process::geteuid().is_root();
+        let root = rustix::process::geteuid().is_root()
+            && has_capability(CAP_SYS_ADMIN)
+            && has_capability(CAP_NET_ADMIN);
         Machine {
             root,
             broker: beside("hutong-broker"),
@@ -115,11 +130,6 @@ impl Machine {
                 self.root("to make a control group")?;
                 Cgroup::available()
             }
-            What::ReloadExpired => Err(
-                "the broker reads its configuration once, when it starts: there is no reload yet, and \
-                 nothing in it expires"
-                    .to_owned(),
-            ),
             What::KillBroker
             | What::PauseBroker
             | What::KillConnector
@@ -134,7 +144,8 @@ impl Machine {
             | What::StalledSubscriber { .. }
             | What::ZeroWindow { .. }
             | What::Poison { .. }
-            | What::Flood { .. } => Ok(()),
+            | What::Flood { .. }
+            | What::ReloadExpired => Ok(()),
         }
     }
 
@@ -149,7 +160,6 @@ impl Machine {
             What::DropPackets { .. } => vec!["root", "nftables"],
             What::ClockStep { .. } => vec!["libfaketime"],
             What::MemorySqueeze { .. } | What::CpuSqueeze { .. } => vec!["root", "control groups"],
-            What::ReloadExpired => vec!["a broker that loads its configuration again"],
             What::KillConnector | What::CrashPostgres => vec!["postgresql"],
             _ => Vec::new(),
         }
@@ -158,7 +168,9 @@ impl Machine {
     fn root(&self, why: &str) -> Result<(), String> {
         match self.root {
             true => Ok(()),
-            false => Err(format!("needs root, {why}")),
+            false => Err(format!(
+                "needs root with CAP_SYS_ADMIN and CAP_NET_ADMIN, {why}"
+            )),
         }
     }
 

@@ -21,7 +21,7 @@ pub use sink::Sink;
 pub use trial::Trial;
 
 use crate::{
-    clients::{Board, Deltas, OBSERVER, PLATFORMS, issuer},
+    clients::{Board, Deltas, OBSERVER, PLATFORMS},
     clock::Clock,
     drill::{Clients, DISK_BYTES, Drill},
     error::ChaosError,
@@ -74,6 +74,7 @@ pub struct Stage {
     pub data: PathBuf,
     address: watch::Sender<SocketAddr>,
     subs: AtomicU32,
+    serials: AtomicU32,
     dir: TempDir,
 }
 
@@ -82,6 +83,10 @@ pub struct Stage {
 fn loopback() -> IpAddr {
     let [_, a, b, c] = std::process::id().to_be_bytes();
     IpAddr::V4(Ipv4Addr::new(127, 64 | (a & 63), b, c.max(1)))
+}
+
+fn configuration_file(dir: &Path) -> PathBuf {
+    dir.join("broker.toml")
 }
 
 fn clock_file(dir: &Path) -> PathBuf {
@@ -111,6 +116,7 @@ fn header_of(drill: &Drill, clock: Clock, platforms: &[u32], broker: String) -> 
         drill_file: drill.file.clone(),
         duration_us: None,
         rate: None,
+        load: None,
         platforms: platforms.to_vec(),
         observer: OBSERVER,
         commit: String::new(),
@@ -149,7 +155,7 @@ impl Stage {
         let platforms = &PLATFORMS[..drill.workload.platforms];
         let configuration = |grpc: SocketAddr| configuration(platforms, &data, grpc);
         let any = SocketAddr::new(loopback(), 0);
-        let file = dir.path().join("broker.toml");
+        let file = configuration_file(dir.path());
         let write = |text: &str| {
             std::fs::write(&file, text).map_err(ChaosError::file("cannot write", &file))
         };
@@ -193,6 +199,7 @@ impl Stage {
             data,
             address: watch::Sender::new(grpc),
             subs: AtomicU32::new(0),
+            serials: AtomicU32::new(0),
             dir,
         };
         stage.connect(machine).await?;
@@ -245,6 +252,11 @@ impl Stage {
         self.subs.fetch_add(1, Ordering::AcqRel)
     }
 
+    /// A number for a name that nothing else of this drill has.
+    pub fn serial(&self) -> u32 {
+        self.serials.fetch_add(1, Ordering::AcqRel)
+    }
+
     /// Around the proxy.
     pub fn url(&self) -> String {
         format!("http://{}", self.grpc)
@@ -252,6 +264,11 @@ impl Stage {
 
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The file that the broker is started with.
+    pub fn configuration(&self) -> PathBuf {
+        configuration_file(self.dir())
     }
 
     /// How the broker's clock is to differ from this machine's, in seconds.
@@ -278,27 +295,6 @@ impl Stage {
             .map_err(|_| ChaosError::Stage("the broker does not answer".to_owned()))?;
         let answer = answer.map_err(ChaosError::stage("the broker's status"))?;
         Ok(answer.into_inner())
-    }
-
-    /// Records that a subscription of a platform has not applied yet.
-    pub async fn behind(&self, platform: u32, name: &str) -> Result<u64, ChaosError> {
-        let mut admin = self.admin()?;
-        let request = api::ListSubscriptionsRequest {
-            platform: issuer(platform).code(),
-        };
-        let call = tokio::time::timeout(CALL_MAX, admin.list_subscriptions(request))
-            .await
-            .map_err(|_| ChaosError::Stage("the broker does not answer".to_owned()))?;
-        let answer = call.map_err(ChaosError::stage("the broker's subscriptions"))?;
-        let list = answer.into_inner().subscriptions;
-        let found = list.iter().find(|s| s.subscription == name);
-        let lanes = found.map(|s| [s.urgent, s.bulk]);
-        Ok(lanes
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|lane| lane.records)
-            .sum())
     }
 
     /// Waits until the broker is ready, as long as a rollback may take.

@@ -4,11 +4,12 @@
 use crate::{
     error::ChaosError,
     history::{Event, Life, Writer},
+    stage::shell::has,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
-    fs::OpenOptions, os::unix::process::ExitStatusExt, path::PathBuf, process::Stdio, sync::Arc,
-    time::Duration,
+    ffi::OsStr, fs::OpenOptions, os::unix::process::ExitStatusExt, path::PathBuf, process::Stdio,
+    sync::Arc, time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -24,6 +25,19 @@ const END_POLL: Duration = Duration::from_millis(10);
 const END_POLLS: u32 = 500;
 /// Of a log, in a message.
 const LOG_LINES: usize = 12;
+
+/// A command that the kernel kills when this program dies, also without a chance to do anything. Where there
+/// is no `setpriv`, one that is only killed when it is dropped.
+///
+/// The kernel means the thread that starts it, so it must be one that lives as long as the runtime.
+pub fn dies_with_us(program: impl AsRef<OsStr>) -> Command {
+    if !has("setpriv") {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -263,7 +277,7 @@ impl Supervisor {
             .append(true)
             .open(&spec.log)?;
         let mut command = if spec.join.is_empty() {
-            let mut command = Command::new(&spec.program);
+            let mut command = dies_with_us(&spec.program);
             command.args(&spec.args);
             command
         } else {
@@ -271,7 +285,7 @@ impl Supervisor {
             let joins: String = (spec.join.iter())
                 .map(|file| format!("echo $$ > '{}'; ", file.display()))
                 .collect();
-            let mut command = Command::new("sh");
+            let mut command = dies_with_us("sh");
             command.args(["-c", &format!("{joins}exec \"$0\" \"$@\"")]);
             command.arg(&spec.program).args(&spec.args);
             command

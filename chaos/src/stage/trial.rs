@@ -13,8 +13,9 @@ const CALL_MAX: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Default, Args)]
 #[group(skip)]
 pub struct Arguments {
-    /// Address of a running trial deployment's broker, such as 10.0.0.7:7400; its configuration names a marker
-    /// under [trial].
+    /// Address of a running trial deployment's broker, as it is reached from here. Such a broker listens on
+    /// loopback only, so on another machine this is one end of a tunnel: ssh -N -L 7400:127.0.0.1:7400 trial, and
+    /// then 127.0.0.1:7400. Its configuration names a marker under [trial].
     #[arg(long, value_name = "ADDRESS", requires = "marker")]
     trial: Option<SocketAddr>,
     /// What that marker is: whoever does not know it cannot mean this deployment.

@@ -7,7 +7,7 @@ use hutong_chaos::{
         self, Cursor, Event, Header, History, How, Life, Line, Phase, Proof, Record, Role, Row,
         Stream, VERSION,
     },
-    judge::{self, Verdict},
+    judge::{self, Invariant, Outcome, Verdict},
 };
 use std::{collections::BTreeMap, io::Write};
 
@@ -202,7 +202,13 @@ impl Made {
             (7_000_000, phase(Phase::Healing)),
             (7_010_000, process(Life::Started { pid: 8 })),
             (7_050_000, process(Life::Ready)),
-            (7_100_000, phase(Phase::Ended { proof })),
+            (7_020_000, phase(Phase::Undone { proof })),
+            (
+                7_100_000,
+                phase(Phase::Ended {
+                    reactions: Vec::new(),
+                }),
+            ),
         ] {
             self.lines.push(at(t, event));
         }
@@ -243,9 +249,11 @@ impl Made {
         let last = table(Some(cursor), rows.clone());
         let sub = 3;
         for (t, event) in [
+            (end + 3, Event::Audited { sub: 2 }),
             (end + 5, Event::SnapshotBegin { sub }),
             (end + 6, Event::Rows { sub, rows, digest }),
             (end + 7, Event::SnapshotEnd { sub, cursor }),
+            (end + 7, Event::Audited { sub }),
             (end + 8, last),
             (end + 9, Event::Done),
         ] {
@@ -307,6 +315,31 @@ impl Made {
     }
 }
 
+pub fn broken(verdict: &Verdict) -> Vec<Invariant> {
+    let findings = verdict.findings.0.iter();
+    findings
+        .filter(|(_, finding)| finding.violations > 0)
+        .map(|(invariant, _)| *invariant)
+        .collect()
+}
+
+/// It fails, and this invariant is among those that are broken.
+#[track_caller]
+pub fn caught(made: &Made, by: Invariant) {
+    let verdict = made.judged();
+    assert_eq!(verdict.outcome, Outcome::Fail, "{:?}", verdict.reasons);
+    let broken = broken(&verdict);
+    assert!(broken.contains(&by), "{by:?} not in {broken:?}");
+}
+
+/// It fails, and nothing but this is broken.
+#[track_caller]
+pub fn caught_alone(made: &Made, by: Invariant) {
+    let verdict = made.judged();
+    assert_eq!(verdict.outcome, Outcome::Fail, "{:?}", verdict.reasons);
+    assert_eq!(broken(&verdict), [by], "{:?}", verdict.reasons);
+}
+
 pub fn table(cursor: Option<Cursor>, rows: Vec<Row>) -> Event {
     Event::Table {
         sink: "sink".to_owned(),
@@ -325,6 +358,7 @@ fn header(drill: &str) -> Event {
         drill_file: "made.toml".to_owned(),
         duration_us: None,
         rate: None,
+        load: None,
         platforms: vec![ANHUI, SICHUAN],
         observer: OBSERVER,
         commit: "none".to_owned(),
