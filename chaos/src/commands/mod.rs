@@ -157,3 +157,31 @@ pub async fn play_and_judge(
     let verdict = interrupts.unless_told(judged).await?;
     Ok((verdict, file))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Signal as Sent, getpid, kill_process};
+
+    /// Between two drills, and while one is judged, nobody waits for a signal.
+    #[tokio::test]
+    async fn a_signal_that_nobody_waited_for_is_not_lost() {
+        let mut interrupts = Interrupts::listen().expect("signals");
+        interrupts
+            .unless_told(async { Ok(()) })
+            .await
+            .expect("nothing came");
+        for sent in [Sent::HUP, Sent::INT, Sent::TERM] {
+            kill_process(getpid(), sent).expect("sent");
+            // It comes to the runtime by a pipe.
+            let told = interrupts.unless_told(async {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                Ok(())
+            });
+            assert!(
+                matches!(told.await, Err(ChaosError::Interrupted)),
+                "{sent:?}"
+            );
+        }
+    }
+}

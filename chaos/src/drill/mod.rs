@@ -205,6 +205,56 @@ mod tests {
         }
     }
 
+    fn mistakes(faults: &str) -> Vec<String> {
+        let text = format!(
+            "name = \"n\"\ntitle = \"t\"\ntitle_zh = \"t\"\nwhy = \"w\"\nwhy_zh = \"w\"\n\
+             duration = \"20s\"\n[hypothesis]\nrecovery = \"5s\"\n{faults}"
+        );
+        match Drill::parse("made.toml", &text) {
+            Ok(_) => Vec::new(),
+            Err(errors) => errors.iter().map(|e| format!("{}: {e}", e.line)).collect(),
+        }
+    }
+
+    #[test]
+    fn something_is_left_to_measure_after_the_last_recovery() {
+        let fault = |lasting: u32| {
+            mistakes(&format!(
+                "[[faults]]\nkind = \"poison\"\nat = \"5s\"\nfor = \"{lasting}s\"\n"
+            ))
+        };
+        assert_eq!(fault(9), Vec::<String>::new());
+        let found = fault(10);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("12: "), "{found:?}");
+        assert!(
+            found[0].contains("nothing would be left to measure"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn two_faults_that_need_the_same_thing_are_not_there_at_one_time() {
+        let pair = |first: &str, second: &str, at: u32| {
+            mistakes(&format!(
+                "[[faults]]\nkind = \"{first}\"\nat = \"5s\"\nfor = \"3s\"\n\
+                 [[faults]]\nkind = \"{second}\"\nat = \"{at}s\"\nfor = \"2s\"\n"
+            ))
+        };
+        for (first, second) in [
+            ("sync-error", "crash-at-sync"),
+            ("disk-full", "power-loss"),
+            ("torn-tail", "torn-tail"),
+        ] {
+            let found = pair(first, second, 7);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].starts_with("15: "), "{found:?}");
+            assert!(found[0].contains("both need"), "{found:?}");
+            assert_eq!(pair(first, second, 8), Vec::<String>::new());
+        }
+        assert_eq!(pair("sync-error", "poison", 7), Vec::<String>::new());
+    }
+
     #[test]
     fn another_duration_keeps_the_shape() {
         let drill = find("kill-broker").expect("built in");

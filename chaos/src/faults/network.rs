@@ -175,7 +175,6 @@ impl<'a> Storm<'a> {
     pub fn heal(self) -> Undone<'a> {
         let lines = self.closed.0.clone();
         let cut = counts(lines.iter().copied()).since(self.before);
-        let at_opening = lines.iter().map(|line| line.counts()).collect();
         drop(self.closed);
         let open: usize = self.open.iter().sum();
         let proof = vec![
@@ -196,7 +195,6 @@ impl<'a> Storm<'a> {
             proof,
             back: Back::Clients(Gone {
                 lines,
-                at_opening,
                 open: self.open,
                 within: self.within,
             }),
@@ -207,7 +205,6 @@ impl<'a> Storm<'a> {
 /// Clients that were cut off and may come again.
 pub struct Gone<'a> {
     lines: Vec<&'a Line>,
-    at_opening: Vec<Counts>,
     open: Vec<usize>,
     within: Duration,
 }
@@ -217,12 +214,9 @@ impl Gone<'_> {
     pub async fn back(self) -> Vec<Reaction> {
         let all: usize = self.open.iter().sum();
         let back = || -> usize {
-            let lines = self.lines.iter().zip(&self.at_opening).zip(&self.open);
+            let lines = self.lines.iter().zip(&self.open);
             lines
-                .map(|((line, before), open)| {
-                    let new = line.counts().since(*before).connections as usize;
-                    new.min(*open)
-                })
+                .map(|(line, open)| line.upstream().len().min(*open))
                 .sum()
         };
         let everybody = async {

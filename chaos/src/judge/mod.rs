@@ -376,27 +376,7 @@ fn why_invalid(history: &History, verdict: &Verdict) -> Vec<Text> {
         if stopped && fault.begin_s.is_none() {
             continue;
         }
-        let (en, zh) = match (&fault.failed, fault.begin_s) {
-            (Some(failed), _) => (
-                format!("it failed: {failed}"),
-                format!("注入失败：{failed}"),
-            ),
-            (None, None) => ("it never began".to_owned(), "未曾开始".to_owned()),
-            (None, Some(_)) => {
-                let missing = fault.proof.iter().find(|p| !p.holds);
-                match missing {
-                    Some(p) => (
-                        format!("{}: {}", p.what, p.seen),
-                        format!("{}：{}", p.what_zh, p.seen),
-                    ),
-                    None => ("it was not undone".to_owned(), "未能恢复".to_owned()),
-                }
-            }
-        };
-        why.push(Text::new(
-            format!("no proof that the fault happened ({}): {en}", fault.kind),
-            format!("没有故障发生的证据（{}）：{zh}", fault.label.zh),
-        ));
+        why.push(unproven(fault));
     }
     let bounds = verdict.promises.iter().filter(|p| p.checked == 0);
     for promise in bounds.filter(|_| !stopped) {
@@ -422,6 +402,30 @@ fn why_invalid(history: &History, verdict: &Verdict) -> Vec<Text> {
         ));
     }
     why
+}
+
+fn unproven(fault: &FaultReport) -> Text {
+    let (en, zh) = match (&fault.failed, fault.begin_s) {
+        (Some(failed), _) => (
+            format!("it failed: {failed}"),
+            format!("注入失败：{failed}"),
+        ),
+        (None, None) => ("it never began".to_owned(), "未曾开始".to_owned()),
+        (None, Some(_)) => {
+            let missing = fault.proof.iter().find(|p| !p.holds);
+            match missing {
+                Some(p) => (
+                    format!("{}: {}", p.what, p.seen),
+                    format!("{}：{}", p.what_zh, p.seen),
+                ),
+                None => ("it was not undone".to_owned(), "未能恢复".to_owned()),
+            }
+        }
+    };
+    Text::new(
+        format!("no proof that the fault happened ({}): {en}", fault.kind),
+        format!("没有故障发生的证据（{}）：{zh}", fault.label.zh),
+    )
 }
 
 fn fault_reports(facts: &Facts<'_>, lags: &Lags) -> Vec<FaultReport> {

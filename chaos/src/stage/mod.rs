@@ -23,7 +23,7 @@ pub use trial::Trial;
 use crate::{
     clients::{Board, Deltas, OBSERVER, PLATFORMS},
     clock::Clock,
-    drill::{Clients, DISK_BYTES, Drill},
+    drill::{Clients, DISK_BYTES, Drill, What},
     error::ChaosError,
     history::{Event, Header, VERSION, Writer},
     proxy::Line,
@@ -85,6 +85,27 @@ fn loopback() -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 64 | (a & 63), b, c.max(1)))
 }
 
+/// What some faults need: a disk and a control group of its own.
+async fn places(drill: &Drill, dir: &Path) -> Result<(Option<Disk>, Option<Cgroup>), ChaosError> {
+    let any = |is: fn(&What) -> bool| drill.faults.iter().any(|fault| is(&fault.what));
+    let disk = match any(What::needs_disk) {
+        true => Some(Disk::make(dir, DISK_BYTES).await?),
+        false => None,
+    };
+    let cgroup = match any(What::needs_cgroup) {
+        true => Some(Cgroup::make(&cgroup_name(dir))?),
+        false => None,
+    };
+    Ok((disk, cgroup))
+}
+
+/// The broker, and where it listens.
+async fn started(spec: Spec, history: &Writer) -> Result<(Process, SocketAddr), ChaosError> {
+    let broker = Process::start(spec, history.clone());
+    let grpc = listens_at(&broker.ready(START_MAX).await?)?;
+    Ok((broker, grpc))
+}
+
 fn configuration_file(dir: &Path) -> PathBuf {
     dir.join("broker.toml")
 }
@@ -139,18 +160,10 @@ impl Stage {
             .prefix("hutong-chaos-")
             .tempdir()
             .map_err(ChaosError::stage("no folder for the drill"))?;
-        // The server of the sink runs as a user of its own, and only through this folder.
         let clock = Clock::start();
         let history = Writer::create(history_file, clock)?;
         let faults = || drill.faults.iter().map(|fault| &fault.what);
-        let disk = match faults().any(|what| what.needs_disk()) {
-            true => Some(Disk::make(dir.path(), DISK_BYTES).await?),
-            false => None,
-        };
-        let cgroup = match faults().any(|what| what.needs_cgroup()) {
-            true => Some(Cgroup::make(&cgroup_name(dir.path()))?),
-            false => None,
-        };
+        let (disk, cgroup) = places(drill, dir.path()).await?;
         let data = disk.as_ref().map_or(dir.path(), Disk::path).join("data");
         let platforms = &PLATFORMS[..drill.workload.platforms];
         let configuration = |grpc: SocketAddr| configuration(platforms, &data, grpc);
@@ -160,10 +173,10 @@ impl Stage {
             std::fs::write(&file, text).map_err(ChaosError::file("cannot write", &file))
         };
         write(&configuration(any))?;
-        let mut env = Vec::new();
-        if faults().any(|what| what.needs_fake_clock()) {
-            env = fake_clock(dir.path(), machine)?;
-        }
+        let env = match faults().any(|what| what.needs_fake_clock()) {
+            true => fake_clock(dir.path(), machine)?,
+            false => Vec::new(),
+        };
         let made = header(header_of(drill, clock, platforms, configuration(any)));
         let deltas = Deltas::of(&made, &drill.workload);
         history.record(Event::Header(Box::new(made)));
@@ -175,8 +188,7 @@ impl Stage {
         let (broker, grpc) = match &trial {
             Some(trial) => (Process::elsewhere(spec), trial.address),
             None => {
-                let broker = Process::start(spec, history.clone());
-                let grpc = listens_at(&broker.ready(START_MAX).await?)?;
+                let (broker, grpc) = started(spec, &history).await?;
                 // From now on always there.
                 write(&configuration(grpc))?;
                 (broker, grpc)
