@@ -239,6 +239,7 @@ mod tests {
             "platform",
             "reason",
             "receiver",
+            "result",
             "store",
             "subscription",
             "valve",
