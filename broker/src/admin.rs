@@ -33,6 +33,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     pub control: ControlWriter,
     pub started_at: Micros,
+    /// Of a deployment that drills may break.
+    pub trial_marker: Option<String>,
 }
 
 impl std::fmt::Debug for Admin {
@@ -54,6 +56,7 @@ impl Admin {
             deltas_applied: applied.deltas,
             registers_estimate: self.state.registers_estimate(),
             now_us: (self.lags.clock)().0,
+            trial_marker: self.trial_marker.clone().unwrap_or_default(),
         }
     }
 

@@ -130,7 +130,7 @@ fn check(delta: &DeltaView<'_>, rules: &Rules) -> Result<(), Refusal> {
         if delta.expires_at.0 > limits::TIME_US_MAX {
             return Err(Refusal::new(Reason::TimeImplausible, "expires_at_us"));
         }
-        if delta.expires_at <= delta.committed_at {
+        if delta.expires_at <= delta.committed_at && !planted!(AdmitsUnchecked) {
             return Err(Refusal::new(Reason::ExpiryBeforeCommit, "expires_at_us"));
         }
     }

@@ -3,6 +3,10 @@
 //! Every default stands in [`defaults`], every range in [`read`]; a mistake is reported with its line,
 //! together with all others, before any port is bound.
 
+mod day;
+
+pub use day::Day;
+
 use crate::overload::{GiveWay, Policy};
 use hutong_config::{ByteSize, ConfigErrors, Document, Table, Value, read};
 use hutong_proto::{Issuer, limits};
@@ -21,6 +25,8 @@ const ONE_BATCH: ByteSize = ByteSize(limits::BATCH_BYTES_MAX as u64);
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub identity: IdentityMode,
+    /// From when on this file must not be taken any more.
+    pub valid_until: Option<Day>,
     pub listen_grpc: SocketAddr,
     pub listen_http: SocketAddr,
     pub data_dir: PathBuf,
@@ -33,6 +39,8 @@ pub struct Config {
     pub overload: Policy,
     /// How long a drain may take before what is left is cut.
     pub drain_timeout: Duration,
+    /// Names a deployment that drills may break on purpose.
+    pub trial_marker: Option<String>,
     /// Bytes in one group commit, at most, unless one record is larger.
     pub group_bytes: u64,
     pub telemetry: Telemetry,
@@ -192,8 +200,13 @@ impl Config {
     }
 
     fn from_document(doc: Document) -> Result<Config, ConfigErrors> {
-        let config = config(&doc);
+        let config = Config::read(&doc);
         doc.finish(config)
+    }
+
+    /// Of a document to which more is said before it is finished.
+    pub(crate) fn read(doc: &Document) -> Option<Config> {
+        config(doc)
     }
 
     /// For tests and demonstrations: free ports on loopback, little memory, one shard a platform.
@@ -210,6 +223,7 @@ impl Config {
         let free_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Config {
             identity: IdentityMode::Trial,
+            valid_until: None,
             listen_grpc: free_port,
             listen_http: free_port,
             data_dir: dir.to_owned(),
@@ -226,6 +240,7 @@ impl Config {
             limits: defaults::limits(),
             overload: defaults::overload(),
             drain_timeout: Duration::from_secs(10),
+            trial_marker: None,
             group_bytes: defaults::GROUP_BYTES,
             telemetry: defaults::telemetry(),
         }
@@ -264,6 +279,7 @@ impl Config {
 fn config(doc: &Document) -> Option<Config> {
     let mut root = doc.root();
     let identity = root.required_as("identity", read::one_of(&[("trial", IdentityMode::Trial)]));
+    let valid_until = root.optional_as("valid_until", day::read);
     let (listen_grpc, listen_http) = listen(root.table("listen"), identity);
     let data_dir = root.table("data").required("dir");
     let platforms = platforms(&mut root);
@@ -276,6 +292,9 @@ fn config(doc: &Document) -> Option<Config> {
         defaults::DRAIN_TIMEOUT,
         read::duration(Duration::from_secs(1)..=Duration::from_secs(600)),
     );
+    let mut trial = root.table("trial");
+    let trial_marker = trial.optional_as("marker", read::text(1..=64));
+    trial.finish();
     let group_bytes = root.table("log").with_default_as(
         "group_bytes",
         defaults::GROUP_BYTES,
@@ -285,6 +304,7 @@ fn config(doc: &Document) -> Option<Config> {
     root.finish();
     Some(Config {
         identity: identity?,
+        valid_until,
         listen_grpc,
         listen_http,
         data_dir: data_dir?,
@@ -294,6 +314,7 @@ fn config(doc: &Document) -> Option<Config> {
         limits,
         overload,
         drain_timeout,
+        trial_marker,
         group_bytes,
         telemetry,
     })

@@ -3,13 +3,16 @@
 //! `ARCHITECTURE.md` at the top of the repository draws how the stages hang together; [`node`] wires
 //! them and owns every task.
 
+#[macro_use]
+mod plants;
+
 pub mod access;
 mod admin;
 pub mod admission;
 pub mod apply;
 pub mod clock;
 pub mod config;
-mod control;
+pub mod control;
 pub mod fanout;
 pub mod filter;
 pub mod http;
@@ -20,6 +23,7 @@ pub mod metrics;
 pub mod node;
 pub mod overload;
 mod query;
+pub mod reload;
 pub mod resolution;
 mod rocks;
 pub mod routing;

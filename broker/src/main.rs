@@ -1,8 +1,8 @@
 //! `hutong-broker`: reads the configuration, runs the broker, drains it when told to stop.
 
 use clap::{Parser, Subcommand};
-use hutong_broker::{Broker, config::Config};
-use hutong_config::Look;
+use hutong_broker::{Broker, config::Config, reload};
+use hutong_config::{ConfigErrors, Look};
 use hutong_telemetry::logs;
 use std::{
     future::Future,
@@ -37,7 +37,8 @@ Exit codes:
   3    stopped by itself, because a write to disk failed or stored data is damaged
   130  a second signal arrived while draining
 
-SIGTERM and SIGINT drain: no new batches, commits finish, subscribers take what is applied.";
+SIGTERM and SIGINT drain: no new batches, commits finish, subscribers take what is applied.
+SIGHUP reads the configuration again: what may change does, a file that may not be taken changes nothing.";
 
 /// The broker that keeps provincial health-code platforms in sync.
 #[derive(Debug, Parser)]
@@ -66,8 +67,13 @@ enum Command {
 
 fn main() {
     let code = match Arguments::parse().command {
-        Command::Run { config } => load(&config).map_or(USAGE, run),
-        Command::Check { config } => load(&config).map_or(USAGE, |read| check(&config, &read)),
+        Command::Run { config } => {
+            said(Config::load(&config)).map_or(USAGE, |read| run(read, config))
+        }
+        Command::Check { config } => {
+            let now = hutong_broker::clock::system()();
+            said(reload::check(&config, now)).map_or(USAGE, |read| check(&config, &read))
+        }
     };
     // At once, without what else happens at the end of a process: after a failure threads may still
     // stand in the database, whose globals must not go away under them.
@@ -75,8 +81,8 @@ fn main() {
 }
 
 /// All mistakes go to standard error.
-fn load(path: &Path) -> Option<Config> {
-    match Config::load(path) {
+fn said(read: Result<Config, ConfigErrors>) -> Option<Config> {
+    match read {
         Ok(config) => Some(config),
         Err(errors) => {
             eprint!("{}", errors.render(Look::of_stderr()));
@@ -102,7 +108,7 @@ fn say(text: &str) {
     }
 }
 
-fn run(config: Config) -> u8 {
+fn run(config: Config, file: PathBuf) -> u8 {
     if let Err(error) = logs::init(config.telemetry.format, &config.telemetry.filter) {
         eprintln!("hutong-broker: {error}");
         return CANNOT_START;
@@ -117,20 +123,29 @@ fn run(config: Config) -> u8 {
             return CANNOT_START;
         }
     };
-    let code = runtime.block_on(serve(config));
+    let code = runtime.block_on(serve(config, &file));
     // What still blocks a thread has had its deadline.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
 }
 
-async fn serve(config: Config) -> u8 {
-    let mut stop = match Stop::new() {
-        Ok(stop) => stop,
+async fn serve(config: Config, file: &Path) -> u8 {
+    let clock = hutong_broker::clock::system();
+    // Listened to from the start on: without a listener SIGHUP ends the process.
+    let signals = Stop::new().and_then(|stop| Ok((stop, signal(SignalKind::hangup())?)));
+    let (mut stop, mut hang_up) = match signals {
+        Ok(signals) => signals,
         Err(error) => {
             tracing::error!(%error, "cannot listen to signals");
             return CANNOT_START;
         }
     };
+    if let Some(day) = config.valid_until
+        && clock() >= day.end()
+    {
+        // A broker that crashed must come back; only a reload can do without the file.
+        tracing::warn!(%day, "the configuration is past its day; a reload would refuse it");
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         data = %config.data_dir.display(),
@@ -155,14 +170,18 @@ async fn serve(config: Config) -> u8 {
     // The log says it too; this line is for programs that asked for free ports.
     let (grpc, http) = (broker.grpc_addr(), broker.http_addr());
     say(&format!("listening grpc={grpc} http={http}\n"));
-    let signal = tokio::select! {
-        reason = broker.failed() => {
-            tracing::error!(reason, "stopping at once: the broker can no longer keep its promises");
-            // Closing would wait for a disk that may never answer.
-            mem::forget(broker);
-            return FAIL_STOP;
+    let signal = loop {
+        tokio::select! {
+            reason = broker.failed() => {
+                tracing::error!(reason, "stopping at once: the broker can no longer keep its promises");
+                // Closing would wait for a disk that may never answer.
+                mem::forget(broker);
+                return FAIL_STOP;
+            }
+            signal = stop.next() => break signal,
+            // What is wrong with it is in the log; the broker goes on either way.
+            _ = hang_up.recv() => drop(broker.reload(file, clock())),
         }
-        signal = stop.next() => signal,
     };
     tracing::info!(signal, "draining; a second signal stops at once");
     drain(broker.shutdown(), stop).await

@@ -69,7 +69,7 @@ pub struct Policy {
 
 #[derive(Debug)]
 pub struct Overload {
-    policy: Policy,
+    policy: Mutex<Policy>,
     valves: [Valve; 3],
     urgent: AtomicBool,
     delay_us: AtomicU64,
@@ -127,11 +127,26 @@ impl Valve {
 impl Overload {
     pub fn new(policy: Policy) -> Overload {
         Overload {
-            policy,
+            policy: Mutex::new(policy),
             valves: Default::default(),
             urgent: AtomicBool::new(false),
             delay_us: AtomicU64::new(0),
         }
+    }
+
+    /// From the next decision on. A valve that does not give way any more is opened.
+    pub fn set_policy(&self, policy: Policy) {
+        let mut current = self.policy.lock();
+        for what in GiveWay::ALL {
+            if !policy.give_way.contains(&what) && self.valve(what).limit().is_some() {
+                self.open(what);
+            }
+        }
+        *current = policy;
+    }
+
+    pub fn policy(&self) -> Policy {
+        self.policy.lock().clone()
     }
 
     /// Waits until so much may pass. May be cancelled.
@@ -200,18 +215,19 @@ impl Overload {
     fn decide(&self, delay: Duration, urgent: bool, elapsed: Duration) {
         self.delay_us.store(delay.as_micros() as u64, Relaxed);
         let recent = GiveWay::ALL.map(|what| self.valve(what).look(elapsed));
-        if urgent && delay > self.policy.delay {
-            self.turn_down(&recent, delay);
+        let policy = self.policy.lock();
+        if urgent && delay > policy.delay {
+            self.turn_down(&policy.give_way, &recent, delay);
         } else if !urgent {
             self.open_all();
-        } else if delay < self.policy.delay / 2 {
-            self.turn_up(&recent);
+        } else if delay < policy.delay / 2 {
+            self.turn_up(&policy.give_way, &recent);
         }
     }
 
     /// The first in the order by which something can be won.
-    fn turn_down(&self, recent: &[f64; 3], delay: Duration) {
-        for what in self.policy.give_way.iter().copied() {
+    fn turn_down(&self, order: &[GiveWay], recent: &[f64; 3], delay: Duration) {
+        for what in order.iter().copied() {
             let (valve, recent) = (self.valve(what), recent[what as usize]);
             let now = valve.limit().map_or(recent, |limit| limit.min(recent));
             if now <= FLOOR_BYTES_PER_S {
@@ -244,8 +260,8 @@ impl Overload {
     }
 
     /// The last in the order that is turned down.
-    fn turn_up(&self, recent: &[f64; 3]) {
-        for what in self.policy.give_way.iter().rev().copied() {
+    fn turn_up(&self, order: &[GiveWay], recent: &[f64; 3]) {
+        for what in order.iter().rev().copied() {
             let valve = self.valve(what);
             let Some(limit) = valve.limit() else { continue };
             let limit = limit * INCREASE;

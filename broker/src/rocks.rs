@@ -1,8 +1,13 @@
-//! What the log and the state have in common as RocksDB databases: their threads, and what they say
-//! about themselves.
+//! What the log and the state have in common as RocksDB databases: their folders, their threads, and
+//! what they say about themselves.
 
 use crate::metrics::StoreGauges;
 use rocksdb::{DB, Env, Options};
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
 
 /// Gives the databases of this process threads enough. They share them, so with one each, as RocksDB has it,
 /// the log would wait for the state's long compactions, and slow down everybody who writes to it.
@@ -11,6 +16,28 @@ pub fn share_threads(options: &mut Options) -> Result<(), rocksdb::Error> {
     env.set_low_priority_background_threads(2);
     env.set_high_priority_background_threads(1);
     options.set_env(&env);
+    Ok(())
+}
+
+/// Creates a folder, if it is not there, and brings its name to the disk: POSIX promises that of a folder
+/// only after the one above it was synced, however often the files within were.
+pub fn create_folder(dir: &Path) -> io::Result<()> {
+    let missing = dir
+        .ancestors()
+        .take_while(|folder| !folder.exists())
+        .count();
+    fs::create_dir_all(dir)?;
+    if planted!(FolderNotSynced) {
+        return Ok(());
+    }
+    // Also when it was there: who created it may have been killed before this.
+    for above in dir.ancestors().skip(1).take(missing.max(1)) {
+        let above = match above.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => above,
+        };
+        File::open(above)?.sync_all()?;
+    }
     Ok(())
 }
 

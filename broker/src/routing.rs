@@ -8,6 +8,7 @@ use crate::{
 use bytes::Bytes;
 use hutong_proto::{
     Epoch, Issuer, KindSet, Lane, Partition, Refusal, Sequence, Shard,
+    batch::BatchView,
     record::{RecordBuilder, RecordHeader},
 };
 
@@ -56,6 +57,28 @@ impl Part {
     }
 }
 
+/// Only what its deltas refer to: other entries may be what was refused, and nobody is to read that.
+fn put_provenance(record: &mut RecordBuilder, batch: &BatchView<'_>, group: &[Place]) {
+    let mut used = vec![false; batch.provenance.len()];
+    for place in group {
+        used[place.provenance as usize] = true;
+    }
+    let last = used.iter().rposition(|used| *used).unwrap_or(0);
+    for (range, used) in batch.provenance.iter().zip(used).take(last + 1) {
+        match used {
+            true => record.fields(&batch.bytes[range.clone()]),
+            false => record.no_provenance(),
+        }
+    }
+}
+
+/// For a plant.
+fn flipped(delta: &[u8]) -> Vec<u8> {
+    let mut bytes = delta.to_vec();
+    bytes.last_mut().into_iter().for_each(|last| *last ^= 1);
+    bytes
+}
+
 /// Splits a batch by partition, urgent first. A batch of which nothing was accepted becomes one
 /// record without deltas: its sequence number is durable like that of any other.
 pub fn route(admitted: Admitted<'_>, origin: &Origin<'_>) -> Routed {
@@ -85,25 +108,22 @@ pub fn route(admitted: Admitted<'_>, origin: &Origin<'_>) -> Routed {
     };
     let mut parts = Vec::with_capacity(groups.len());
     for group in &groups {
-        let header = header(group[0].lane, group[0].shard);
+        let first = match planted!(WrongPartition) {
+            true => &groups[0][0],
+            false => &group[0],
+        };
+        let header = header(first.lane, first.shard);
         let bytes = batch.bytes.len() * group.len() / batch.deltas.len() + 256;
         let mut record = RecordBuilder::new(&header, bytes);
-        // Only what its deltas refer to: other entries may be what was refused, and nobody is to read that.
-        let mut used = vec![false; batch.provenance.len()];
-        for place in *group {
-            used[place.provenance as usize] = true;
-        }
-        let last = used.iter().rposition(|used| *used).unwrap_or(0);
-        for (range, used) in batch.provenance.iter().zip(used).take(last + 1) {
-            match used {
-                true => record.fields(&batch.bytes[range.clone()]),
-                false => record.no_provenance(),
-            }
-        }
+        put_provenance(&mut record, &batch, group);
         let mut kinds = KindSet::default();
         for place in *group {
             kinds.0 |= place.kinds.0;
-            record.fields(&batch.bytes[batch.deltas[place.index as usize].clone()]);
+            let delta = &batch.bytes[batch.deltas[place.index as usize].clone()];
+            match planted!(ByteFlipped, once in 16) {
+                true => record.fields(&flipped(delta)),
+                false => record.fields(delta),
+            }
         }
         parts.push(Part {
             partition: header.partition,

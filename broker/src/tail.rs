@@ -122,7 +122,9 @@ impl TailRings {
             while ring.bytes > ring.bytes_max && ring.entries.len() > 1 {
                 if let Some(old) = ring.entries.pop_front() {
                     ring.bytes -= old.bytes();
-                    ring.floor = old.head.offset.next();
+                    if !planted!(RingFloorStuck) {
+                        ring.floor = old.head.offset.next();
+                    }
                 }
             }
             ring.next = next;

@@ -2,12 +2,18 @@
 
 mod support;
 
-use std::net::{TcpListener, TcpStream};
+use std::{
+    net::{TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
 use support::{
     Listening,
     process::{BrokerProcess as Broker, command, configuration},
 };
 use tempfile::TempDir;
+
+/// Ends a test that would hang.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn it_says_its_ports_serves_the_pages_and_drains_on_a_signal() {
@@ -33,6 +39,57 @@ fn it_says_its_ports_serves_the_pages_and_drains_on_a_signal() {
     let again = Broker::start(dir.path());
     again.signal();
     assert_eq!(again.wait().0, Some(0));
+}
+
+/// The metric with this text, once it has this value.
+fn until(broker: &Broker, metric: &str) {
+    let begun = Instant::now();
+    loop {
+        let metrics = broker.get("/metrics");
+        if metrics.lines().any(|line| line == metric) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{metric}: {metrics}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn it_reads_its_configuration_again_and_refuses_what_it_cannot_take() {
+    let dir = TempDir::new().expect("temp dir");
+    let broker = Broker::start(dir.path());
+    let file = dir.path().join("broker.toml");
+    let text = std::fs::read_to_string(&file).expect("its configuration");
+    let (taken, refused) = (
+        |n| format!("hutong_config_reloads_total{{result=\"taken\"}} {n}"),
+        |n| format!("hutong_config_reloads_total{{result=\"refused\"}} {n}"),
+    );
+    until(&broker, &taken(0));
+    std::fs::write(&file, format!("{text}[retention]\nage = \"1h\"\n")).expect("written");
+    broker.hang_up();
+    until(&broker, &taken(1));
+    let refusals = [
+        format!("valid_until = \"2020-01-01\"\n{text}"),
+        format!("{text}[retention]\nage = \"1\"\n"),
+        format!("{text}[log]\ngroup_bytes = \"1MiB\"\n"),
+    ];
+    for (i, wrong) in refusals.iter().enumerate() {
+        std::fs::write(&file, wrong).expect("written");
+        broker.hang_up();
+        until(&broker, &refused(i + 1));
+    }
+    until(&broker, &taken(1));
+    assert!(broker.get("/readyz").starts_with("HTTP/1.1 200"));
+    broker.signal();
+    let (code, log) = broker.wait();
+    assert_eq!(code, Some(0), "{log}");
+    for said in [
+        "configuration read again",
+        "until 2020-01-01, and that is over",
+        "`log.group_bytes` is not what the broker runs with",
+    ] {
+        assert!(log.contains(said), "{said}: {log}");
+    }
 }
 
 #[test]

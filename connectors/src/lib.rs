@@ -4,6 +4,9 @@
 //! them to deltas and publishes them; on the way in it subscribes and applies what others issued to
 //! a [`sink`]. What could not be mapped or was refused waits among the dead letters ([`dlq`]).
 
+#[macro_use]
+mod plants;
+
 pub mod checkpoint;
 pub mod client;
 pub mod commands;

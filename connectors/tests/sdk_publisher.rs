@@ -320,6 +320,7 @@ async fn a_broker_that_drains_again_and_again_is_asked_less_and_less_often() {
     options.backoff = Backoff {
         first: Duration::from_millis(20),
         max: Duration::from_secs(2),
+        jitter_seed: None,
     };
     let (publisher, mut call) = connected(&broker, options).await;
     let pending = publish(&publisher, reds(0, 1)).await;

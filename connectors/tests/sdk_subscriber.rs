@@ -402,6 +402,7 @@ async fn a_broker_that_drains_is_asked_less_and_less_often_and_goes_on_where_it_
     options.backoff = Backoff {
         first: Duration::from_millis(20),
         max: Duration::from_secs(2),
+        jitter_seed: None,
     };
     let (mut subscriber, mut call) = connected(&broker, options).await;
     let waiting = tokio::spawn(async move { (next(&mut subscriber).await, subscriber) });

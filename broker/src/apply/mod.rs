@@ -95,6 +95,9 @@ impl Apply {
             let (issuer, kind, shard) = keys::decode_highest(&key).ok_or_else(|| damaged(&key))?;
             let revision = value.as_slice().try_into().map_err(|_| damaged(&key))?;
             let revision = Revision(u64::from_be_bytes(revision));
+            if planted!(HighestForgotten) {
+                continue;
+            }
             apply.highest.insert((issuer, kind, shard), revision);
         }
         for (key, value) in apply.state.scan(&keys::producer_prefix())? {
@@ -147,6 +150,7 @@ impl Apply {
             let row = self.highest[key].0.to_be_bytes();
             group.put(&keys::highest(key.0, key.1, key.2), &row);
         }
+        failpoint!(ApplyCommitted);
         let before = group.applied();
         let next = last.head.offset.next();
         group.commit(Applied {
@@ -154,6 +158,7 @@ impl Apply {
             log_time: last.head.durable_at,
             deltas: before.deltas + effects.deltas,
         });
+        failpoint!(ApplyVisible);
         self.rings.push(effects.tail, next);
         for (key, part) in effects.parts {
             self.waiters.applied(&key, part);
@@ -185,7 +190,9 @@ impl Apply {
             Fate::Fresh if stale.len() < record.deltas.len() => Dropped::Some(stale.clone()),
             _ => Dropped::All,
         };
-        if let Some(row) = dropped.encode() {
+        if let Some(row) = dropped.encode()
+            && !planted!(ExceptionForgotten)
+        {
             group.put(&keys::exception(entry.head.offset), &row);
         }
         if let Some(delivered) = dropped.cut(&entry.head, &entry.record, &record) {
@@ -243,6 +250,7 @@ impl Apply {
                 *highest = delta.revision;
             } else if let Some(row) = group.get_register(&key, entry.head.durable_at)?
                 && row.revision >= delta.revision
+                && !planted!(RevisionIgnored)
             {
                 stale.push(index as u32);
                 continue;

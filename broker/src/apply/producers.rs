@@ -55,9 +55,13 @@ impl Producer {
             *parts = header.parts;
             Fate::Duplicate
         } else {
+            let repeat = planted!(DedupeBySequence) && !seen.is_empty();
             *parts = header.parts.max(*parts);
             seen.push(partition);
-            Fate::Fresh
+            match repeat {
+                true => Fate::Duplicate,
+                false => Fate::Fresh,
+            }
         };
         while let Some(first) = self.ahead.first_entry() {
             let (parts, seen) = first.get();
@@ -66,6 +70,9 @@ impl Producer {
             }
             self.complete = self.complete.next();
             first.remove();
+        }
+        if planted!(CompleteIsHighest) {
+            self.complete = self.complete.max(header.sequence);
         }
         fate
     }

@@ -114,6 +114,9 @@ impl Waiters {
 
     /// One part is durable and applied.
     pub fn applied(&self, key: &BatchKey, part: PartOutcome) {
+        if planted!(WakeUpDropped, once in 8) {
+            return;
+        }
         let mut batches = self.batches.lock();
         let Some(waiting) = batches.get_mut(key) else {
             return;
@@ -123,7 +126,7 @@ impl Waiters {
         }
         waiting.held.retain(|(held, _)| *held != part.partition);
         waiting.done.push(part);
-        if waiting.done.len() == waiting.parts
+        if (waiting.done.len() == waiting.parts || planted!(AckOfHalf))
             && let Some(waiting) = batches.remove(key)
         {
             // A receiver that is gone has no one to tell.

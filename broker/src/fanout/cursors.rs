@@ -19,6 +19,7 @@ pub async fn keep_cursors(
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let last = tokio::select! {
+            biased;
             () = stop.cancelled() => true,
             _ = every.tick() => false,
         };

@@ -1,6 +1,7 @@
 //! Stage 7: one task and one cursor a subscription. It reads the rings, or the log when it fell
 //! behind; urgent goes first; a slow receiver costs memory to nobody and delay to nobody else.
 
+mod blocking;
 pub mod credit;
 pub mod cursors;
 pub mod history;
@@ -20,6 +21,7 @@ use crate::{
     state::State,
     tail::TailRings,
 };
+pub use blocking::Blocking;
 use hutong_proto::{
     Issuer, LogId, api::stream::subscribe_service_server::SubscribeService, frame::Frame,
 };
@@ -54,6 +56,7 @@ pub struct Fanout {
     pub stall: Duration,
     pub overload: Arc<Overload>,
     pub log_readers: Arc<LogReaders>,
+    pub blocking: Blocking,
     pub tasks: TaskTracker,
     pub draining: CancellationToken,
 }
@@ -61,6 +64,19 @@ pub struct Fanout {
 impl std::fmt::Debug for Fanout {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Fanout").finish_non_exhaustive()
+    }
+}
+
+impl Fanout {
+    /// A session that somebody has to run, and what it sends.
+    pub fn session(
+        &self,
+        platform: Issuer,
+        input: Streaming<Frame>,
+    ) -> (impl Future<Output = ()> + Send + use<>, FrameStream) {
+        let (out, frames) = mpsc::channel(OUT_MESSAGES_MAX);
+        let session = session::Session::new(self.clone(), platform, out);
+        (session.run(input), Box::pin(ReceiverStream::new(frames)))
     }
 }
 
@@ -76,9 +92,8 @@ impl SubscribeService for Fanout {
             .access
             .check(request.metadata(), Call::Subscribe)
             .and_then(|identity| identity.platform())?;
-        let (out, frames) = mpsc::channel(OUT_MESSAGES_MAX);
-        let session = session::Session::new(self.clone(), platform, out);
-        self.tasks.spawn(session.run(request.into_inner()));
-        Ok(Response::new(Box::pin(ReceiverStream::new(frames))))
+        let (session, frames) = self.session(platform, request.into_inner());
+        self.tasks.spawn(session);
+        Ok(Response::new(frames))
     }
 }

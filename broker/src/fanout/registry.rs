@@ -108,8 +108,11 @@ impl Subscription {
         // At the end of a snapshot the platform has not applied it yet.
         let applied = how != Begin::AfterSnapshot;
         for lane in Lane::DELIVERED {
-            let offset = cursor.lane(lane).0;
+            let mut offset = cursor.lane(lane).0;
             let i = lane.index();
+            if planted!(CursorOffByOne) && how == Begin::AtCursor {
+                offset += 1;
+            }
             self.position[i].store(offset, Ordering::Release);
             self.sent[i].store(offset, Ordering::Release);
             if applied {
@@ -234,7 +237,13 @@ impl Subscription {
             platform: self.key.0.code(),
             subscription: self.key.1.clone(),
             filter: Some(filter),
-            applied: Some(self.cursor(log_id, |l| self.applied(l)).to_api()),
+            applied: Some(
+                self.cursor(log_id, |l| match planted!(SentIsApplied) {
+                    true => self.position(l),
+                    false => self.applied(l),
+                })
+                .to_api(),
+            ),
             applied_at_us: self.applied_at.load(Ordering::Acquire),
             begun: Some(self.cursor(log_id, begun).to_api()),
             filtered_from: Some(from.to_api()),

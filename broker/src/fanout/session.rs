@@ -93,7 +93,10 @@ impl Session {
         attached.lease.packing = packing;
         let lease = &attached.lease;
         let credit = Arc::new(Credit::new(credit_bytes));
+        // Biased, as every choice of a session: a simulation can then repeat a run. Nobody starves: what is
+        // ready is looked at again after each step.
         let begun = tokio::select! {
+            biased;
             () = attached.end.cancelled() => Err(Reason::SubscriptionTakenOver.into()),
             begun = self.begin(start, lease, &credit) => begun,
             // Credit and acks must be read while a snapshot is sent.
@@ -104,6 +107,7 @@ impl Session {
         }
         begun?;
         tokio::select! {
+            biased;
             () = attached.end.cancelled() => Err(Reason::SubscriptionTakenOver.into()),
             () = self.out.closed() => Ok(()),
             read = self.control(&mut input, lease, &credit, credit_bytes) => read,
@@ -113,8 +117,14 @@ impl Session {
 
     async fn open(&self, input: &mut Streaming<Frame>) -> Result<api::SubscribeOpen, Refusal> {
         let first = tokio::time::timeout(OPEN_TIMEOUT, input.message()).await;
-        let Ok(Ok(Some(frame))) = first else {
-            return Err(Reason::OpenExpected.into());
+        let frame = match first {
+            Ok(Ok(Some(frame))) => frame,
+            Ok(Ok(None)) => return Err(Reason::OpenExpected.into()),
+            // The line may stand still after the call and before its first message: no mistake of the
+            // client, which may try again.
+            Ok(Err(_)) | Err(_) => {
+                return Err(Refusal::from(Reason::SessionTakenOver).detail("no `open` came"));
+            }
         };
         let Some(api::subscribe_request::Message::Open(open)) = parse(&frame)? else {
             return Err(Reason::OpenExpected.into());
@@ -262,9 +272,11 @@ impl Session {
         loop {
             applied.borrow_and_update();
             let mut sent = false;
-            if !credit.available() {
+            if !credit.available() && !planted!(CreditIgnored) {
                 self.shared.metrics.credit_exhausted(self.platform);
-            } else if self.step_urgent(lease, credit).await? {
+            } else if !(planted!(BulkFirst) && self.bulk_waits(lease))
+                && self.step_urgent(lease, credit).await?
+            {
                 // Look at urgent again before any bulk.
                 sent = true;
                 urgent_at = Some(Instant::now());
@@ -303,6 +315,7 @@ impl Session {
                 }
             };
             tokio::select! {
+                biased;
                 changed = applied.changed() => {
                     if changed.is_err() {
                         return Err(Reason::ShuttingDown.into());
@@ -318,6 +331,11 @@ impl Session {
                 () = self.shared.draining.cancelled(), if !draining => {}
             }
         }
+    }
+
+    fn bulk_waits(&self, lease: &Lease) -> bool {
+        let waiting = self.read_ring(Lane::Bulk, 1, lease);
+        waiting.is_ok_and(|chunk| chunk.is_none_or(|chunk| chunk.records > 0))
     }
 
     /// Sends one delivery of urgent records, if there is one.
@@ -445,7 +463,7 @@ fn chunk(entries: Vec<TailEntry>, next: Offset, lease: &Lease) -> Result<Chunk, 
     let filter = &lease.filter;
     let mut pieces = Vec::with_capacity(entries.len() * 2);
     for entry in &entries {
-        if filter.passes_whole(&entry.head) {
+        if filter.passes_whole(&entry.head) || planted!(KindsNotCut) {
             entry.put(lease.packing, &mut pieces);
         } else {
             let cut = cut_kinds(&entry.record, filter)?;

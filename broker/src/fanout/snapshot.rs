@@ -3,7 +3,7 @@
 use crate::{
     clock::Clock,
     fanout::{
-        Fanout,
+        Blocking, Fanout,
         credit::Credit,
         registry::{Begin, Lease},
         session::{Out, response},
@@ -102,23 +102,46 @@ pub async fn send(
         message: Message::default(),
         sent_at: Instant::now(),
         rows: 0,
+        #[cfg(plants)]
+        gathered: None,
     };
-    let (state, log_id) = (Arc::clone(&shared.state), shared.log_id);
-    let sent = tokio::task::spawn_blocking(move || {
-        let ended = state
-            .with_snapshot(|rows, applied| {
-                let cursor = Cursor::both(log_id, applied.next);
-                sender.begin(cursor, state.registers_estimate())?;
-                while let Some((key, row)) = rows.next_row().map_err(|e| internal(&e))? {
-                    sender.row(&key, &row)?;
-                }
-                sender.end(cursor)
-            })
-            .map_err(|e| internal(&e))?;
-        drop(permit);
-        ended
-    });
-    let ended = sent.await.map_err(|_| Refusal::from(Reason::Internal))?;
+    let (state, log_id, blocking) = (Arc::clone(&shared.state), shared.log_id, shared.blocking);
+    let rows = move |sender: &mut Sender| -> Result<Cursor, Refusal> {
+        let read = state.with_snapshot(|rows, applied| -> Result<Cursor, Refusal> {
+            let cursor = Cursor::both(log_id, applied.next);
+            sender.begin(cursor, state.registers_estimate())?;
+            while let Some((key, row)) = rows.next_row().map_err(|e| internal(&e))? {
+                sender.row(&key, &row)?;
+            }
+            if !sender.message.rows.is_empty() {
+                sender.flush()?;
+            }
+            Ok(cursor)
+        });
+        read.map_err(|e| internal(&e))?
+    };
+    let ended = match blocking {
+        Blocking::Pool => {
+            let send = move || {
+                let cursor = rows(&mut sender)?;
+                let ended = tokio::runtime::Handle::current().block_on(sender.end(cursor));
+                drop(permit);
+                ended
+            };
+            blocking.run(send).await?
+        }
+        #[cfg(plants)]
+        Blocking::Inline => {
+            sender.gathered = Some(Vec::new());
+            let cursor = rows(&mut sender)?;
+            for frame in sender.gathered.take().unwrap_or_default() {
+                sender.send(frame).await?;
+            }
+            let ended = sender.end(cursor).await;
+            drop(permit);
+            ended
+        }
+    };
     drop(guard);
     ended
 }
@@ -147,11 +170,14 @@ struct Sender {
     message: Message,
     sent_at: Instant,
     rows: u64,
+    /// For simulation: what is to be sent, once all rows are read.
+    #[cfg(plants)]
+    gathered: Option<Vec<Bytes>>,
 }
 
 impl Sender {
     fn begin(&mut self, cursor: Cursor, rows_estimate: u64) -> Result<(), Refusal> {
-        self.send(response(api::subscribe_response::Message::Opened(
+        self.put(response(api::subscribe_response::Message::Opened(
             api::SubscribeOpened {
                 cursor: Some(cursor.to_api()),
                 snapshot: true,
@@ -159,7 +185,7 @@ impl Sender {
             },
         )))?;
         let begin = api::SnapshotBegin { rows_estimate };
-        self.send(response(api::subscribe_response::Message::SnapshotBegin(
+        self.put(response(api::subscribe_response::Message::SnapshotBegin(
             begin,
         )))
     }
@@ -234,15 +260,16 @@ impl Sender {
         wire::put_len(&mut frame, ROWS_FIELD, len);
         frame.extend_from_slice(&message.table);
         frame.extend_from_slice(&message.rows);
-        self.send(frame.into())
+        self.put(frame.into())
     }
 
-    fn end(&mut self, cursor: Cursor) -> Result<(), Refusal> {
-        if !self.message.rows.is_empty() {
-            self.flush()?;
-        }
+    async fn end(&mut self, cursor: Cursor) -> Result<(), Refusal> {
+        let cursor = match planted!(SnapshotCursorLate) {
+            true => Cursor::both(cursor.log_id, self.state.applied().next),
+            false => cursor,
+        };
         // Not before it can be sent: who stops taking rows has not got the snapshot, and keeps what it had.
-        self.wait_for_credit()?;
+        self.wait_for_credit().await?;
         // But before it is sent: whoever gets it may say at once that it is applied.
         let now = (self.clock)();
         self.lease.begin(cursor, Begin::AfterSnapshot, now)?;
@@ -251,9 +278,10 @@ impl Sender {
             rows: self.rows,
         };
         self.send(response(api::subscribe_response::Message::SnapshotEnd(end)))
+            .await
     }
 
-    fn wait_for_credit(&self) -> Result<(), Refusal> {
+    async fn wait_for_credit(&self) -> Result<(), Refusal> {
         if self.credit.available() {
             return Ok(());
         }
@@ -262,18 +290,27 @@ impl Sender {
                 self.credit.changed().await;
             }
         };
-        tokio::runtime::Handle::current().block_on(async {
-            tokio::select! {
-                () = credit => Ok(()),
-                () = self.stop.cancelled() => Err(gone()),
-                () = self.out.closed() => Err(gone()),
-                () = tokio::time::sleep(self.stall) => Err(stalled()),
-            }
-        })
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(gone()),
+            () = self.out.closed() => Err(gone()),
+            () = credit => Ok(()),
+            () = tokio::time::sleep(self.stall) => Err(stalled()),
+        }
     }
 
-    fn send(&mut self, frame: Bytes) -> Result<(), Refusal> {
-        self.wait_for_credit()?;
+    /// From the thread that reads rows.
+    fn put(&mut self, frame: Bytes) -> Result<(), Refusal> {
+        #[cfg(plants)]
+        if let Some(gathered) = &mut self.gathered {
+            gathered.push(frame);
+            return Ok(());
+        }
+        tokio::runtime::Handle::current().block_on(self.send(frame))
+    }
+
+    async fn send(&mut self, frame: Bytes) -> Result<(), Refusal> {
+        self.wait_for_credit().await?;
         self.credit.spend(frame.len());
         let send = async {
             self.overload.pass(GiveWay::Snapshot, frame.len()).await;
@@ -281,12 +318,11 @@ impl Sender {
             let sent = tokio::time::timeout(self.stall, send).await;
             sent.map_err(|_| stalled())?.map_err(|_| gone())
         };
-        let sent = tokio::runtime::Handle::current().block_on(async {
-            tokio::select! {
-                sent = send => sent,
-                () = self.stop.cancelled() => Err(gone()),
-            }
-        });
+        let sent = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(gone()),
+            sent = send => sent,
+        };
         self.sent_at = Instant::now();
         sent
     }

@@ -57,6 +57,19 @@ impl std::fmt::Debug for Ingress {
 /// Messages to a client.
 pub type FrameStream = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
 
+impl Ingress {
+    /// A session that somebody has to run, and what it sends.
+    pub fn session(
+        &self,
+        platform: Issuer,
+        input: Streaming<Frame>,
+    ) -> (impl Future<Output = ()> + Send + use<>, FrameStream) {
+        let (out, frames) = outbox::outbox();
+        let session = session::Session::new(self.clone(), platform, out);
+        (session.run(input), Box::pin(frames))
+    }
+}
+
 #[tonic::async_trait]
 impl PublishService for Ingress {
     type PublishStream = FrameStream;
@@ -69,9 +82,8 @@ impl PublishService for Ingress {
             .access
             .check(request.metadata(), Call::Publish)
             .and_then(|identity| identity.platform())?;
-        let (out, frames) = outbox::outbox();
-        let session = session::Session::new(self.clone(), platform, out);
-        self.tasks.spawn(session.run(request.into_inner()));
-        Ok(Response::new(Box::pin(frames)))
+        let (session, frames) = self.session(platform, request.into_inner());
+        self.tasks.spawn(session);
+        Ok(Response::new(frames))
     }
 }

@@ -143,6 +143,7 @@ impl Outbox {
                 return;
             }
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = tokio::time::sleep_until(deadline) => {}
             }

@@ -37,12 +37,12 @@ pub struct Room {
 #[derive(Debug)]
 struct Budget {
     units: u32,
-    weights: HashMap<Issuer, u32>,
     fair: Mutex<Fair>,
 }
 
 #[derive(Debug)]
 struct Fair {
+    weights: HashMap<Issuer, u32>,
     free: u32,
     clock: u128,
     platforms: HashMap<Issuer, Platform>,
@@ -62,7 +62,8 @@ struct Waiter {
 }
 
 impl Fair {
-    fn charge(&mut self, issuer: Issuer, units: u32, weight: u32) {
+    fn charge(&mut self, issuer: Issuer, units: u32) {
+        let weight = self.weights.get(&issuer).copied().unwrap_or(1);
         self.free -= units;
         let platform = self.platforms.entry(issuer).or_default();
         let start = platform.end.max(self.clock);
@@ -85,17 +86,16 @@ impl Fair {
 }
 
 impl Budget {
-    fn weight(&self, issuer: Issuer) -> u32 {
-        self.weights.get(&issuer).copied().unwrap_or(1)
-    }
-
     async fn room(self: &Arc<Budget>, issuer: Issuer, bytes: usize) -> Room {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
+        if planted!(QueueUnbounded) {
+            return self.given(0);
+        }
         let units = units.clamp(1, self.units);
         let granted = {
             let mut fair = self.fair.lock();
             if fair.free >= units && fair.next().is_none() {
-                fair.charge(issuer, units, self.weight(issuer));
+                fair.charge(issuer, units);
                 return self.given(units);
             }
             let (granted, outcome) = oneshot::channel();
@@ -130,7 +130,7 @@ impl Budget {
         let free = fair.free;
         let waiting = &mut fair.platforms.get_mut(&issuer)?.waiting;
         let waiter = waiting.pop_front_if(|first| first.units <= free)?;
-        fair.charge(issuer, waiter.units, self.weight(issuer));
+        fair.charge(issuer, waiter.units);
         let room = self.given(waiter.units);
         Some((waiter, room))
     }
@@ -153,8 +153,8 @@ impl Queues {
             let units = u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX).max(1);
             Arc::new(Budget {
                 units,
-                weights: weights.clone(),
                 fair: Mutex::new(Fair {
+                    weights: weights.clone(),
                     free: units,
                     clock: 0,
                     platforms: HashMap::new(),
@@ -167,6 +167,13 @@ impl Queues {
     /// Waits for room. A record larger than the whole budget takes all of it.
     pub async fn room(&self, issuer: Issuer, lane: Lane, bytes: usize) -> Room {
         self.lanes[lane.index()].room(issuer, bytes).await
+    }
+
+    /// From the next grant on.
+    pub fn set_weights(&self, weights: &HashMap<Issuer, u32>) {
+        for budget in &self.lanes {
+            budget.fair.lock().weights.clone_from(weights);
+        }
     }
 
     /// Bytes taken, by lane.
@@ -251,6 +258,21 @@ mod tests {
         let sessions = [(110_000, 4, 3), (120_000, 4, 3)];
         let granted = turns(&queues, &sessions, 400);
         assert_eq!((granted[&110_000], granted[&120_000]), (400, 1200));
+    }
+
+    #[test]
+    fn other_weights_count_from_the_next_grant_on() {
+        let queues = queues(4, &[(110_000, 1), (120_000, 1)]);
+        let sessions = [(110_000, 4, 3), (120_000, 4, 3)];
+        let before = turns(&queues, &sessions, 400);
+        assert_eq!((before[&110_000], before[&120_000]), (800, 800));
+        queues.set_weights(&HashMap::from([
+            (platform(110_000), 1),
+            (platform(120_000), 3),
+        ]));
+        let after = turns(&queues, &sessions, 400);
+        let share = after[&120_000] as f64 / after[&110_000] as f64;
+        assert!((2.9..3.1).contains(&share), "{after:?}");
     }
 
     #[test]

@@ -113,6 +113,7 @@ impl Session {
         self.out.end(None);
         // The name is free. What is left of the session is what its client did not take yet.
         tokio::select! {
+            biased;
             () = self.out.taken() => {}
             () = self.shared.draining.cancelled() => {}
             () = self.out.stalled(self.shared.stall) => {
@@ -135,14 +136,7 @@ impl Session {
     }
 
     async fn open(&self, input: &mut Streaming<Frame>) -> Result<Opened, Refusal> {
-        let first = tokio::time::timeout(OPEN_TIMEOUT, input.message()).await;
-        let open = match first {
-            Ok(Ok(Some(frame))) => match parse(&frame.0)? {
-                Input::Open(open) => open,
-                Input::Batch(_) => return Err(Reason::OpenExpected.into()),
-            },
-            _ => return Err(Reason::OpenExpected.into()),
-        };
+        let open = first(input).await?;
         check_name(&open.producer, "open.producer")?;
         let epoch = Epoch(open.epoch);
         if epoch.0 == 0 {
@@ -167,13 +161,21 @@ impl Session {
             .producers
             .claim(self.platform, &open.producer, epoch, others, known)
             .await?;
+        // A batch of an older session may be settled as "perhaps": then nobody knows what is durable until
+        // the log was opened again.
+        if self.shared.log.poisoned().is_some() {
+            return Err(Reason::LogPoisoned.into());
+        }
         // Read after the claim: what an older session had taken is settled now.
         let producer = self.stored(&row)?.unwrap_or_default();
         if producer.epoch > epoch {
             return Err(registry::fenced_by(producer.epoch, epoch));
         }
         let opened = api::PublishOpened {
-            last_durable_sequence: producer.complete.0,
+            last_durable_sequence: match planted!(ResumeAhead) && producer.epoch == epoch {
+                true => producer.complete.next().0,
+                false => producer.complete.0,
+            },
             credit_bytes: limits::PUBLISH_CREDIT_BYTES,
             log_id: self.shared.log_id.0,
             broker_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -249,7 +251,9 @@ impl Session {
                 Owed::settled(sequence, charge, Outcome::Duplicate)
             } else {
                 last = sequence;
+                // Biased here and below: a simulation can then repeat a run.
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return stopped(),
                     // Not cancel-safe, but when it is cancelled the session ends, a part of the batch is
                     // missing in the log, and so the producer sends all of it again.
@@ -392,6 +396,7 @@ impl Session {
         let mut result = Ok(());
         loop {
             let next = tokio::select! {
+                biased;
                 next = owed.recv() => next,
                 // What was acknowledged before is not taken.
                 stalled = self.stalled(), if result.is_ok() => {
@@ -410,6 +415,7 @@ impl Session {
                 Ok(ack) => {
                     // A client that takes no acks must not keep its successor waiting.
                     result = tokio::select! {
+                        biased;
                         sent = self.out.push(ack) => sent.map_err(gone),
                         () = stop.cancelled() => Err(Reason::SessionTakenOver.into()),
                         stalled = self.stalled() => stalled,
@@ -441,6 +447,10 @@ impl Session {
         let mut refused = owed.refused;
         match owed.outcome {
             Outcome::Duplicate => ack.duplicate = true,
+            Outcome::Submitted(_) if planted!(AckBeforeCommit) => {
+                let deltas = owed.indexes.values().map(Vec::len);
+                ack.accepted = deltas.sum::<usize>() as u32;
+            }
             Outcome::Submitted(outcome) => {
                 let parts = settled(outcome).await?;
                 let mut accepted = 0;
@@ -458,11 +468,7 @@ impl Session {
                     self.shared
                         .metrics
                         .accepted(self.platform, part.partition.lane, fresh);
-                    refused.extend(part.stale.iter().map(|i| {
-                        let index = indexes[*i as usize];
-                        let field = format!("deltas[{index}].revision");
-                        (index, Refusal::new(Reason::RevisionNotNewer, field))
-                    }));
+                    refused.extend(not_newer(&part, indexes));
                     if !part.stale.is_empty() {
                         let stale = part.stale.len() as u64;
                         self.shared
@@ -573,6 +579,31 @@ pub fn check_name(name: &str, field: &str) -> Result<(), Refusal> {
     } else {
         Err(Refusal::new(Reason::NameInvalid, field))
     }
+}
+
+/// What a client says first.
+async fn first(input: &mut Streaming<Frame>) -> Result<api::PublishOpen, Refusal> {
+    match tokio::time::timeout(OPEN_TIMEOUT, input.message()).await {
+        Ok(Ok(Some(frame))) => match parse(&frame.0)? {
+            Input::Open(open) => Ok(open),
+            Input::Batch(_) => Err(Reason::OpenExpected.into()),
+        },
+        Ok(Ok(None)) => Err(Reason::OpenExpected.into()),
+        // The line may stand still after the call and before its first message: no mistake of the client,
+        // which may try again.
+        Ok(Err(_)) | Err(_) => {
+            Err(Refusal::from(Reason::SessionTakenOver).detail("no `open` came"))
+        }
+    }
+}
+
+/// Deltas of a part that came too late, by their index in the batch.
+fn not_newer(part: &PartOutcome, indexes: &[u32]) -> impl Iterator<Item = (u32, Refusal)> {
+    part.stale.iter().map(|i| {
+        let index = indexes[*i as usize];
+        let field = format!("deltas[{index}].revision");
+        (index, Refusal::new(Reason::RevisionNotNewer, field))
+    })
 }
 
 /// What came of a batch, once all its records are durable and applied.

@@ -19,10 +19,10 @@ pub enum SyncFault {
     Landed,
 }
 
-#[cfg(test)]
+#[cfg(any(test, plants))]
 pub use planted::Faults;
 
-#[cfg(test)]
+#[cfg(any(test, plants))]
 mod planted {
     use super::{SyncFault, WriteFault};
     use parking_lot::Mutex;
@@ -67,11 +67,11 @@ mod planted {
 }
 
 /// No faults in a release.
-#[cfg(not(test))]
+#[cfg(not(any(test, plants)))]
 #[derive(Clone, Debug, Default)]
 pub struct Faults(());
 
-#[cfg(not(test))]
+#[cfg(not(any(test, plants)))]
 #[allow(clippy::unused_self, reason = "the same calls as with planted faults")]
 impl Faults {
     pub(crate) fn take_write(&self) -> Option<WriteFault> {

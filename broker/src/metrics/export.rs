@@ -113,6 +113,12 @@ fn read(counters: &Counters, name: Name, emit: Emit<'_>) {
         Name::LogRecords => emit(load(&counters.log_records), &[]),
         Name::LogAppendedBytes => emit(load(&counters.log_bytes), &[]),
         Name::CommitFailures => emit(load(&counters.commit_failures), &[]),
+        Name::ConfigReloads => {
+            let result = |word: &'static str| [KeyValue::new(label::RESULT, word)];
+            emit(load(&counters.reloads_taken), &result("taken"));
+            emit(load(&counters.reloads_refused), &result("refused"));
+        }
+        Name::ConfigReloaded => emit(load(&counters.reloaded_us) / 1e6, &[]),
         Name::LogTrims => emit(load(&counters.log_trims), &[]),
         Name::RecordsApplied => emit(load(&counters.records_applied), &[]),
         Name::StateRows => emit(load(&counters.state_rows), &[]),

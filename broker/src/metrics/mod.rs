@@ -8,7 +8,7 @@ mod export;
 pub mod names;
 
 use crate::overload::GiveWay;
-use hutong_proto::{Issuer, Lane, Offset, Reason};
+use hutong_proto::{Issuer, Lane, Micros, Offset, Reason};
 use hutong_telemetry::Exporter;
 use opentelemetry::{Key, metrics::Histogram};
 use std::{
@@ -134,6 +134,10 @@ struct Counters {
     log_bytes: AtomicU64,
     commit_failures: AtomicU64,
     log_trims: AtomicU64,
+    reloads_taken: AtomicU64,
+    reloads_refused: AtomicU64,
+    /// Of the last one that was taken, since the Unix epoch.
+    reloaded_us: AtomicU64,
     records_applied: AtomicU64,
     state_rows: AtomicU64,
     state_bytes: AtomicU64,
@@ -235,6 +239,21 @@ impl Recorder {
             .fetch_add(partitions as u64, Relaxed);
     }
 
+    /// The configuration that a broker starts with is taken at this time.
+    pub fn configured(&self, at: Micros) {
+        self.counters.reloaded_us.store(at.0, Relaxed);
+    }
+
+    /// A configuration was read again and taken.
+    pub fn reloaded(&self, at: Micros) {
+        self.counters.reloads_taken.fetch_add(1, Relaxed);
+        self.configured(at);
+    }
+
+    pub fn reload_refused(&self) {
+        self.counters.reloads_refused.fetch_add(1, Relaxed);
+    }
+
     /// Records sent to a subscriber.
     pub fn delivered(&self, platform: Issuer, records: usize, bytes: usize) {
         let counters = self.platform(platform);
@@ -308,6 +327,9 @@ impl Metrics {
             log_bytes: AtomicU64::default(),
             commit_failures: AtomicU64::default(),
             log_trims: AtomicU64::default(),
+            reloads_taken: AtomicU64::default(),
+            reloads_refused: AtomicU64::default(),
+            reloaded_us: AtomicU64::default(),
             records_applied: AtomicU64::default(),
             state_rows: AtomicU64::default(),
             state_bytes: AtomicU64::default(),
@@ -380,6 +402,7 @@ mod label {
     pub const LANE: Key = Key::from_static_str("lane");
     pub const PLATFORM: Key = Key::from_static_str("platform");
     pub const REASON: Key = Key::from_static_str("reason");
+    pub const RESULT: Key = Key::from_static_str("result");
     pub const RECEIVER: Key = Key::from_static_str("receiver");
     pub const STORE: Key = Key::from_static_str("store");
     pub const SUBSCRIPTION: Key = Key::from_static_str("subscription");

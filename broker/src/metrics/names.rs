@@ -69,6 +69,10 @@ macro_rules! metrics {
 metrics! {
     BuildInfo "hutong_build_info" Gauge "" ["version"] 1,
         "Always 1; the label is the broker's version.";
+    ConfigReloads "hutong_config_reloads_total" Counter "{reload}" ["result"] 2,
+        "Times that the configuration was read again: `taken` or `refused`.";
+    ConfigReloaded "hutong_config_reload_success_timestamp_seconds" Gauge "s" [] 1,
+        "When a configuration was last taken; the start counts.";
     MemoryResident "hutong_memory_resident_bytes" Gauge "By" [] 1,
         "Memory of the process that is in RAM.";
 
@@ -235,6 +239,7 @@ mod tests {
             "platform",
             "reason",
             "receiver",
+            "result",
             "store",
             "subscription",
             "valve",

@@ -68,6 +68,8 @@ fn busy() -> Metrics {
     metrics.applied(8, Duration::from_micros(700));
     metrics.state_flushed(100, 9_600, Duration::from_millis(40));
     metrics.trimmed(3);
+    metrics.reloaded(hutong_proto::Micros(1_700_000_000_000_000));
+    metrics.reload_refused();
     metrics.delivered(platform(SICHUAN), 8, 9_100);
     metrics.fell_behind(platform(SICHUAN));
     metrics.credit_exhausted(platform(SICHUAN));

@@ -1,6 +1,6 @@
 //! The data folder: one broker at a time, a version, and what may not change once there is a log.
 
-use crate::config::Config;
+use crate::{config::Config, rocks};
 use std::{
     fs::{self, File, TryLockError},
     io::Write,
@@ -68,6 +68,7 @@ impl DataDir {
             .mode(0o700)
             .create(dir)
             .map_err(io)?;
+        rocks::create_folder(dir).map_err(io)?;
         refuse_foreign(dir, io)?;
         let lock = File::options()
             .create(true)

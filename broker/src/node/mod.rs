@@ -1,7 +1,7 @@
 //! Wires the stages together and owns every task and thread. `ARCHITECTURE.md` draws the picture.
 mod data_dir;
 mod observe;
-mod retention;
+pub mod retention;
 mod serve;
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     clock::{self, Clock},
     config::Config,
     control::ControlWriter,
-    fanout::{Fanout, Snapshots, registry::Subscriptions},
+    fanout::{Blocking, Fanout, Snapshots, registry::Subscriptions},
     ingress::{Ingress, queue::Queues, registry::Producers},
     lag::Lags,
     log::{
@@ -21,14 +21,16 @@ use crate::{
     metrics::{Metrics, Recorder},
     overload::Overload,
     query::Query,
+    reload::Live,
     state::{Flush, State, StateError, StateOptions},
     tail::TailRings,
 };
 
 use data_dir::DataDir;
-use hutong_proto::{Issuer, Offset, Partition};
+use hutong_config::ConfigErrors;
+use hutong_proto::{Issuer, Micros, Offset, Partition};
 use hutong_telemetry::Health;
-use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -85,7 +87,8 @@ pub struct Broker {
     failure: watch::Receiver<Option<String>>,
     drain: Drain,
     health: Health,
-    drain_timeout: Duration,
+    live: Live,
+    metrics: Arc<Metrics>,
 }
 
 /// What works on the data folder, with threads of its own.
@@ -184,6 +187,7 @@ impl Broker {
         let data_dir = DataDir::open(&config)?;
         let listeners = serve::Listeners::bind(&config).await?;
         let metrics = Arc::new(Metrics::new(config.platforms.iter().map(|p| p.issuer)));
+        metrics.configured(clock());
         let health = Health::new();
         let (log, state) = open_stores(&config, &clock, &metrics.recorder()).await?;
         let rings = Arc::new(TailRings::new(
@@ -236,7 +240,13 @@ impl Broker {
             lags,
             config,
         };
-        parts.start_background();
+        let live = Live::new(
+            parts.config.clone(),
+            listeners.addresses()?,
+            Arc::clone(&parts.overload),
+            Arc::clone(&parts.queues),
+        );
+        parts.start_background(&live);
         parts
             .metrics
             .observe(Arc::new(observe::Observer::new(&parts)));
@@ -256,7 +266,8 @@ impl Broker {
             failure,
             drain: parts.drain,
             health,
-            drain_timeout: parts.config.drain_timeout,
+            live,
+            metrics: parts.metrics,
         })
     }
 
@@ -285,10 +296,34 @@ impl Broker {
         }
     }
 
+    /// Reads the configuration again. A file that is refused changes nothing.
+    pub fn reload(&self, path: &Path, now: Micros) -> Result<(), ConfigErrors> {
+        match self.live.reload(path, now) {
+            Ok(changed) => {
+                self.metrics.reloaded(now);
+                let changed = changed.join(", ");
+                tracing::info!(changed, file = %path.display(), "configuration read again");
+                Ok(())
+            }
+            Err(errors) => {
+                self.metrics.reload_refused();
+                for error in errors.iter() {
+                    tracing::error!(
+                        file = errors.file(),
+                        line = error.line,
+                        mistake = %error,
+                        "configuration refused; the one before stays"
+                    );
+                }
+                Err(errors)
+            }
+        }
+    }
+
     /// Stops in data order under the configured deadline: intake, commits, subscribers, servers.
     pub async fn shutdown(self) {
         let started = Instant::now();
-        let deadline = started + self.drain_timeout;
+        let deadline = started + self.live.running().drain_timeout;
         self.health.set_ready(Err("stopping".to_owned()));
         let drain = &self.drain;
         drain.ingress.cancel();
@@ -479,7 +514,7 @@ async fn replay(
 }
 
 impl Parts {
-    fn start_background(&self) {
+    fn start_background(&self, live: &Live) {
         let (tasks, stop) = (&self.drain.background_tasks, &self.drain.background);
         tasks.spawn(crate::fanout::cursors::keep_cursors(
             Arc::clone(&self.subscriptions),
@@ -491,7 +526,7 @@ impl Parts {
             Arc::clone(&self.log),
             Arc::clone(&self.state),
             Arc::clone(&self.metrics),
-            self.config.retention.clone(),
+            live.retention(),
             Arc::clone(&self.clock),
             stop.clone(),
         ));
@@ -539,6 +574,7 @@ impl Parts {
             stall: self.config.limits.stall,
             overload: Arc::clone(&self.overload),
             log_readers: Arc::default(),
+            blocking: Blocking::default(),
             tasks: self.drain.fanout_tasks.clone(),
             draining: self.drain.fanout.clone(),
         }
@@ -567,6 +603,7 @@ impl Parts {
             metrics: Arc::clone(&self.metrics),
             control: self.control.clone(),
             started_at: (self.clock)(),
+            trial_marker: self.config.trial_marker.clone(),
         }
     }
 }

@@ -62,6 +62,15 @@ impl Listeners {
             http: bind(config.listen_http).await?,
         })
     }
+
+    /// gRPC and HTTP, with the ports that were free.
+    pub fn addresses(&self) -> Result<[SocketAddr; 2], StartError> {
+        let other = |error: std::io::Error| StartError::Other(error.to_string());
+        Ok([
+            self.grpc.local_addr().map_err(other)?,
+            self.http.local_addr().map_err(other)?,
+        ])
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -79,9 +88,7 @@ pub fn start(
     parts: &Parts,
     health: &Health,
 ) -> Result<(SocketAddr, SocketAddr), StartError> {
-    let other = |error: std::io::Error| StartError::Other(error.to_string());
-    let grpc_addr = listeners.grpc.local_addr().map_err(other)?;
-    let http_addr = listeners.http.local_addr().map_err(other)?;
+    let [grpc_addr, http_addr] = listeners.addresses()?;
     let (tasks, stop) = (&parts.drain.server_tasks, &parts.drain.servers);
 
     let router = http::router(health.clone(), parts.metrics.registry());

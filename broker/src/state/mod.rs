@@ -10,6 +10,7 @@ pub mod keys;
 pub mod row;
 mod run;
 mod snapshot;
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +19,6 @@ use gather::Gather;
 use hutong_proto::{EntityId, Kind, Micros, Offset};
 use keys::RegisterKey;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockUpgradableReadGuard, RwLockWriteGuard};
-use rocksdb::{DB, Direction, IteratorMode, ReadOptions};
 use row::{OwnedRow, Row};
 use std::{
     collections::BTreeMap,
@@ -32,6 +32,9 @@ use std::{
 };
 
 pub use snapshot::SnapshotRows;
+#[cfg(plants)]
+pub use store::MemoryStore;
+use store::Store;
 
 /// The only column family.
 const FAMILY: &str = rocksdb::DEFAULT_COLUMN_FAMILY_NAME;
@@ -56,6 +59,12 @@ impl std::fmt::Debug for StateOptions {
             .field("gather_bytes_max", &self.gather_bytes_max)
             .field("block_cache_bytes", &self.block_cache_bytes)
             .finish_non_exhaustive()
+    }
+}
+
+impl StateOptions {
+    fn copied(&self) -> usize {
+        self.gather_bytes_max / COPIED_SHARE
     }
 }
 
@@ -173,7 +182,7 @@ pub struct Flush {
 
 #[derive(Debug)]
 struct Shared {
-    db: DB,
+    db: Store,
     dir: PathBuf,
     memory: RwLock<Memory>,
     /// Held while a run is taken in and leaves the frozen ones, and while a snapshot begins: a
@@ -221,31 +230,19 @@ impl State {
         let log_start = Arc::new(AtomicU64::new(0));
         let cache = options.block_cache_bytes;
         let db = run::open(dir, cache, &log_time, &log_start).map_err(failed)?;
-        let stored = match db.get(keys::applied()).map_err(|e| failed(e.to_string()))? {
+        let db = Store::Rocks(db);
+        let stored = match db
+            .get(&keys::applied())
+            .map_err(|e| failed(e.to_string()))?
+        {
             Some(row) => Applied::decode(&row)
                 .ok_or_else(|| StateError::damaged(&keys::applied(), "does not decode"))?,
             None => Applied::NOTHING,
         };
         log_time.store(stored.log_time.0, Ordering::Release);
         let (wake, woken) = crossbeam_channel::bounded(1);
-        let shared = Arc::new(Shared {
-            db,
-            dir: dir.to_owned(),
-            memory: RwLock::new(Memory {
-                active: Gather::default(),
-                frozen: Vec::new(),
-                applied: stored,
-                stored,
-            }),
-            ingest: Mutex::new(()),
-            signal: Mutex::new(Signal::default()),
-            changed: Condvar::new(),
-            wake,
-            log_time,
-            log_start,
-            copied_bytes_max: options.gather_bytes_max / COPIED_SHARE,
-            stats: Mutex::new(StateStats::default()),
-        });
+        let shared = Shared::new(db, dir, stored, wake, log_time, log_start, options.copied());
+        let shared = Arc::new(shared);
         let flusher = Arc::clone(&shared);
         let observer = Arc::clone(&options.observer);
         let flusher = std::thread::Builder::new()
@@ -292,17 +289,9 @@ impl State {
     /// Rows with keys in this range, of any kind but registers, in order.
     pub fn scan_range(&self, from: &[u8], below: &[u8]) -> Result<Rows, StateError> {
         let memory = self.shared.memory.read();
-        let mut rows = BTreeMap::new();
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(below);
-        let stored = self
-            .shared
-            .db
-            .iterator_opt(IteratorMode::From(from, Direction::Forward), options);
-        for item in stored {
-            let (key, value) = item.map_err(|e| StateError::Failed(e.to_string()))?;
-            rows.insert(key.into_vec(), value.into_vec());
-        }
+        let stored = self.shared.db.range(from, below);
+        let stored = stored.map_err(|e| StateError::Failed(e.to_string()))?;
+        let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = stored.into_iter().collect();
         let gathers = memory
             .frozen
             .iter()
@@ -324,17 +313,10 @@ impl State {
         let memory = self.shared.memory.read();
         let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         let prefix = keys::entity_prefix(entity);
-        let mut options = ReadOptions::default();
-        if let Some(end) = keys::after_prefix(&prefix) {
-            options.set_iterate_upper_bound(end);
-        }
-        let stored = self
-            .shared
-            .db
-            .iterator_opt(IteratorMode::From(&prefix, Direction::Forward), options);
-        for item in stored {
-            let (key, value) = item.map_err(|e| StateError::Failed(e.to_string()))?;
-            rows.insert(key[1..].to_vec(), value.into_vec());
+        let below = keys::after_prefix(&prefix).unwrap_or_else(|| vec![u8::MAX; 32]);
+        let stored = self.shared.db.range(&prefix, &below);
+        for (key, value) in stored.map_err(|e| StateError::Failed(e.to_string()))? {
+            rows.insert(key[1..].to_vec(), value);
         }
         // The gathered map has no order, but the possible keys of an entity are few.
         let gathers = || {
@@ -484,13 +466,15 @@ impl State {
 
     /// What the store says about itself, for metrics.
     pub fn store(&self) -> StoreGauges {
-        rocks::gauges(&self.shared.db, &[FAMILY])
+        let database = self.shared.db.database();
+        database.map_or_else(StoreGauges::default, |db| rocks::gauges(db, &[FAMILY]))
     }
 
     /// At once, what else happens in the background.
     #[cfg(test)]
     pub fn compact(&self) {
-        self.shared.db.compact_range(None::<&[u8]>, None::<&[u8]>);
+        let database = self.shared.db.database().expect("a database");
+        database.compact_range(None::<&[u8]>, None::<&[u8]>);
     }
 
     /// Runs `f` over all registers as of one moment, while writes go on. Blocks for as long.
@@ -504,6 +488,37 @@ impl State {
     }
 }
 
+/// For simulation: nothing here has a thread.
+#[cfg(plants)]
+impl State {
+    /// What is in memory goes when this is dropped; what went down stays in the store.
+    pub fn open_in_memory(store: MemoryStore, options: StateOptions) -> Result<State, StateError> {
+        let db = Store::Memory(store);
+        let row = db.get(&keys::applied()).ok().flatten();
+        let stored = row.map_or(Some(Applied::NOTHING), |row| Applied::decode(&row));
+        let stored =
+            stored.ok_or_else(|| StateError::damaged(&keys::applied(), "does not decode"))?;
+        let (wake, _) = crossbeam_channel::bounded(1);
+        let times = || Arc::new(AtomicU64::new(0));
+        let copied = options.copied();
+        let shared = Shared::new(db, Path::new(""), stored, wake, times(), times(), copied);
+        Ok(State {
+            shared: Arc::new(shared),
+            options,
+            flusher: Mutex::new(None),
+        })
+    }
+
+    /// The oldest run that waits goes down; says whether there was one.
+    pub fn flush_next(&self) -> Result<bool, StateError> {
+        let next = self.shared.memory.read().frozen.first().cloned();
+        match next {
+            Some(run) => run::flush(&self.shared, &run, 0).map(|_| true),
+            None => Ok(false),
+        }
+    }
+}
+
 impl Drop for State {
     fn drop(&mut self) {
         self.stop();
@@ -511,8 +526,39 @@ impl Drop for State {
 }
 
 impl Shared {
+    fn new(
+        db: Store,
+        dir: &Path,
+        stored: Applied,
+        wake: crossbeam_channel::Sender<()>,
+        log_time: Arc<AtomicU64>,
+        log_start: Arc<AtomicU64>,
+        copied_bytes_max: usize,
+    ) -> Shared {
+        Shared {
+            db,
+            dir: dir.to_owned(),
+            memory: RwLock::new(Memory {
+                active: Gather::default(),
+                frozen: Vec::new(),
+                applied: stored,
+                stored,
+            }),
+            ingest: Mutex::new(()),
+            signal: Mutex::new(Signal::default()),
+            changed: Condvar::new(),
+            wake,
+            log_time,
+            log_start,
+            copied_bytes_max,
+            stats: Mutex::new(StateStats::default()),
+        }
+    }
+
     fn property(&self, name: &str) -> u64 {
-        rocks::property(&self.db, &[FAMILY], name)
+        self.db
+            .database()
+            .map_or(0, |db| rocks::property(db, &[FAMILY], name))
     }
 
     fn get_other(&self, memory: &Memory, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
@@ -553,7 +599,11 @@ impl Shared {
         }
         let next = Gather::like(&memory.active);
         let mut gather = std::mem::replace(&mut memory.active, next);
-        gather.put_other(&keys::applied(), Some(&memory.applied.encode()));
+        let mut applied = memory.applied;
+        if planted!(AppliedAhead) {
+            applied.next = applied.next.next();
+        }
+        gather.put_other(&keys::applied(), Some(&applied.encode()));
         memory.frozen.push(Arc::new(Frozen {
             gather,
             applied: memory.applied,
@@ -612,7 +662,7 @@ impl Group<'_> {
                     .state
                     .shared
                     .db
-                    .get_pinned(key.stored())
+                    .get_pinned(&key.stored())
                     .map_err(|e| StateError::Failed(e.to_string()))?;
                 stored.as_deref()
             }

@@ -9,8 +9,8 @@ use crate::state::{
     Applied, FROZEN_MAX, Frozen, Shared, StateError, decode_register,
     keys::{self, REGISTER_BYTES, RegisterKey},
     row::Row,
+    store::Stored,
 };
-use rocksdb::{DBRawIterator, ReadOptions};
 use std::sync::Arc;
 
 /// Sorted registers of a frozen run. The rows stay in the run; only keys are copied.
@@ -34,7 +34,7 @@ impl Sorted {
 
 /// Gives out the registers one by one.
 pub struct SnapshotRows<'a> {
-    stored: DBRawIterator<'a>,
+    stored: Stored<'a>,
     /// Newest first: the first one that has a key has its value.
     runs: Vec<Sorted>,
     applied: Applied,
@@ -51,7 +51,7 @@ impl std::fmt::Debug for SnapshotRows<'_> {
 
 impl<'a> SnapshotRows<'a> {
     pub(super) fn begin(shared: &'a Shared) -> Result<(SnapshotRows<'a>, Applied), StateError> {
-        let (ingest, frozen, applied) = loop {
+        let (ingest, mut frozen, applied) = loop {
             let ingest = shared.ingest.lock();
             let mut memory = shared.memory.write();
             let (applied, gathered) = (memory.applied, memory.active.bytes());
@@ -68,13 +68,10 @@ impl<'a> SnapshotRows<'a> {
             drop((memory, ingest));
             shared.wait_for_room()?;
         };
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound([keys::register_prefix()[0] + 1]);
-        // Rows of a snapshot are read once; they must not push others out of the cache.
-        options.fill_cache(false);
-        options.set_readahead_size(2 << 20);
-        let mut stored = shared.db.raw_iterator_opt(options);
-        stored.seek(keys::register_prefix());
+        if planted!(SnapshotWithoutGathered) {
+            frozen.clear();
+        }
+        let stored = shared.db.of_kind(keys::register_prefix()[0]);
         drop(ingest);
         let rows = SnapshotRows {
             stored,
@@ -92,7 +89,11 @@ impl<'a> SnapshotRows<'a> {
                 return Ok(None);
             }
             let (key, row) = decode_register(&self.row.0, &self.row.1)?;
-            if !row.forgotten(self.applied.log_time) {
+            let now = match planted!(ExpiryByWallClock) {
+                true => crate::clock::system()(),
+                false => self.applied.log_time,
+            };
+            if !row.forgotten(now) {
                 // Decoded again for its lifetime: the borrow must not last around the loop.
                 return Ok(Some((key, decode_register(&self.row.0, &self.row.1)?.1)));
             }

@@ -248,7 +248,7 @@ fn long_expired_values_are_forgotten_by_the_logs_time_and_removed_at_compaction(
         found.expect("reads").is_some()
     };
     let stored = |n: u8| {
-        let row = state.shared.db.get(register(n).stored());
+        let row = state.shared.db.get(&register(n).stored());
         row.expect("reads").is_some()
     };
     assert!(

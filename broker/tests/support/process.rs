@@ -87,8 +87,17 @@ impl BrokerProcess {
     }
 
     pub fn signal(&self) {
+        self.send("-TERM");
+    }
+
+    /// Reads the configuration again.
+    pub fn hang_up(&self) {
+        self.send("-HUP");
+    }
+
+    fn send(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        let status = Command::new("kill").args(["-TERM", &pid]).status();
+        let status = Command::new("kill").args([signal, &pid]).status();
         assert!(status.expect("kill").success());
     }
 

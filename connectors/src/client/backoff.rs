@@ -10,6 +10,8 @@ use std::{
 pub struct Backoff {
     pub first: Duration,
     pub max: Duration,
+    /// For clients that must do the same each time, as in a simulation: what the jitter is drawn from.
+    pub jitter_seed: Option<u64>,
 }
 
 impl Default for Backoff {
@@ -17,6 +19,7 @@ impl Default for Backoff {
         Backoff {
             first: Duration::from_millis(100),
             max: Duration::from_secs(5),
+            jitter_seed: None,
         }
     }
 }
@@ -26,7 +29,11 @@ impl Backoff {
     pub fn wait(&self, tries: u32) -> Duration {
         let full = self.first.saturating_mul(1 << tries.min(16)).min(self.max);
         // All clients of a broker that stopped come back at once: the jitter spreads them.
-        let random = RandomState::new().hash_one(tries) % 1000;
+        let random = match self.jitter_seed {
+            None => RandomState::new().hash_one(tries) % 1000,
+            Some(seed) => (seed ^ u64::from(tries)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
+        };
+        let random = random % 1000;
         full / 2 + full / 2 * random as u32 / 1000
     }
 }

@@ -5,6 +5,7 @@
 //! see [`ClientError::is_passing`].
 
 mod backoff;
+mod dial;
 mod encode;
 mod endpoint;
 mod error;
@@ -12,6 +13,7 @@ mod publisher;
 mod subscriber;
 
 pub use backoff::Backoff;
+pub use dial::{Dial, Dialer, Opening};
 pub use encode::EncodedBatch;
 pub use endpoint::{AdminClient, Endpoint, Identity, QueryClient, admin, query};
 pub use error::{ClientError, RefusedInfo};

@@ -4,7 +4,7 @@
 mod task;
 
 use crate::client::{
-    Backoff, ClientError, EncodedBatch, Endpoint, Identity, LastError, RefusedInfo,
+    Backoff, ClientError, Dialer, EncodedBatch, Endpoint, Identity, LastError, RefusedInfo,
 };
 use hutong_proto::{Delta, Epoch, Lane, LogId, Micros, Offset, Reason, Sequence, Shard};
 use std::{
@@ -33,6 +33,7 @@ pub struct PublisherOptions {
     pub backoff: Backoff,
     /// Says why it cannot connect, while it tries.
     pub last_error: LastError,
+    pub dialer: Dialer,
 }
 
 impl PublisherOptions {
@@ -44,6 +45,7 @@ impl PublisherOptions {
             batches_in_flight_max: 64,
             backoff: Backoff::default(),
             last_error: LastError::default(),
+            dialer: Dialer::default(),
         }
     }
 }
@@ -160,6 +162,17 @@ impl Drop for Owned {
 impl Publisher {
     /// Opens the stream. What can pass is tried again until it does; what cannot is the error.
     pub async fn connect(options: PublisherOptions) -> Result<Publisher, ClientError> {
+        let (mut publisher, task) = Publisher::start(options)?;
+        let owned = Owned(tokio::spawn(task));
+        publisher.task = Arc::new(Mutex::new(Some(owned)));
+        publisher.opened().await?;
+        Ok(publisher)
+    }
+
+    /// A publisher, and its task for the caller to run; it is not open yet.
+    pub fn start(
+        options: PublisherOptions,
+    ) -> Result<(Publisher, impl Future<Output = ()> + Send + use<>), ClientError> {
         let Identity::Platform(issuer) = options.endpoint.identity else {
             return Err(ClientError::Refused(RefusedInfo {
                 reason: Reason::RoleNotAllowed.code().to_owned(),
@@ -180,21 +193,26 @@ impl Publisher {
             Epoch(since.as_micros() as u64)
         });
         let task = task::Task::new(options, issuer, epoch, queue, status_out, ended_out);
-        let owned = Owned(tokio::spawn(task.run()));
-        let mut publisher = Publisher {
+        let publisher = Publisher {
             jobs,
             status,
             ended,
-            task: Arc::new(Mutex::new(Some(owned))),
+            task: Arc::default(),
         };
+        Ok((publisher, task.run()))
+    }
+
+    /// Waits until the stream is open for the first time; what cannot pass is the error.
+    pub async fn opened(&mut self) -> Result<(), ClientError> {
         let opened = tokio::select! {
-            opened = publisher.status.wait_for(|status| status.connected) => opened.is_ok(),
-            _ = publisher.ended.wait_for(Option::is_some) => false,
+            biased;
+            opened = self.status.wait_for(|status| status.connected) => opened.is_ok(),
+            _ = self.ended.wait_for(Option::is_some) => false,
         };
         if opened {
-            return Ok(publisher);
+            return Ok(());
         }
-        let error = publisher.ended.borrow().clone();
+        let error = self.ended.borrow().clone();
         Err(error.unwrap_or(ClientError::Closed))
     }
 

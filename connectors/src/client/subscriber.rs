@@ -2,13 +2,11 @@
 
 mod read;
 
-use crate::client::{Backoff, ClientError, Delivered, Endpoint, LastError};
+use crate::client::{Backoff, ClientError, Delivered, Dialer, Endpoint, LastError};
 use bytes::Bytes;
 use hutong_proto::{
     Cursor, Issuer, Kind, Lane, LogId, Micros, Offset, api,
-    api::{
-        stream::subscribe_service_client::SubscribeServiceClient, subscribe_open, subscribe_request,
-    },
+    api::{subscribe_open, subscribe_request},
     frame::Frame,
     limits, wire,
 };
@@ -92,6 +90,7 @@ pub struct SubscriberOptions {
     pub silence_max: Duration,
     /// Says why it cannot connect, while it tries.
     pub last_error: LastError,
+    pub dialer: Dialer,
 }
 
 impl SubscriberOptions {
@@ -106,6 +105,7 @@ impl SubscriberOptions {
             backoff: Backoff::default(),
             silence_max: SILENCE_MAX,
             last_error: LastError::default(),
+            dialer: Dialer::default(),
         }
     }
 }
@@ -281,7 +281,7 @@ impl Subscriber {
                 Line::Up(_) => return Ok(()),
                 Line::Down { until } => {
                     tokio::time::sleep_until(*until).await;
-                    let opening = tokio::spawn(self.opening()?);
+                    let opening = tokio::spawn(self.opening());
                     self.line = Line::Connecting(AbortOnDropHandle::new(opening));
                 }
                 Line::Connecting(opening) => {
@@ -300,7 +300,7 @@ impl Subscriber {
 
     /// Opens a stream and waits for its first message: the broker accepts every call, and whether it
     /// opens shows there.
-    fn opening(&self) -> Result<impl Future<Output = Opening> + Send + use<>, ClientError> {
+    fn opening(&self) -> impl Future<Output = Opening> + Send + use<> {
         let start = match self.cursor {
             Some(cursor) => Start::Cursor(cursor),
             None => self.options.start,
@@ -316,31 +316,30 @@ impl Subscriber {
             },
         };
         let (out, frames) = mpsc::channel(OUT_MESSAGES_MAX);
-        let mut client = SubscribeServiceClient::new(self.options.endpoint.channel()?)
-            .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
-        let requests = self.options.endpoint.request(ReceiverStream::new(frames))?;
+        let dialer = &self.options.dialer.0;
+        let call = dialer.subscribe(&self.options.endpoint, ReceiverStream::new(frames));
         let address = self.options.endpoint.address.clone();
         let silence = self.options.silence_max;
-        Ok(async move {
+        async move {
             // Never full: it is the first message.
             drop(
                 out.send(request(subscribe_request::Message::Open(open)))
                     .await,
             );
-            let opening = tokio::time::timeout(OPEN_TIMEOUT, client.subscribe(requests));
+            let opening = tokio::time::timeout(OPEN_TIMEOUT, call);
             let input = opening.await.map_err(|_| ClientError::Unreachable {
                 address,
                 why: format!("no answer for {} s", OPEN_TIMEOUT.as_secs()),
             })??;
             let mut stream = Stream {
                 out,
-                input: input.into_inner(),
+                input,
                 consumed: 0,
                 silent_at: None,
             };
             let first = stream.message(silence).await?;
             Ok((stream, first))
-        })
+        }
     }
 
     async fn receive(&mut self) -> Result<Bytes, ClientError> {

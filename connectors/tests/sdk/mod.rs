@@ -33,6 +33,7 @@ pub const GRACE: Duration = Duration::from_millis(100);
 pub const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(4),
     max: Duration::from_millis(40),
+    jitter_seed: None,
 };
 
 pub fn issuer(code: u32) -> Issuer {

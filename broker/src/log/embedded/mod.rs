@@ -142,8 +142,9 @@ impl EmbeddedLog {
             dir: dir.display().to_string(),
             why,
         };
-        std::fs::create_dir_all(dir).map_err(|e| failed(e.to_string()))?;
+        rocks::create_folder(dir).map_err(|e| failed(e.to_string()))?;
         wal::mend(dir).map_err(failed)?;
+        failpoint!(RecoveryMended);
         let entries = ColumnFamilyDescriptor::new(ENTRIES, entry_options());
         let meta = ColumnFamilyDescriptor::new(META, Options::default());
         let mut options_of_db = database_options();
@@ -270,7 +271,11 @@ fn positions(db: &DB) -> Result<Positions, String> {
             first_ordinal: first.map_or(0, |h| h.ordinal),
             bytes: row.bytes_of(first.map_or(0, |h| row.last_ordinal + 1 - h.ordinal)),
         };
-        positions.next = positions.next.max(row.last.next());
+        let next = match planted!(OffsetReused) {
+            true => row.last,
+            false => row.last.next(),
+        };
+        positions.next = positions.next.max(next);
         positions.durable_at = positions.durable_at.max(row.last_durable_at);
         positions.partitions.insert(partition, known);
     }
@@ -294,8 +299,8 @@ impl Positions {
 impl Shared {
     fn check(&self) -> Result<(), LogError> {
         match self.poison.lock().as_ref() {
-            Some(why) => Err(LogError::Poisoned(why.clone())),
-            None => Ok(()),
+            Some(why) if !planted!(PoisonIgnored) => Err(LogError::Poisoned(why.clone())),
+            _ => Ok(()),
         }
     }
 
@@ -303,10 +308,16 @@ impl Shared {
     /// dropped the pages, and the next one would report success without them: an error poisons, and
     /// nobody tries again.
     fn sync(&self) -> Result<(), LogError> {
+        if planted!(SyncSkipped, once in 4) {
+            return Ok(());
+        }
         let synced = match self.faults.take_sync() {
             Some(_) => Err("planted".to_owned()),
             None => self.db.flush_wal(true).map_err(|e| e.to_string()),
         };
+        if synced.is_err() && planted!(SyncRetried) && self.db.flush_wal(true).is_ok() {
+            return Ok(());
+        }
         synced.map_err(|error| {
             let why = format!("a sync failed: {error}");
             self.poison(&why);
@@ -460,10 +471,12 @@ impl Log for EmbeddedLog {
         let Some(before) = trimmed? else {
             return Ok(());
         };
+        failpoint!(TrimMarked);
         // The mark is on disk before a file goes: without it, after a power cut, a reader would take
         // the hole for all there is.
         self.shared.sync()?;
         drop(committing);
+        failpoint!(TrimSynced);
         // Gives whole files back at once; the rest goes at compaction.
         let (entries, _) = read::families(&self.shared.db)?;
         let (from, to) = (

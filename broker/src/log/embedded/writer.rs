@@ -110,6 +110,7 @@ impl Writer {
         if self.shared.check().is_err() {
             return finish(group, AppendError::Poisoned);
         }
+        failpoint!(CommitTaken);
         let placed = self.place(&group);
         let bytes = group.iter().map(|a| a.record.len()).sum();
         let started = Instant::now();
@@ -124,11 +125,17 @@ impl Writer {
             return finish(group, outcome);
         }
         let written = Instant::now();
+        failpoint!(CommitWritten);
+        if planted!(AckBeforeSync) {
+            self.publish(group, placed);
+            return drop(self.shared.sync());
+        }
         if self.shared.sync().is_err() {
             (self.options.observer)(Err(CommitFailed));
             return finish(group, AppendError::Indefinite);
         }
         drop(committing);
+        failpoint!(CommitSynced);
         (self.options.observer)(Ok(Commit {
             records: group.len(),
             bytes,
@@ -228,6 +235,7 @@ impl Writer {
         for (append, entry) in group.into_iter().zip(&placed.entries) {
             (append.done)(Ok(entry.head.offset));
         }
+        failpoint!(CommitTold);
         if let Some(tail) = tail {
             // Waits while apply is behind; an error means that nobody reads any more.
             drop(tail.send(placed.entries));

@@ -7,11 +7,8 @@ use crate::client::{
 use bytes::Bytes;
 use hutong_proto::{
     Epoch, Issuer, Lane, LogId, Micros, Offset, Sequence, Shard, api,
-    api::{
-        publish_request, publish_response, stream::publish_service_client::PublishServiceClient,
-    },
+    api::{publish_request, publish_response},
     frame::Frame,
-    limits,
 };
 use prost::Message;
 use std::{collections::VecDeque, time::Duration};
@@ -149,7 +146,9 @@ impl Task {
         while !self.done() {
             // Before the first stream there is no number to give, and nobody to hand over.
             let room = self.room() && self.next.is_some();
+            // Biased, as every choice of this task: a simulation can then repeat a run.
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(until) => return,
                 // Cancel-safe, as mpsc says.
                 job = self.jobs.recv(), if room => match job {
@@ -162,10 +161,8 @@ impl Task {
 
     async fn open(&mut self) -> Result<Stream, ClientError> {
         let (out, frames) = mpsc::channel(OUT_MESSAGES_MAX);
-        let mut client = PublishServiceClient::new(self.options.endpoint.channel()?)
-            // An ack that refuses each delta of a large batch is larger than the batch.
-            .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
-        let request = self.options.endpoint.request(ReceiverStream::new(frames))?;
+        let dialer = &self.options.dialer.0;
+        let opening = dialer.publish(&self.options.endpoint, ReceiverStream::new(frames));
         let open = api::PublishRequest {
             message: Some(publish_request::Message::Open(api::PublishOpen {
                 producer: self.options.producer.clone(),
@@ -176,7 +173,7 @@ impl Task {
         let opening = async {
             // Never full: it is the first message.
             drop(out.send(Frame::new(open.encode_to_vec().into())).await);
-            let mut input = client.publish(request).await?.into_inner();
+            let mut input = opening.await?;
             let first = input.message().await?;
             Ok::<_, ClientError>((input, first))
         };
@@ -240,6 +237,10 @@ impl Task {
                 self.acknowledged = durable;
             }
         }
+        let durable = match planted!(PublisherForgets) {
+            true => durable.next(),
+            false => durable,
+        };
         while let Some(owed) = self.owed.pop_front_if(|owed| owed.sequence <= durable) {
             self.acknowledged = owed.sequence;
             let receipt = Receipt {

@@ -115,7 +115,11 @@ impl Subscriber {
                     delta: delta.to_owned(provenance),
                 });
             }
-            cursor.set_lane(partition.lane, logged.offset.next());
+            let after = match planted!(SubscriberRepeats) {
+                true => logged.offset,
+                false => logged.offset.next(),
+            };
+            cursor.set_lane(partition.lane, after);
             self.seen_at = logged.durable_at;
         }
         self.cursor = Some(cursor);

@@ -1,0 +1,80 @@
+//! Faults by chance. Which one, when and for how long follow from a seed, so that a round can be played
+//! again.
+
+use crate::{
+    clients::mix,
+    drill::{BUILT_IN, Drill, Fault, find},
+    error::ChaosError,
+    play::unavailable,
+    stage::machine::Machine,
+};
+use std::{fmt::Write, ops::Range, time::Duration};
+
+/// How long one lasts, in milliseconds.
+const LASTING_MS: Range<u64> = 1000..6000;
+/// What lasts for longer in its own drill takes so long to be felt at all.
+const LONG: Duration = Duration::from_secs(12);
+
+/// The drills whose faults this machine can do beside others. One that needs the broker to refuse a start
+/// cannot have a second fault beside it.
+pub fn known(machine: &Machine) -> Result<Vec<Drill>, ChaosError> {
+    let mut known = Vec::new();
+    for (name, _) in BUILT_IN {
+        let drill = find(name)?;
+        if unavailable(&drill, machine, None).is_empty() && !drill.hypothesis.refuses_to_start {
+            known.push(drill);
+        }
+    }
+    match known.len() {
+        0 | 1 => Err(ChaosError::Usage(
+            "this machine can play no two drills".to_owned(),
+        )),
+        _ => Ok(known),
+    }
+}
+
+pub fn below(seed: u64, n: usize) -> usize {
+    (mix(seed) % n.max(1) as u64) as usize
+}
+
+/// One of the faults of a drill, at a moment of its own.
+pub fn fault(drill: &Drill, seed: u64, at: Range<Duration>) -> Fault {
+    let within = |range: &Range<u64>, salt: u64| {
+        let length = (range.end - range.start).max(1);
+        Duration::from_millis(range.start + mix(seed ^ salt) % length)
+    };
+    let at = at.start.as_millis() as u64..at.end.as_millis() as u64;
+    let like = &drill.faults[below(seed ^ 3, drill.faults.len())];
+    let lasting = match like.lasting > LONG {
+        true => like.lasting,
+        false => within(&LASTING_MS, 2),
+    };
+    Fault {
+        at: within(&at, 1),
+        lasting,
+        what: like.what.clone(),
+    }
+}
+
+/// Can they be there at one time, and both be felt?
+pub fn go_together(a: &Fault, b: &Fault) -> bool {
+    let claim = a.what.claim().is_some() && a.what.claim() == b.what.claim();
+    !claim && !(a.what.hits_the_process() && b.what.hits_the_process())
+}
+
+/// A drill's file with these faults, because a history is judged by the file in it.
+pub fn write(head: &str, faults: &[Fault]) -> String {
+    let mut text = head.to_owned();
+    for fault in faults {
+        write!(
+            text,
+            "[[faults]]\nkind = \"{}\"\nat = \"{}ms\"\nfor = \"{}ms\"\n{}",
+            fault.what.name(),
+            fault.at.as_millis(),
+            fault.lasting.as_millis(),
+            fault.what.keys(),
+        )
+        .expect("a text takes all");
+    }
+    text
+}

@@ -1,0 +1,298 @@
+//! A disk that loses its power, is full, or takes no writes.
+
+use crate::{
+    drill::Clients,
+    error::ChaosError,
+    faults::Undone,
+    history::{Proof, Reaction},
+    proxy::{Line, Rule, Ruling},
+    stage::{Stage, disk::Disk, process::Hold},
+};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::task::AbortOnDropHandle;
+
+/// For the broker to notice that its disk has failed.
+const NOTICE_MAX: Duration = Duration::from_secs(30);
+/// Between two looks at how much the log has.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A broker that comes up and goes down again writes less; under load it is a fraction of a second.
+const STARTING_BYTES: u64 = 64 << 10;
+/// A log that stands still for so long under load is one that cannot be written to.
+const STILL_MIN: Duration = Duration::from_secs(1);
+
+fn disk(stage: &Stage) -> Result<&Disk, ChaosError> {
+    let none = || ChaosError::Stage("there is no disk to do this to".to_owned());
+    stage.disk.as_ref().ok_or_else(none)
+}
+
+/// Lines on which nothing can be heard from the broker; as before when dropped.
+struct Silence<'a>(Vec<(&'a Line, Ruling)>);
+
+impl<'a> Silence<'a> {
+    /// What was not passed on by now never is: after a power cut nothing comes, not even an end.
+    fn fall(stage: &'a Stage) -> Silence<'a> {
+        let held = Rule {
+            held: true,
+            ..Rule::default()
+        };
+        let lines = stage.lines_of(Clients::All).into_iter();
+        let silence: Vec<_> = lines
+            .map(|line| (line, line.add(Rule::default(), held)))
+            .collect();
+        for (line, _) in &silence {
+            line.close();
+        }
+        Silence(silence)
+    }
+}
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        for (line, ruling) in &self.0 {
+            line.take_away(*ruling);
+            line.open_again();
+        }
+    }
+}
+
+/// What a process stands on that is not there. Whoever drops it before all is there again keeps the process
+/// down: started on an empty folder it would say that everything is lost.
+struct Absent<'a> {
+    stage: &'a Stage,
+    hold: Option<Hold>,
+}
+
+impl Absent<'_> {
+    fn is_back(mut self) {
+        self.hold = None;
+    }
+}
+
+impl Drop for Absent<'_> {
+    fn drop(&mut self) {
+        if let Some(hold) = self.hold.take() {
+            self.stage.extras.keep_down(hold);
+        }
+    }
+}
+
+/// No power: the process is gone, and so is what was not synced.
+pub struct Dark<'a> {
+    stage: &'a Stage,
+    silence: Silence<'a>,
+    absent: Absent<'a>,
+    pid: Option<u32>,
+}
+
+impl<'a> Dark<'a> {
+    pub async fn begin(stage: &'a Stage) -> Result<Dark<'a>, ChaosError> {
+        let disk = disk(stage)?;
+        let cut = disk.arm().await?;
+        // A broker that notices by itself must not start again before there is power.
+        let absent = Absent {
+            stage,
+            hold: Some(stage.broker.hold()),
+        };
+        // The power goes first. An ack that comes after it was given for what is not on the disk, and whoever
+        // gives one must be heard.
+        cut.now().await?;
+        let silence = Silence::fall(stage);
+        let (_, pid) = stage.broker.kill().await?;
+        disk.unmount().await?;
+        Ok(Dark {
+            stage,
+            silence,
+            absent,
+            pid,
+        })
+    }
+
+    pub async fn heal(self) -> Result<Undone<'a>, ChaosError> {
+        let disk = disk(self.stage)?;
+        disk.mount().await?;
+        let (kept, lost) = disk.canaries();
+        drop(self.silence);
+        self.absent.is_back();
+        let proof = vec![
+            Proof::new(
+                "a file that was written and not synced is gone after the cut",
+                "断电后，已写入但未落盘的文件已丢失",
+                if lost { "gone" } else { "still there" },
+                lost,
+            ),
+            Proof::new(
+                "a file that was synced is whole",
+                "已落盘的文件完好",
+                if kept { "whole" } else { "not whole" },
+                kept,
+            ),
+            Proof::new(
+                "the broker's process went with it",
+                "互通进程随之终止",
+                match self.pid {
+                    Some(pid) => format!("process {pid}"),
+                    None => "it had stopped by itself".to_owned(),
+                },
+                true,
+            ),
+        ];
+        Ok(Undone::of_broker(self.stage, proof))
+    }
+}
+
+/// No room; given back when dropped.
+pub struct Full<'a> {
+    stage: &'a Stage,
+    disk: &'a Disk,
+    filled: u64,
+    freed: bool,
+    /// How often the broker's log had said so before.
+    said: usize,
+    still: watch::Receiver<Duration>,
+    _watch: AbortOnDropHandle<()>,
+}
+
+/// What the kernel's answer is called.
+const NO_SPACE: &str = "No space left on device";
+
+impl<'a> Full<'a> {
+    pub async fn begin(stage: &'a Stage) -> Result<Full<'a>, ChaosError> {
+        let disk = disk(stage)?;
+        let (told, still) = watch::channel(Duration::ZERO);
+        let mut full = Full {
+            stage,
+            disk,
+            filled: 0,
+            freed: false,
+            said: stage.broker.whole_log().matches(NO_SPACE).count(),
+            still,
+            _watch: AbortOnDropHandle::new(tokio::spawn(watch_log(stage.data.join("log"), told))),
+        };
+        full.filled = disk.fill().await?;
+        Ok(full)
+    }
+
+    pub async fn heal(mut self) -> Result<Undone<'a>, ChaosError> {
+        // What the broker deleted as it stopped is not the point; that nothing could be written is.
+        let left = self.disk.bytes_free();
+        self.disk.free()?;
+        self.freed = true;
+        let still = *self.still.borrow();
+        let proof = vec![
+            Proof::new(
+                "bytes written until the kernel said that the disk is full, and bytes free at the end",
+                "写至内核报告磁盘已满的字节数，以及结束时的剩余字节数",
+                format!("{}, {left}", self.filled),
+                self.filled > 0,
+            ),
+            // What it has reserved before keeps it going for a while.
+            Proof::new(
+                "seconds for which the broker's log did not grow, although there was load",
+                "有负载而互通日志未增长的秒数",
+                format!("{:.1}", still.as_secs_f64()),
+                still >= STILL_MIN,
+            ),
+        ];
+        let (stage, before) = (self.stage, self.said);
+        Ok(Undone::with(stage, proof, move || {
+            let said = stage.broker.whole_log().matches(NO_SPACE).count() - before;
+            vec![Reaction::new(
+                "times that the broker said that there is no space left",
+                "互通报告空间不足的次数",
+                "1 or more",
+                said,
+                said > 0,
+            )]
+        }))
+    }
+}
+
+impl Drop for Full<'_> {
+    fn drop(&mut self) {
+        if !self.freed {
+            drop(self.disk.free());
+        }
+    }
+}
+
+/// Tells the longest time for which the log got no more than what a broker writes that only starts.
+async fn watch_log(dir: PathBuf, told: watch::Sender<Duration>) {
+    let mut files = BTreeMap::new();
+    let (mut most, mut since) = (0, Instant::now());
+    loop {
+        let bytes = bytes_ever(&dir, &mut files);
+        if bytes > most + STARTING_BYTES {
+            (most, since) = (bytes, Instant::now());
+        }
+        told.send_modify(|longest| *longest = since.elapsed().max(*longest));
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Of its write-ahead log, files that are gone again included.
+fn bytes_ever(dir: &Path, files: &mut BTreeMap<PathBuf, u64>) -> u64 {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|e| e == "log")
+            && let Ok(metadata) = entry.metadata()
+        {
+            let most = files.entry(path).or_default();
+            *most = metadata.len().max(*most);
+        }
+    }
+    files.values().sum()
+}
+
+/// The kernel turned the file system read-only.
+pub struct ReadOnly<'a> {
+    stage: &'a Stage,
+    refuses: bool,
+}
+
+impl<'a> ReadOnly<'a> {
+    pub async fn begin(stage: &'a Stage) -> Result<ReadOnly<'a>, ChaosError> {
+        let disk = disk(stage)?;
+        disk.break_down().await?;
+        Ok(ReadOnly {
+            stage,
+            refuses: disk.is_read_only(),
+        })
+    }
+
+    pub async fn heal(self) -> Result<Undone<'a>, ChaosError> {
+        let stage = self.stage;
+        let disk = disk(stage)?;
+        // What an administrator does: stop, repair, mount, start.
+        let absent = Absent {
+            stage,
+            hold: Some(stage.broker.hold()),
+        };
+        let by_itself = stage.broker.pid().is_none();
+        let (_, _) = stage.broker.kill().await?;
+        stage.broker.down(NOTICE_MAX).await?;
+        disk.unmount().await?;
+        disk.repair().await?;
+        disk.mount().await?;
+        absent.is_back();
+        let proof = vec![Proof::new(
+            "a write of our own was refused as read-only",
+            "演练自身的写入因只读被拒绝",
+            if self.refuses { "refused" } else { "taken" },
+            self.refuses,
+        )];
+        Ok(Undone::with(stage, proof, move || {
+            vec![Reaction::new(
+                "the broker was down when the disk came back",
+                "磁盘恢复时互通已停止",
+                "down",
+                if by_itself { "down" } else { "it still ran" },
+                by_itself,
+            )]
+        }))
+    }
+}

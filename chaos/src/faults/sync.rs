@@ -1,0 +1,186 @@
+//! Syncs that fail, are slow, or kill: `strace` stands between the broker and the kernel.
+
+use crate::{
+    error::ChaosError,
+    faults::{READY_MAX, Undone},
+    history::Proof,
+    stage::{
+        Stage,
+        process::{Hold, Process, dies_with_us},
+    },
+};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{path::PathBuf, process::Stdio, time::Duration};
+use tokio::process::Child;
+
+const SYNCS: &str = "fsync,fdatasync";
+const ATTACH_MAX: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(10);
+/// What strace writes behind a call that it answered itself.
+const INJECTED: &str = "(INJECTED)";
+const DELAYED: &str = "(DELAYED)";
+
+/// Attached to the broker; lets go when dropped.
+struct Tracer {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Tracer {
+    /// `inject` is strace's own language.
+    async fn attach(stage: &Stage, pid: u32, inject: &str) -> Result<Tracer, ChaosError> {
+        let output = stage.dir().join(format!("strace-{}", stage.serial()));
+        // Without the drill nobody would stop it from spoiling the broker's syncs.
+        let child = dies_with_us("strace")
+            .args(["-f", "-q", "-e", &format!("trace={SYNCS}")])
+            .args(["-e", &format!("inject={SYNCS}:{inject}")])
+            .arg("-o")
+            .arg(&output)
+            .args(["-p", &pid.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(ChaosError::stage("cannot run strace"))?;
+        let tracer = Tracer { child, output };
+        let own = tracer.child.id();
+        let attached = async {
+            while !is_traced(pid, own) {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(ATTACH_MAX, attached)
+            .await
+            .map_err(|_| ChaosError::Stage("strace cannot attach to the broker".to_owned()))?;
+        Ok(tracer)
+    }
+
+    /// Lets go; how many calls it touched.
+    async fn detach(mut self) -> Result<usize, ChaosError> {
+        if let Some(pid) = self.child.id().and_then(|pid| Pid::from_raw(pid as i32)) {
+            // It ends by itself with the process that it traces, and then there is nobody to tell.
+            kill_process(pid, Signal::INT).ok();
+        }
+        let ended = tokio::time::timeout(ATTACH_MAX, self.child.wait()).await;
+        ended
+            .map_err(|_| ChaosError::Stage("strace does not let go".to_owned()))?
+            .map_err(ChaosError::stage("strace"))?;
+        let text = std::fs::read_to_string(&self.output)
+            .map_err(ChaosError::file("cannot read", &self.output))?;
+        let touched = |line: &&str| line.contains(INJECTED) || line.contains(DELAYED);
+        Ok(text.lines().filter(touched).count())
+    }
+}
+
+/// Is every thread of the process traced, and by this one?
+fn is_traced(pid: u32, by: Option<u32>) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads.flatten().all(|thread| {
+        let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        let tracer = status
+            .lines()
+            .find_map(|line| line.strip_prefix("TracerPid:"));
+        by.is_some() && tracer.and_then(|tracer| tracer.trim().parse().ok()) == by
+    })
+}
+
+/// The broker's process, when it is ready: it may be starting again for another reason.
+async fn running(stage: &Stage) -> Result<u32, ChaosError> {
+    stage.broker.ready(READY_MAX).await?;
+    stage.broker.pid_or_error()
+}
+
+/// Syncs that answer with an error, or late.
+pub struct Syncs<'a> {
+    stage: &'a Stage,
+    tracer: Tracer,
+    fails: bool,
+}
+
+impl<'a> Syncs<'a> {
+    pub async fn fail(stage: &'a Stage) -> Result<Syncs<'a>, ChaosError> {
+        Ok(Syncs {
+            stage,
+            tracer: Tracer::attach(stage, running(stage).await?, "error=EIO").await?,
+            fails: true,
+        })
+    }
+
+    pub async fn slow(stage: &'a Stage, delay: Duration) -> Result<Syncs<'a>, ChaosError> {
+        let inject = format!("delay_enter={}", delay.as_micros());
+        Ok(Syncs {
+            stage,
+            tracer: Tracer::attach(stage, running(stage).await?, &inject).await?,
+            fails: false,
+        })
+    }
+
+    /// What the broker makes of a sync that failed is for the judge, who sees how its process ended.
+    pub async fn heal(self) -> Result<Undone<'a>, ChaosError> {
+        let touched = self.tracer.detach().await?;
+        let proof = vec![match self.fails {
+            true => Proof::new(
+                "syncs that failed with EIO",
+                "以 EIO 失败的落盘次数",
+                touched,
+                touched > 0,
+            ),
+            false => Proof::new(
+                "syncs that were delayed",
+                "被延迟的落盘次数",
+                touched,
+                touched > 0,
+            ),
+        }];
+        Ok(Undone::of_broker(self.stage, proof))
+    }
+}
+
+/// The broker is killed within a sync, and held down.
+pub struct Crash<'a> {
+    stage: &'a Stage,
+    tracer: Tracer,
+    hold: Hold,
+    broker: Process,
+    pid: u32,
+}
+
+impl<'a> Crash<'a> {
+    pub async fn begin(stage: &'a Stage, sync: u32) -> Result<Crash<'a>, ChaosError> {
+        let pid = running(stage).await?;
+        let hold = stage.broker.hold();
+        // Counted for each thread by itself; the log's writer is the one that syncs at each commit.
+        let inject = format!("signal=KILL:when={sync}");
+        Ok(Crash {
+            stage,
+            tracer: Tracer::attach(stage, pid, &inject).await?,
+            hold,
+            broker: stage.broker.clone(),
+            pid,
+        })
+    }
+
+    pub async fn heal(self) -> Result<Undone<'a>, ChaosError> {
+        let down = self.broker.pid() != Some(self.pid);
+        let touched = self.tracer.detach().await?;
+        drop(self.hold);
+        let proof = vec![
+            Proof::new(
+                "syncs in which SIGKILL was sent",
+                "注入 SIGKILL 的落盘次数",
+                touched,
+                touched > 0,
+            ),
+            Proof::new(
+                "the broker died of it",
+                "互通因此终止",
+                if down { "it ended" } else { "it lives" },
+                down,
+            ),
+        ];
+        Ok(Undone::of_broker(self.stage, proof))
+    }
+}

@@ -1,0 +1,199 @@
+//! Damage to the log between a stop and a start.
+
+use crate::{
+    error::ChaosError,
+    faults::Undone,
+    history::{Proof, Reaction},
+    stage::{Stage, process::Hold},
+};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+/// The format of the write-ahead log: blocks of 32 KiB, and in them fragments with a header of 7 bytes
+/// (checksum, length, kind), which do not cross a block.
+const BLOCK_BYTES: u64 = 32 << 10;
+const HEADER_BYTES: u64 = 7;
+const KIND_FULL: u8 = 1;
+/// What the record says it has, and what of it reached the disk.
+const RECORD_BYTES: u16 = 4096;
+const WRITTEN_BYTES: usize = 700;
+/// What the broker writes into its log when it cuts off a torn end.
+const TORN: &str = "the last write to the log was torn";
+
+/// Files of the write-ahead log with their sizes, the oldest first.
+fn files(data: &Path) -> Result<Vec<(PathBuf, u64)>, ChaosError> {
+    let dir = data.join("log");
+    let entries = std::fs::read_dir(&dir).map_err(ChaosError::file("cannot read", &dir))?;
+    let mut files: Vec<(u64, PathBuf, u64)> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let path = entry.path();
+            let number = path.file_name()?.to_str()?.strip_suffix(".log")?.parse();
+            Some((number.ok()?, path, entry.metadata().ok()?.len()))
+        })
+        .collect();
+    files.sort();
+    Ok(files
+        .into_iter()
+        .map(|(_, path, bytes)| (path, bytes))
+        .collect())
+}
+
+fn none(data: &Path) -> ChaosError {
+    ChaosError::Stage(format!(
+        "{} has no log that could be damaged",
+        data.display()
+    ))
+}
+
+/// The end of the log has half a record, as a power cut within a write leaves it.
+pub struct Torn<'a> {
+    stage: &'a Stage,
+    hold: Hold,
+    file: PathBuf,
+    tail: Vec<u8>,
+    log_before: usize,
+}
+
+impl<'a> Torn<'a> {
+    pub async fn begin(stage: &'a Stage) -> Result<Torn<'a>, ChaosError> {
+        let (hold, _) = stage.broker.kill().await?;
+        let newest = files(&stage.data)?.pop();
+        let (file, bytes) = newest.ok_or_else(|| none(&stage.data))?;
+        let mut tail = Vec::new();
+        let room = BLOCK_BYTES - bytes % BLOCK_BYTES;
+        if room < HEADER_BYTES {
+            tail.resize(room as usize, 0);
+        }
+        // A checksum that cannot hold, since most of the record is missing.
+        tail.extend([0xde, 0xad, 0xbe, 0xef]);
+        tail.extend(RECORD_BYTES.to_le_bytes());
+        tail.push(KIND_FULL);
+        tail.extend([0x5a; WRITTEN_BYTES]);
+        let written = std::fs::OpenOptions::new()
+            .append(true)
+            .open(&file)
+            .and_then(|mut log| log.write_all(&tail).and_then(|()| log.sync_all()));
+        written.map_err(ChaosError::file("cannot append to", &file))?;
+        Ok(Torn {
+            stage,
+            hold,
+            file,
+            tail,
+            log_before: stage.broker.whole_log().matches(TORN).count(),
+        })
+    }
+
+    pub fn heal(self) -> Undone<'a> {
+        // Nobody has touched it: it is there when the broker starts.
+        let there = std::fs::read(&self.file).is_ok_and(|bytes| bytes.ends_with(&self.tail));
+        drop(self.hold);
+        let name = self.file.file_name().unwrap_or_default().to_string_lossy();
+        let proof = vec![Proof::new(
+            "bytes of half a record at the end of the log",
+            "日志尾部残缺记录的字节数",
+            match there {
+                true => format!("{} in {name}", self.tail.len()),
+                false => format!("none in {name}"),
+            },
+            there,
+        )];
+        let (stage, before) = (self.stage, self.log_before);
+        Undone::with(stage, proof, move || {
+            let found = stage.broker.whole_log().matches(TORN).count() > before;
+            vec![Reaction::new(
+                "the broker finds the half record and cuts it off",
+                "互通发现残缺记录并截去",
+                "found",
+                if found { "found" } else { "not found" },
+                found,
+            )]
+        })
+    }
+}
+
+/// One bit within the log is another one; it is put right when this is dropped.
+pub struct Flipped<'a> {
+    stage: &'a Stage,
+    file: PathBuf,
+    at: u64,
+    restored: bool,
+}
+
+impl<'a> Flipped<'a> {
+    pub async fn begin(stage: &'a Stage) -> Result<Flipped<'a>, ChaosError> {
+        let (hold, _) = stage.broker.kill().await?;
+        // In the middle of the largest file: whole records stand behind it, so it was synced.
+        let largest = files(&stage.data)?
+            .into_iter()
+            .max_by_key(|(_, bytes)| *bytes);
+        let (file, bytes) = largest
+            .filter(|(_, bytes)| *bytes > 4 * BLOCK_BYTES)
+            .ok_or_else(|| none(&stage.data))?;
+        // Not where padding could be.
+        let at = bytes / 2 / BLOCK_BYTES * BLOCK_BYTES + BLOCK_BYTES / 2;
+        flip(&file, at)?;
+        drop(hold);
+        Ok(Flipped {
+            stage,
+            file,
+            at,
+            restored: false,
+        })
+    }
+
+    pub async fn heal(mut self) -> Result<Undone<'a>, ChaosError> {
+        let name = self
+            .file
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let log = self.stage.broker.whole_log();
+        let named = log.contains(&name);
+        let (hold, _) = self.stage.broker.kill().await?;
+        flip(&self.file, self.at)?;
+        self.restored = true;
+        drop(hold);
+        let proof = vec![Proof::new(
+            "the bit that was flipped",
+            "被翻转的比特",
+            format!("byte {} of {name}", self.at),
+            true,
+        )];
+        Ok(Undone::with(self.stage, proof, move || {
+            vec![Reaction::new(
+                "the broker names the damaged file",
+                "互通指出损坏的文件",
+                "named",
+                if named { "named" } else { "not named" },
+                named,
+            )]
+        }))
+    }
+}
+
+impl Drop for Flipped<'_> {
+    fn drop(&mut self) {
+        if !self.restored {
+            drop(flip(&self.file, self.at));
+        }
+    }
+}
+
+fn flip(file: &Path, at: u64) -> Result<(), ChaosError> {
+    use std::os::unix::fs::FileExt;
+    let flipped = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(file)
+        .and_then(|log| {
+            let mut byte = [0];
+            log.read_exact_at(&mut byte, at)?;
+            log.write_all_at(&[byte[0] ^ 0x10], at)?;
+            log.sync_all()
+        });
+    flipped.map_err(ChaosError::file("cannot change", file))
+}

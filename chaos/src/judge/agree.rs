@@ -1,0 +1,144 @@
+//! INV-6: in the end everybody has what the log says. INV-8: at one place of the log all saw the same.
+
+use crate::{
+    history::{Item, Role, Row, Subscription},
+    judge::{
+        Facts, Findings, Invariant,
+        facts::{View, difference, records},
+    },
+};
+
+pub fn check(facts: &Facts<'_>, findings: &mut Findings) {
+    let history = facts.history;
+    if !facts.audited {
+        findings.violated(
+            Invariant::Converged,
+            "the log could not be read again to its end: the broker did not come back",
+        );
+    }
+    if !facts.snapshot_audited {
+        findings.violated(
+            Invariant::Converged,
+            "no snapshot of the state could be read to its end",
+        );
+    }
+    if history.done && history.converged.is_none() {
+        findings.violated(
+            Invariant::Converged,
+            "some subscriber did not get all that was acknowledged, in the time that it had",
+        );
+    }
+    for subscription in &history.subscriptions {
+        same_places(facts, findings, subscription);
+        match subscription.role {
+            Role::Live => live(facts, findings, subscription),
+            Role::Snapshot => snapshot(facts, findings, subscription),
+            Role::Slow => slow(facts, findings, subscription),
+            Role::Log => {}
+        }
+    }
+}
+
+fn who(subscription: &Subscription) -> String {
+    format!("{}/{}", subscription.platform, subscription.name)
+}
+
+fn same_places(facts: &Facts<'_>, findings: &mut Findings, subscription: &Subscription) {
+    for (_, record) in records(subscription) {
+        findings.checked(Invariant::AllAgree, 1);
+        match facts.log.get(&record.offset) {
+            Some(same) if *same == record => {}
+            Some(_) => findings.violated(
+                Invariant::AllAgree,
+                format!(
+                    "{}: the record at {} is not the one that the log has there",
+                    who(subscription),
+                    record.offset
+                ),
+            ),
+            None => findings.violated(
+                Invariant::AllAgree,
+                format!(
+                    "{}: the record at {} was delivered and is not in the log",
+                    who(subscription),
+                    record.offset
+                ),
+            ),
+        }
+    }
+}
+
+fn compare(findings: &mut Findings, who: &str, expected: &View, found: &View) {
+    findings.checked(Invariant::Converged, expected.len() as u64);
+    if let Some((count, first)) = difference(expected, found) {
+        let text = format!("{who} differs from the log in {count} registers: {first}");
+        findings.violated(Invariant::Converged, text);
+    }
+}
+
+/// It was there from the beginning, so it has everything but its own.
+fn live(facts: &Facts<'_>, findings: &mut Findings, subscription: &Subscription) {
+    let mut view = View::new();
+    for (_, record) in records(subscription) {
+        facts.apply(&mut view, record);
+    }
+    let expected = facts.fold(None, Some(subscription.platform));
+    compare(findings, &who(subscription), &expected, &view);
+}
+
+/// Begun later: it must end where the log ends.
+fn slow(facts: &Facts<'_>, findings: &mut Findings, subscription: &Subscription) {
+    let last = |urgent: bool, offsets: &mut dyn Iterator<Item = &crate::history::Record>| {
+        offsets
+            .filter(|r| (r.stream == crate::history::Stream::Urgent) == urgent)
+            .map(|r| r.offset)
+            .max()
+    };
+    for urgent in [true, false] {
+        findings.checked(Invariant::Converged, 1);
+        let all = last(urgent, &mut facts.log.values().copied());
+        let own = last(urgent, &mut records(subscription).map(|(_, r)| r));
+        if own < all {
+            let text = format!(
+                "{} got up to {own:?}, and the log goes on to {all:?}",
+                who(subscription)
+            );
+            findings.violated(Invariant::Converged, text);
+        }
+    }
+}
+
+/// Rows and what followed are the log up to where it was read.
+fn snapshot(facts: &Facts<'_>, findings: &mut Findings, subscription: &Subscription) {
+    let mut rows: Vec<Row> = Vec::new();
+    let mut cursor = None;
+    let mut tail = Vec::new();
+    for (_, item) in &subscription.items {
+        match item {
+            Item::SnapshotBegin => {
+                rows.clear();
+                tail.clear();
+                cursor = None;
+            }
+            Item::Rows(more, _) => rows.extend(more),
+            Item::SnapshotEnd(at) => cursor = Some(*at),
+            Item::Record(record) => tail.push(record),
+            Item::Opened(_) | Item::Alien(..) => {}
+        }
+    }
+    let who = who(subscription);
+    if cursor.is_none() {
+        let text = format!("{who}: the snapshot has no end");
+        findings.violated(Invariant::Converged, text);
+        return;
+    }
+    match facts.view(&rows) {
+        Ok(mut view) => {
+            for record in tail {
+                facts.apply(&mut view, record);
+            }
+            compare(findings, &who, &facts.fold(None, None), &view);
+        }
+        Err(twice) => findings.violated(Invariant::AppliedOnce, format!("{who}: {twice}")),
+    }
+}

@@ -1,0 +1,494 @@
+//! From a history to a verdict. Nothing here looks at anything but the history, so an old one can be
+//! judged again, and a checker can be shown a history that it must not let pass.
+
+mod agree;
+mod content;
+mod durable;
+mod facts;
+mod lag;
+mod order;
+mod promises;
+mod runtime;
+mod tables;
+
+pub use facts::Facts;
+pub use lag::{Lags, Window};
+pub use promises::{Promise, When};
+
+use crate::history::{FaultSeen, History, How, Proof, Role};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Violations that are told one by one; the rest is counted.
+const TOLD_MAX: usize = 10;
+
+/// Clients that stand still for longer, as on a machine that does something else, measure themselves.
+const STANDSTILL_MAX_US: u64 = 2_000_000;
+
+/// A text in both languages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Text {
+    pub en: String,
+    pub zh: String,
+}
+
+impl Text {
+    pub fn new(en: impl Into<String>, zh: impl Into<String>) -> Text {
+        Text {
+            en: en.into(),
+            zh: zh.into(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Outcome {
+    Pass,
+    Fail,
+    /// It says nothing: the fault did not happen, or there was no steady state to begin with.
+    Invalid,
+}
+
+impl Outcome {
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Pass => "PASS",
+            Outcome::Fail => "FAIL",
+            Outcome::Invalid => "INVALID",
+        }
+    }
+
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Outcome::Pass => crate::commands::PASS,
+            Outcome::Fail => crate::commands::FAIL,
+            Outcome::Invalid => crate::commands::INVALID,
+        }
+    }
+}
+
+/// Invariants of the design that can be seen from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Invariant {
+    #[serde(rename = "INV-1")]
+    NothingLost,
+    #[serde(rename = "INV-2")]
+    NothingInvented,
+    #[serde(rename = "INV-3")]
+    PrefixWithoutHole,
+    #[serde(rename = "INV-4")]
+    RevisionsRise,
+    #[serde(rename = "INV-5")]
+    AppliedOnce,
+    #[serde(rename = "INV-6")]
+    Converged,
+    #[serde(rename = "INV-7")]
+    ResumesExactly,
+    #[serde(rename = "INV-8")]
+    AllAgree,
+    #[serde(rename = "INV-9")]
+    MemoryBounded,
+    #[serde(rename = "INV-10")]
+    UrgentBounded,
+    #[serde(rename = "INV-11")]
+    FailStop,
+    #[serde(rename = "INV-12")]
+    NoWallClock,
+}
+
+impl Invariant {
+    pub const ALL: [Invariant; 12] = [
+        Invariant::NothingLost,
+        Invariant::NothingInvented,
+        Invariant::PrefixWithoutHole,
+        Invariant::RevisionsRise,
+        Invariant::AppliedOnce,
+        Invariant::Converged,
+        Invariant::ResumesExactly,
+        Invariant::AllAgree,
+        Invariant::MemoryBounded,
+        Invariant::UrgentBounded,
+        Invariant::FailStop,
+        Invariant::NoWallClock,
+    ];
+
+    pub fn number(self) -> usize {
+        self as usize + 1
+    }
+
+    /// It is a bound on what was measured, and is told as a promise.
+    fn is_measured(self) -> bool {
+        matches!(self, Invariant::MemoryBounded | Invariant::UrgentBounded)
+    }
+
+    pub fn text(self) -> Text {
+        let (en, zh) = match self {
+            Invariant::NothingLost => ("no acknowledged delta is lost", "已确认的变更不丢失"),
+            Invariant::NothingInvented => (
+                "nothing is delivered that was not published and admitted",
+                "不投递未发布或未准入的内容",
+            ),
+            Invariant::PrefixWithoutHole => (
+                "recovery yields a prefix, never a hole",
+                "恢复得到的是前缀，不留空洞",
+            ),
+            Invariant::RevisionsRise => (
+                "per register, applied revisions never go back",
+                "同一登记项的修订号从不回退",
+            ),
+            Invariant::AppliedOnce => (
+                "an applied record is applied once, in state and in every sink",
+                "每条记录在状态和各下游只应用一次",
+            ),
+            Invariant::Converged => (
+                "after faults heal, every subscriber's view equals the model's",
+                "故障恢复后，各订阅方视图与模型一致",
+            ),
+            Invariant::ResumesExactly => (
+                "a resumed stream starts exactly at its cursor",
+                "续传恰从游标处开始",
+            ),
+            Invariant::AllAgree => (
+                "everyone has the same content at the same place of the log",
+                "日志同一位置各方内容相同",
+            ),
+            Invariant::MemoryBounded => ("memory stays bounded", "内存保持有界"),
+            Invariant::UrgentBounded => (
+                "urgent lag stays bounded whatever bulk does",
+                "无论批量负载如何，紧急延迟有界",
+            ),
+            Invariant::FailStop => ("fail-stop on an I/O error", "遇 I/O 错误即停"),
+            Invariant::NoWallClock => (
+                "durability and order never depend on the wall clock",
+                "持久性与顺序不依赖墙上时钟",
+            ),
+        };
+        Text::new(en, zh)
+    }
+}
+
+/// What came of checking one invariant.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Finding {
+    /// Things looked at. None is no pass: nothing was shown.
+    pub checked: u64,
+    pub violations: u64,
+    pub told: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Findings(pub BTreeMap<Invariant, Finding>);
+
+impl Findings {
+    pub fn checked(&mut self, invariant: Invariant, count: u64) {
+        self.0.entry(invariant).or_default().checked += count;
+    }
+
+    pub fn violated(&mut self, invariant: Invariant, what: impl Into<String>) {
+        let finding = self.0.entry(invariant).or_default();
+        finding.violations += 1;
+        if finding.told.len() < TOLD_MAX {
+            finding.told.push(what.into());
+        }
+    }
+
+    pub fn violations(&self, invariant: Invariant) -> u64 {
+        self.0
+            .get(&invariant)
+            .map_or(0, |finding| finding.violations)
+    }
+}
+
+/// What one fault was, and what came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct FaultReport {
+    pub kind: &'static str,
+    pub label: Text,
+    /// Seconds since the load began.
+    pub begin_s: Option<f64>,
+    pub healing_s: Option<f64>,
+    /// From the healing until both lags were within their bounds again.
+    pub recovery_s: Option<f64>,
+    pub proof: Vec<Proof>,
+    pub failed: Option<String>,
+}
+
+impl FaultReport {
+    /// Is it shown that it happened?
+    pub fn proven(&self) -> bool {
+        self.failed.is_none() && !self.proof.is_empty() && self.proof.iter().all(|p| p.holds)
+    }
+}
+
+/// Counts over the whole drill.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Totals {
+    pub published: u64,
+    pub acknowledged: u64,
+    pub duplicates: u64,
+    pub refused: u64,
+    pub unknown: u64,
+    pub poison_refused: u64,
+    pub delivered: u64,
+    pub reconnects: u64,
+    pub broker_starts: u64,
+    pub tables_compared: u64,
+    pub worst_urgent_lag_s: f64,
+    pub worst_bulk_lag_s: f64,
+    pub memory_peak_mb: f64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Verdict {
+    pub drill: String,
+    pub outcome: Outcome,
+    /// Why not PASS.
+    pub reasons: Vec<Text>,
+    pub seed: u64,
+    pub commit: String,
+    pub findings: Findings,
+    pub promises: Vec<Promise>,
+    pub faults: Vec<FaultReport>,
+    pub totals: Totals,
+}
+
+pub fn judge(history: &History) -> Verdict {
+    let facts = Facts::of(history);
+    let lags = Lags::of(&facts);
+    let mut findings = Findings::default();
+    content::check(&facts, &mut findings);
+    durable::check(&facts, &mut findings);
+    order::check(&facts, &mut findings);
+    agree::check(&facts, &mut findings);
+    tables::check(&facts, &mut findings);
+    let faults = fault_reports(&facts, &lags);
+    let promises = promises::of(&facts, &lags, &faults);
+    runtime::check(&facts, &promises, &mut findings);
+    let totals = totals(&facts, &lags);
+    let mut verdict = Verdict {
+        drill: history.drill.name.clone(),
+        outcome: Outcome::Pass,
+        reasons: Vec::new(),
+        seed: history.header.seed,
+        commit: history.header.commit.clone(),
+        findings,
+        promises,
+        faults,
+        totals,
+    };
+    decide(history, &mut verdict);
+    verdict
+}
+
+/// A broken invariant is a failure whatever else is; without proof there is no verdict; and only then do
+/// broken bounds count, those of INV-9 and INV-10 among them.
+fn decide(history: &History, verdict: &mut Verdict) {
+    let mut failed: Vec<Text> = Vec::new();
+    // A drill that could not put right what it had done keeps the broker down, and nobody can have anything.
+    let stuck = history.faults.iter().any(FaultSeen::is_stuck);
+    for (invariant, finding) in &verdict.findings.0 {
+        let excused = stuck && *invariant == Invariant::Converged;
+        if finding.violations > 0 && !invariant.is_measured() && !excused {
+            let text = invariant.text();
+            let (n, count) = (invariant.number(), finding.violations);
+            failed.push(Text::new(
+                format!(
+                    "INV-{n}, {}: {count} violations; {}",
+                    text.en, finding.told[0]
+                ),
+                format!("INV-{n}，{}：{count} 处违反", text.zh),
+            ));
+        }
+    }
+    let invalid = why_invalid(history, verdict);
+    if !failed.is_empty() {
+        verdict.outcome = Outcome::Fail;
+        verdict.reasons = failed;
+        return;
+    }
+    if !invalid.is_empty() {
+        verdict.outcome = Outcome::Invalid;
+        verdict.reasons = invalid;
+        return;
+    }
+    if let Some((t, why)) = &history.stopped {
+        let at = *t as f64 / 1e6;
+        failed.push(Text::new(
+            format!("a stop condition was met after {at:.1} s: {why}"),
+            format!("{at:.1} 秒时触发停止条件：{why}"),
+        ));
+    }
+    for promise in verdict.promises.iter().filter(|p| !p.kept) {
+        failed.push(Text::new(
+            format!(
+                "{}: {}, promised {}",
+                promise.what.en, promise.seen, promise.bound
+            ),
+            format!(
+                "{}：实测 {}，承诺 {}",
+                promise.what.zh, promise.seen, promise.bound
+            ),
+        ));
+    }
+    if !failed.is_empty() {
+        verdict.outcome = Outcome::Fail;
+        verdict.reasons = failed;
+    }
+}
+
+fn why_invalid(history: &History, verdict: &Verdict) -> Vec<Text> {
+    let mut why = Vec::new();
+    if !history.done {
+        why.push(Text::new(
+            "the history ends before the drill does",
+            "历史记录不完整，演练未结束",
+        ));
+    }
+    let still = history.stood_still();
+    if still > STANDSTILL_MAX_US {
+        let s = still as f64 / 1e6;
+        why.push(Text::new(
+            format!(
+                "the drill's own clients stood still for {s:.1} s: what was measured says nothing"
+            ),
+            format!("演练自身的客户端停顿 {s:.1} 秒，测量无效"),
+        ));
+    }
+    if verdict.totals.acknowledged == 0 {
+        why.push(Text::new(
+            "nothing was acknowledged, so nothing could be lost",
+            "没有任何确认，无从判断",
+        ));
+    }
+    // A drill that was stopped did not come to all of its faults.
+    let stopped = history.stopped.is_some();
+    let begun = history.faults.iter().filter_map(FaultSeen::begin).min();
+    if let Some((t, text)) = &history.stopped
+        && begun.is_none_or(|begun| *t < begun)
+    {
+        why.push(Text::new(
+            format!("a stop condition was met before anything was broken: {text}"),
+            format!("尚未破坏任何内容即触发停止条件：{text}"),
+        ));
+    }
+    for fault in verdict.faults.iter().filter(|f| !f.proven()) {
+        if stopped && fault.begin_s.is_none() {
+            continue;
+        }
+        why.push(unproven(fault));
+    }
+    let bounds = verdict.promises.iter().filter(|p| p.checked == 0);
+    for promise in bounds.filter(|_| !stopped) {
+        why.push(Text::new(
+            format!(
+                "a promised bound saw nothing; {}: {}",
+                promise.what.en, promise.seen
+            ),
+            format!(
+                "承诺的上限未得到检验；{}：{}",
+                promise.what.zh, promise.seen
+            ),
+        ));
+    }
+    let before = verdict.promises.iter().filter(|p| p.when == When::Before);
+    for promise in before.filter(|p| !p.kept) {
+        why.push(Text::new(
+            format!(
+                "no steady state before the first fault; {}: {}, promised {}",
+                promise.what.en, promise.seen, promise.bound
+            ),
+            format!("首个故障前未达稳态；{}：{}", promise.what.zh, promise.seen),
+        ));
+    }
+    why
+}
+
+fn unproven(fault: &FaultReport) -> Text {
+    let (en, zh) = match (&fault.failed, fault.begin_s) {
+        (Some(failed), _) => (
+            format!("it failed: {failed}"),
+            format!("注入失败：{failed}"),
+        ),
+        (None, None) => ("it never began".to_owned(), "未曾开始".to_owned()),
+        (None, Some(_)) => {
+            let missing = fault.proof.iter().find(|p| !p.holds);
+            match missing {
+                Some(p) => (
+                    format!("{}: {}", p.what, p.seen),
+                    format!("{}：{}", p.what_zh, p.seen),
+                ),
+                None => ("it was not undone".to_owned(), "未能恢复".to_owned()),
+            }
+        }
+    };
+    Text::new(
+        format!("no proof that the fault happened ({}): {en}", fault.kind),
+        format!("没有故障发生的证据（{}）：{zh}", fault.label.zh),
+    )
+}
+
+fn fault_reports(facts: &Facts<'_>, lags: &Lags) -> Vec<FaultReport> {
+    let history = facts.history;
+    let pairs = history.drill.faults.iter().zip(&history.faults);
+    let since = |t: u64| (t.saturating_sub(facts.load_begin)) as f64 / 1e6;
+    pairs
+        .map(|(fault, seen)| {
+            let (en, zh) = fault.what.label();
+            let healing = seen.healing();
+            FaultReport {
+                kind: fault.what.name(),
+                label: Text::new(en, zh),
+                begin_s: seen.begin().map(since),
+                healing_s: healing.map(since),
+                recovery_s: healing
+                    .and_then(|at| lags.recovered(at))
+                    .map(|us| us as f64 / 1e6),
+                proof: seen.proof().to_vec(),
+                failed: seen.failed().map(str::to_owned),
+            }
+        })
+        .collect()
+}
+
+fn totals(facts: &Facts<'_>, lags: &Lags) -> Totals {
+    let history = facts.history;
+    let mut totals = Totals {
+        worst_urgent_lag_s: lags.worst(true) as f64 / 1e6,
+        worst_bulk_lag_s: lags.worst(false) as f64 / 1e6,
+        tables_compared: history.tables.len() as u64,
+        ..Totals::default()
+    };
+    for op in history.ops.values().flatten() {
+        let count = u64::from(op.count);
+        totals.published += count;
+        match &op.end {
+            Some(end) if end.how == How::Ok => {
+                totals.acknowledged += count - end.refused.len() as u64;
+                totals.refused += end.refused.len() as u64;
+                totals.duplicates += u64::from(end.duplicate);
+            }
+            Some(end) if end.how == How::Failed => totals.refused += count,
+            Some(_) | None => totals.unknown += count,
+        }
+    }
+    for poison in &history.poison {
+        let refused = poison.end.as_ref();
+        totals.poison_refused += u64::from(refused.is_some_and(|e| e.how != How::Unknown));
+    }
+    for subscription in &history.subscriptions {
+        totals.reconnects += subscription.reconnects;
+        if subscription.role == Role::Live || subscription.role == Role::Slow {
+            totals.delivered += facts::deltas_of(subscription);
+        }
+    }
+    let broker = |name: &str| name == "hutong-broker";
+    totals.broker_starts = history
+        .processes
+        .iter()
+        .filter(|(_, name, life)| broker(name) && *life == crate::history::Life::Ready)
+        .count() as u64;
+    let memory = history.samples.iter().map(|(_, memory, _)| *memory).max();
+    totals.memory_peak_mb = memory.unwrap_or(0) as f64 / 1e6;
+    totals
+}

@@ -1,0 +1,202 @@
+//! What a log means, said a second time and as simply as it can be: the checkers compare the broker with
+//! it. It shares the reading of records with the broker, and nothing of deciding.
+
+use hutong_planted_broker::{log::Entry, state::row};
+use hutong_proto::{
+    Delta, EntityId, Epoch, Issuer, Kind, Lane, Micros, Offset, Partition, RecordView, Refusal,
+    Revision, Sequence,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// A register: whose, about whom, which.
+pub type Register = (EntityId, Kind, Issuer);
+
+/// A producer's batches in its present epoch.
+#[derive(Clone, Debug, Default)]
+struct Producer {
+    epoch: Epoch,
+    /// Everything up to here is there.
+    base: Sequence,
+    seen: BTreeMap<Sequence, (u32, BTreeSet<u32>)>,
+}
+
+impl Producer {
+    fn complete(&self) -> Sequence {
+        let mut complete = self.base;
+        while let Some((parts, seen)) = self.seen.get(&complete.next())
+            && seen.len() as u32 >= *parts
+        {
+            complete = complete.next();
+        }
+        complete
+    }
+}
+
+/// What one record changed.
+#[derive(Clone, Debug)]
+pub struct Effect {
+    pub partition: Partition,
+    pub durable_at: Micros,
+    /// Those deltas that were newer, in order.
+    pub fresh: Vec<Arc<Delta>>,
+    /// How many the record has.
+    pub deltas: usize,
+}
+
+/// A value that a register had from an offset on.
+#[derive(Clone, Debug)]
+pub struct Version {
+    pub offset: Offset,
+    pub delta: Arc<Delta>,
+}
+
+/// The log, applied.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    producers: BTreeMap<(Issuer, String), Producer>,
+    registers: BTreeMap<Register, Vec<Version>>,
+    effects: BTreeMap<Offset, Effect>,
+    next: Offset,
+    log_time: Micros,
+    applied_deltas: u64,
+}
+
+impl Model {
+    /// Takes the next record of the log.
+    pub fn apply(&mut self, entry: &Entry) -> Result<(), Refusal> {
+        assert!(
+            entry.head.offset >= self.next,
+            "the log goes forward: {entry:?}"
+        );
+        self.next = entry.head.offset.next();
+        self.log_time = entry.head.durable_at;
+        let mut effect = Effect {
+            partition: entry.head.partition,
+            durable_at: entry.head.durable_at,
+            fresh: Vec::new(),
+            deltas: 0,
+        };
+        if entry.head.partition.lane != Lane::Control {
+            let record = RecordView::parse(&entry.record)?;
+            effect.deltas = record.deltas.len();
+            if self.is_fresh(&record) {
+                for index in 0..record.deltas.len() {
+                    let delta = record.delta(index)?;
+                    let provenance = record.provenance(delta.provenance as usize)?.to_owned();
+                    let delta = Arc::new(delta.to_owned(Arc::new(provenance)));
+                    self.delta(entry, delta, &mut effect);
+                }
+            }
+        }
+        self.effects.insert(entry.head.offset, effect);
+        Ok(())
+    }
+
+    fn is_fresh(&mut self, record: &RecordView<'_>) -> bool {
+        let header = &record.header;
+        let name = (header.partition.issuer, header.producer.to_owned());
+        let producer = self.producers.entry(name).or_default();
+        if header.epoch < producer.epoch {
+            return false;
+        }
+        if header.epoch > producer.epoch {
+            *producer = Producer {
+                epoch: header.epoch,
+                base: producer.complete().max(header.epoch_base),
+                seen: BTreeMap::new(),
+            };
+        }
+        if header.sequence <= producer.base {
+            return false;
+        }
+        let (parts, seen) = producer
+            .seen
+            .entry(header.sequence)
+            .or_insert((header.parts, BTreeSet::new()));
+        let fresh = seen.insert(header.partition.to_number());
+        // Sent again, it may be split otherwise.
+        *parts = match fresh {
+            true => header.parts.max(*parts),
+            false => header.parts,
+        };
+        producer.base = producer.complete();
+        producer.seen = producer.seen.split_off(&producer.base.next());
+        fresh
+    }
+
+    fn delta(&mut self, entry: &Entry, delta: Arc<Delta>, effect: &mut Effect) {
+        let issuer = entry.head.partition.issuer;
+        let register = (delta.entity, delta.value.kind(), issuer);
+        let versions = self.registers.entry(register).or_default();
+        let newest = versions
+            .last()
+            .filter(|v| !row::forgotten(v.delta.expires_at, entry.head.durable_at));
+        if newest.is_none_or(|newest| newest.delta.revision < delta.revision) {
+            versions.push(Version {
+                offset: entry.head.offset,
+                delta: Arc::clone(&delta),
+            });
+            effect.fresh.push(delta);
+            self.applied_deltas += 1;
+        }
+    }
+
+    /// The offset after the last record.
+    pub fn next(&self) -> Offset {
+        self.next
+    }
+
+    pub fn log_time(&self) -> Micros {
+        self.log_time
+    }
+
+    /// Deltas that changed something.
+    pub fn applied_deltas(&self) -> u64 {
+        self.applied_deltas
+    }
+
+    pub fn effect(&self, offset: Offset) -> Option<&Effect> {
+        self.effects.get(&offset)
+    }
+
+    /// What a lane changed from one offset to another, at these issuers.
+    pub fn effects(&self, from: Offset, below: Offset) -> impl Iterator<Item = (Offset, &Effect)> {
+        let below = below.max(from);
+        self.effects.range(from..below).map(|(o, e)| (*o, e))
+    }
+
+    /// All registers as the records below an offset left them, but for what is forgotten by then.
+    pub fn registers_below(&self, below: Offset, log_time: Micros) -> BTreeMap<Register, Version> {
+        let newest = self.registers.iter().filter_map(|(register, versions)| {
+            let known = versions.partition_point(|v| v.offset < below);
+            let newest = versions[..known].last()?;
+            let forgotten = row::forgotten(newest.delta.expires_at, log_time);
+            (!forgotten).then(|| (*register, newest.clone()))
+        });
+        newest.collect()
+    }
+
+    /// The log's time after the records below an offset.
+    pub fn log_time_below(&self, below: Offset) -> Micros {
+        let last = self.effects.range(..below).next_back();
+        last.map_or(Micros::ZERO, |(_, effect)| effect.durable_at)
+    }
+
+    /// The newest revision that a register ever had.
+    pub fn revision(&self, register: &Register) -> Option<Revision> {
+        self.registers
+            .get(register)?
+            .iter()
+            .map(|v| v.delta.revision)
+            .max()
+    }
+
+    /// All batches of a producer up to this one are there.
+    pub fn complete(&self, issuer: Issuer, producer: &str) -> Sequence {
+        let producer = self.producers.get(&(issuer, producer.to_owned()));
+        producer.map_or(Sequence::NONE, Producer::complete)
+    }
+}

@@ -1,0 +1,225 @@
+//! Shows that the checks can fail: plants one bug after the other and hunts it with the check that is
+//! meant for it.
+
+use crate::{
+    sim,
+    sweep::{
+        Sweep,
+        plan::Plan,
+        store::{OnAck, Store},
+    },
+};
+use hutong_planted_broker::log::faults::{Faults, SyncFault};
+use hutong_plants::Plant;
+use serde::Serialize;
+use std::{
+    path::Path,
+    sync::{Arc, mpsc},
+    time::Instant,
+};
+
+/// Which check a bug is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hunter {
+    /// The simulation; counts seeds.
+    Simulation,
+    /// The crash sweep; counts crash points.
+    Sweep,
+    /// Syncs that fail on a real store; counts syncs.
+    FailedSyncs,
+}
+
+const SEEDS_MAX: u64 = 400;
+const POINTS_MAX: usize = 1200;
+/// Of one workload: small, because most bugs are soon found.
+const OPERATIONS: usize = 120;
+const POINTS_A_WORKLOAD: usize = 150;
+const SYNCS_MAX: u64 = 20;
+
+/// The check that is meant for a bug, and the invariants of which it may say that they are broken.
+pub fn meant_for(plant: Plant) -> (Hunter, &'static [&'static str]) {
+    use Hunter::{FailedSyncs, Simulation, Sweep};
+    match plant {
+        Plant::AdmitsUnchecked => (Simulation, &["INV-2"]),
+        Plant::ByteFlipped => (Simulation, &["INV-1", "INV-2", "INV-4", "INV-6"]),
+        Plant::WrongPartition => (Simulation, &["INV-1", "INV-6", "INV-11"]),
+        Plant::AckBeforeCommit => (Simulation, &["INV-1"]),
+        Plant::AckOfHalf => (Simulation, &["INV-1", "INV-11"]),
+        Plant::WakeUpDropped => (Simulation, &["INV-6"]),
+        Plant::QueueUnbounded => (Simulation, &["INV-9"]),
+        Plant::ResumeAhead => (Simulation, &["INV-1", "INV-6"]),
+        Plant::AckBeforeSync | Plant::SyncSkipped => (Sweep, &["INV-1", "INV-3"]),
+        Plant::SyncRetried | Plant::PoisonIgnored => (FailedSyncs, &["INV-11"]),
+        Plant::OffsetReused => (Sweep, &["INV-1", "INV-3"]),
+        Plant::TornEndKept => (Sweep, &["INV-1", "INV-3"]),
+        Plant::CutsTooMuch => (Sweep, &["INV-1", "INV-3"]),
+        Plant::FolderNotSynced => (Sweep, &["INV-1"]),
+        Plant::DedupeBySequence | Plant::CompleteIsHighest => (Simulation, &["INV-1", "INV-7"]),
+        Plant::RevisionIgnored => (Simulation, &["INV-4", "INV-5"]),
+        Plant::HighestForgotten => (Simulation, &["INV-4", "INV-5"]),
+        Plant::ExceptionForgotten => (Simulation, &["INV-4", "INV-5"]),
+        Plant::AppliedAhead => (Simulation, &["INV-3", "INV-5"]),
+        Plant::RunWithoutNewest => (Sweep, &["INV-4", "INV-5"]),
+        Plant::ExpiryByWallClock => (Simulation, &["INV-12"]),
+        Plant::SnapshotWithoutGathered => (Simulation, &["INV-4", "INV-5", "INV-7", "INV-12"]),
+        Plant::SnapshotCursorLate => (Simulation, &["INV-7"]),
+        Plant::RingFloorStuck => (Simulation, &["INV-7"]),
+        Plant::CursorOffByOne => (Simulation, &["INV-7"]),
+        Plant::RejoinSkips => (Simulation, &["INV-7"]),
+        Plant::CreditIgnored => (Simulation, &["INV-9"]),
+        Plant::SentIsApplied => (Simulation, &["INV-7"]),
+        Plant::EchoSent => (Simulation, &["INV-2"]),
+        Plant::KindsNotCut => (Simulation, &["INV-2"]),
+        Plant::BulkFirst => (Simulation, &["INV-10"]),
+        Plant::PublisherForgets => (Simulation, &["INV-1", "INV-6"]),
+        Plant::SubscriberRepeats => (Simulation, &["INV-5", "INV-7"]),
+        Plant::SinkCursorApart => (Simulation, &["INV-6"]),
+    }
+}
+
+/// What a hunt brought.
+#[derive(Clone, Debug, Serialize)]
+pub struct Hunt {
+    pub plant: &'static str,
+    pub hunter: Hunter,
+    /// Seeds, crash points or syncs until it was found, or all there were.
+    pub tries: u64,
+    pub found: Option<String>,
+    /// It was found, and as what it is.
+    pub caught: bool,
+    pub seconds: f64,
+}
+
+/// Hunts one bug. `program` is a `hutong-chaos`.
+pub fn hunt(plant: Plant, program: &Path) -> Result<Hunt, String> {
+    let (hunter, invariants) = meant_for(plant);
+    let started = Instant::now();
+    hutong_plants::plant(Some(plant));
+    let hunted = match hunter {
+        Hunter::Simulation => Ok(simulate()),
+        Hunter::Sweep => sweep(plant, program),
+        Hunter::FailedSyncs => fail_syncs(),
+    };
+    hutong_plants::plant(None);
+    let (tries, found) = hunted?;
+    let names = |text: &String| {
+        invariants
+            .iter()
+            .any(|name| text.contains(&format!("{name}: ")))
+    };
+    Ok(Hunt {
+        plant: plant.name(),
+        hunter,
+        tries,
+        caught: found.as_ref().is_some_and(names),
+        found,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+fn simulate() -> (u64, Option<String>) {
+    for seed in 1..=SEEDS_MAX {
+        if let Some(violation) = sim::run(seed, false).violation {
+            return (seed, Some(violation.to_string()));
+        }
+    }
+    (SEEDS_MAX, None)
+}
+
+fn sweep(plant: Plant, program: &Path) -> Result<(u64, Option<String>), String> {
+    let mut sweep = Sweep::new(program, None, Some(plant))?;
+    let mut seed = 1;
+    while sweep.report.points < POINTS_MAX {
+        // A workload that cannot even end has met the bug.
+        if let Err(why) = sweep.workload(seed, OPERATIONS, POINTS_A_WORKLOAD) {
+            let why = match why.contains("INV-") {
+                true => why,
+                false => format!("INV-3: {why}"),
+            };
+            return Ok((sweep.report.points as u64 + 1, Some(why)));
+        }
+        if let Some(found) = sweep.found() {
+            return Ok((sweep.report.points as u64, Some(found.to_owned())));
+        }
+        seed += 1;
+    }
+    Ok((sweep.report.points as u64, None))
+}
+
+/// INV-11: after a sync that failed nobody is told that anything is durable.
+pub fn fail_syncs() -> Result<(u64, Option<String>), String> {
+    for sync in 1..=SYNCS_MAX {
+        let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let faults = Faults::default();
+        let store = Store::open(dir.path(), faults.clone())?;
+        let plan = Plan::new(sync, 10);
+        let on_ack: OnAck = Arc::new(|_, _| {});
+        for number in 0..3 {
+            let before = number == 0;
+            if number == 1 {
+                faults.fail_sync(SyncFault::Landed);
+            }
+            let (told, outcome) = mpsc::channel();
+            store.append(0, &plan.records[0], &on_ack, told);
+            let outcome = outcome.recv().map_err(|e| e.to_string())?;
+            if outcome.is_ok() != before {
+                let what = format!("INV-11: append {number} around a failed sync: {outcome:?}");
+                return Ok((sync, Some(what)));
+            }
+        }
+    }
+    Ok((SYNCS_MAX, None))
+}
+
+/// Plants every bug in turn and shows that each is caught.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Only these.
+    plants: Vec<String>,
+    /// One line of JSON for each instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub fn run(&self) -> Result<bool, String> {
+        let program = std::env::current_exe().map_err(|e| e.to_string())?;
+        let mut all_caught = true;
+        for plant in Plant::ALL {
+            if !self.plants.is_empty() && !self.plants.iter().any(|name| name == plant.name()) {
+                continue;
+            }
+            let hunt = hunt(*plant, &program)?;
+            all_caught &= hunt.caught;
+            match self.json {
+                true => println!(
+                    "{}",
+                    serde_json::to_string(&hunt).map_err(|e| e.to_string())?
+                ),
+                false => println!("{hunt}"),
+            }
+        }
+        Ok(all_caught)
+    }
+}
+
+impl std::fmt::Display for Hunt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let unit = match self.hunter {
+            Hunter::Simulation => "seeds",
+            Hunter::Sweep => "points",
+            Hunter::FailedSyncs => "syncs",
+        };
+        let verdict = match self.caught {
+            true => "caught",
+            false => "NOT CAUGHT",
+        };
+        let found = self.found.as_deref().unwrap_or("nothing");
+        write!(
+            f,
+            "{:<26} {verdict} after {} {unit}, {:.1} s: {found}",
+            self.plant, self.tries, self.seconds
+        )
+    }
+}

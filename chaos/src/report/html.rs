@@ -1,0 +1,374 @@
+//! The page that one shows around: in English and Chinese, without a script, a font or anything else
+//! from elsewhere, and readable in print.
+
+use crate::{
+    commands::all::{Played, Row},
+    drill::Loading,
+    history::History,
+    judge::{Invariant, Outcome, Verdict},
+    report::{
+        counts,
+        plot::timeline,
+        put, recovery,
+        words::{date, escape},
+    },
+};
+use std::fmt::Write;
+
+const STYLE: &str = "\
+body{font:15px/1.5 'Noto Sans','Noto Sans CJK SC','PingFang SC','Microsoft YaHei',system-ui,sans-serif;\
+color:#1b1f24;max-width:1060px;margin:2em auto;padding:0 1em}\
+h1{font-size:1.7em;margin:.2em 0}h2{font-size:1.15em;margin:1.6em 0 .5em;border-bottom:1px solid #c9ced6}\
+h1 span,h2 span{color:#59636e;font-weight:400;margin-left:.6em}\
+.verdict{font-size:1.3em;font-weight:700;padding:.5em .8em;border-left:10px solid;margin:1em 0;background:#f6f8fa}\
+.PASS{border-color:#2a7d3f}.FAIL{border-color:#b3261e}.INVALID{border-color:#b98200}\
+.verdict ul{font-size:.68em;font-weight:400;margin:.4em 0 0;padding-left:1.2em}\
+table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;padding:.3em .7em .3em 0;\
+border-bottom:1px solid #e3e6ea}th{font-weight:600;color:#59636e}td.n{text-align:right;white-space:nowrap}\
+.zh{color:#59636e}.ok{color:#2a7d3f;font-weight:700}.no{color:#b3261e;font-weight:700}\
+pre{background:#f6f8fa;padding:.8em;overflow-x:auto;font-size:12px;white-space:pre-wrap}\
+svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#3b434d}svg .title{font-weight:600}\
+svg .mark{font-weight:700;font-size:13px}svg .grid{stroke:#d0d5dc;stroke-width:.6}\
+svg .bound{stroke:#b3261e;stroke-width:1;stroke-dasharray:6 4}\
+section{break-before:auto}section+section{break-before:page;border-top:4px solid #1b1f24;margin-top:3em;padding-top:1em}\
+@media print{body{margin:0;max-width:none;font-size:11px}pre{white-space:pre-wrap}h2{break-after:avoid}\
+tr,svg,.verdict{break-inside:avoid}*{-webkit-print-color-adjust:exact;print-color-adjust:exact}}";
+
+/// One drill a section.
+pub fn html(drills: &[(&History, &Verdict)]) -> String {
+    let title = match drills {
+        [(history, _)] => format!("{} {}", history.drill.title, history.drill.title_zh),
+        _ => ALL.to_owned(),
+    };
+    page(&title, "", drills)
+}
+
+/// A table of all, and then a section for each that has one.
+pub fn html_of_all(rows: &[Row], drills: &[(&History, &Verdict)]) -> String {
+    page(ALL, &overview(rows), drills)
+}
+
+const ALL: &str = "Chaos drills 故障演练";
+
+fn page(title: &str, first: &str, drills: &[(&History, &Verdict)]) -> String {
+    let mut out = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>{}</title>\n\
+         <style>{STYLE}</style></head>\n<body>\n{first}",
+        escape(title)
+    );
+    for (i, (history, verdict)) in drills.iter().enumerate() {
+        out += &section(i, history, verdict);
+    }
+    out + "</body></html>\n"
+}
+
+fn overview(rows: &[Row]) -> String {
+    let mut out = String::from(
+        "<section><h1>Chaos drills<span>故障演练</span></h1>\n<table><tr><th>Drill 演练</th>\
+         <th>Load 负载</th><th>Verdict 结论</th><th>Recovery 恢复, s</th>\
+         <th>Worst urgent lag 最大紧急延迟, s</th><th>Acknowledged 已确认</th></tr>\n",
+    );
+    for row in rows {
+        let load = if row.surge {
+            "surge 高峰"
+        } else {
+            "quiet 平稳"
+        };
+        let name = escape(&row.name);
+        let (class, word) = match row.played.outcome() {
+            Some(outcome) => (mark(outcome == Outcome::Pass).0, outcome.name()),
+            None => ("zh", "not played 未演练"),
+        };
+        put!(
+            out,
+            "<tr><td>{name}</td><td>{load}</td><td class=\"{class}\">{word}</td>"
+        );
+        match &row.played {
+            Played::Judged(verdict, _) => put!(
+                out,
+                "<td class=\"n\">{}</td><td class=\"n\">{:.2}</td><td class=\"n\">{}</td></tr>",
+                recovery(verdict).map_or("-".to_owned(), |s| format!("{s:.1}")),
+                verdict.totals.worst_urgent_lag_s,
+                verdict.totals.acknowledged,
+            ),
+            Played::Left(why) | Played::Broken(why) => {
+                put!(out, "<td colspan=\"3\">{}</td></tr>", escape(why));
+            }
+        }
+    }
+    put!(out, "</table><p>{}</p></section>", counts(rows));
+    out
+}
+
+/// Class and sign.
+fn mark(good: bool) -> (&'static str, &'static str) {
+    if good { ("ok", "✓") } else { ("no", "✗") }
+}
+
+fn section(number: usize, history: &History, verdict: &Verdict) -> String {
+    let drill = &history.drill;
+    let mut out = format!(
+        "<section id=\"drill-{}\"><h1>{}<span>{}</span></h1>\n<p>{}<br><span class=\"zh\">{}</span></p>\n",
+        number + 1,
+        escape(&drill.title),
+        escape(&drill.title_zh),
+        escape(&drill.why),
+        escape(&drill.why_zh)
+    );
+    out += &banner(verdict);
+    put!(
+        out,
+        "<h2>What was broken, and when<span>何时破坏了什么</span></h2>"
+    );
+    out += &timeline(history, verdict);
+    out += &faults(verdict);
+    out += &promises(verdict);
+    out += &invariants(verdict);
+    out += &proof(verdict);
+    out += &totals(verdict);
+    out += &setting(history, verdict);
+    out + "</section>\n"
+}
+
+fn banner(verdict: &Verdict) -> String {
+    let (en, zh) = match verdict.outcome {
+        Outcome::Pass => (
+            "every promise held while this was broken",
+            "故障期间所有承诺均得到遵守",
+        ),
+        Outcome::Fail => ("a promise was broken", "承诺被违反"),
+        Outcome::Invalid => ("this says nothing", "本次演练不能得出结论"),
+    };
+    let mut out = format!(
+        "<div class=\"verdict {name}\">{name}: {en} <span class=\"zh\">{zh}</span>",
+        name = verdict.outcome.name()
+    );
+    if !verdict.reasons.is_empty() {
+        out += "<ul>";
+        for reason in &verdict.reasons {
+            put!(
+                out,
+                "<li>{}<br><span class=\"zh\">{}</span></li>",
+                escape(&reason.en),
+                escape(&reason.zh)
+            );
+        }
+        out += "</ul>";
+    }
+    out + "</div>\n"
+}
+
+fn seconds(value: Option<f64>) -> String {
+    value.map_or("-".to_owned(), |s| format!("{s:.1} s"))
+}
+
+fn faults(verdict: &Verdict) -> String {
+    let mut out = String::from(
+        "<table><tr><th>#</th><th>Fault 故障</th><th>From 开始</th><th>Undone 解除</th>\
+         <th>Steady again after 恢复稳态用时</th></tr>\n",
+    );
+    for (i, fault) in verdict.faults.iter().enumerate() {
+        put!(
+            out,
+            "<tr><td>{}</td><td>{}<br><span class=\"zh\">{}</span></td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            i + 1,
+            escape(&fault.label.en),
+            escape(&fault.label.zh),
+            seconds(fault.begin_s),
+            seconds(fault.healing_s),
+            seconds(fault.recovery_s)
+        );
+    }
+    out + "</table>\n"
+}
+
+fn promises(verdict: &Verdict) -> String {
+    let mut out = String::from(
+        "<h2>What was promised, and what was seen<span>承诺与实测</span></h2>\n<table><tr><th></th>\
+         <th>Promise 承诺</th><th>Bound 上限</th><th>Seen 实测</th></tr>\n",
+    );
+    for promise in &verdict.promises {
+        let (class, sign) = mark(promise.kept);
+        put!(
+            out,
+            "<tr><td class=\"{class}\">{sign}</td><td>{}<br><span class=\"zh\">{}</span></td><td>{}</td><td>{}</td></tr>",
+            escape(&promise.what.en),
+            escape(&promise.what.zh),
+            escape(&promise.bound),
+            escape(&promise.seen)
+        );
+    }
+    out + "</table>\n"
+}
+
+fn invariants(verdict: &Verdict) -> String {
+    let mut out = String::from(
+        "<h2>What must hold whatever happens<span>任何情况下必须成立</span></h2>\n<table><tr><th></th>\
+         <th></th><th>Invariant 不变量</th><th>Checks 检查次数</th><th>Violations 违反</th></tr>\n",
+    );
+    for invariant in Invariant::ALL {
+        let text = invariant.text();
+        let finding = verdict.findings.0.get(&invariant);
+        let (checked, violations) = finding.map_or((0, 0), |f| (f.checked, f.violations));
+        let (class, sign) = match (checked, violations) {
+            (0, 0) => ("zh", "–"),
+            (_, 0) => mark(true),
+            (..) => mark(false),
+        };
+        put!(
+            out,
+            "<tr><td class=\"{class}\">{sign}</td><td>INV-{}</td><td>{}<br><span class=\"zh\">{}</span>",
+            invariant.number(),
+            text.en,
+            text.zh
+        );
+        for told in finding.iter().flat_map(|f| &f.told) {
+            put!(out, "<br><span class=\"no\">{}</span>", escape(told));
+        }
+        put!(
+            out,
+            "</td><td class=\"n\">{checked}</td><td class=\"n\">{violations}</td></tr>"
+        );
+    }
+    out + "</table>\n"
+}
+
+fn proof(verdict: &Verdict) -> String {
+    let mut out = String::from(
+        "<h2>Proof that it was broken<span>故障确已发生的证据</span></h2>\n<table><tr><th></th>\
+         <th>#</th><th>Measured 测量</th><th>Seen 所见</th></tr>\n",
+    );
+    for (i, fault) in verdict.faults.iter().enumerate() {
+        for proof in &fault.proof {
+            let (class, sign) = mark(proof.holds);
+            put!(
+                out,
+                "<tr><td class=\"{class}\">{sign}</td><td>{}</td><td>{}<br><span class=\"zh\">{}</span></td><td>{}</td></tr>",
+                i + 1,
+                escape(&proof.what),
+                escape(&proof.what_zh),
+                escape(&proof.seen)
+            );
+        }
+        if fault.proof.is_empty() {
+            let why = fault.failed.as_deref().unwrap_or("it was not undone");
+            put!(
+                out,
+                "<tr><td class=\"no\">✗</td><td>{}</td><td>no proof 无证据</td><td>{}</td></tr>",
+                i + 1,
+                escape(why)
+            );
+        }
+    }
+    out + "</table>\n"
+}
+
+fn totals(verdict: &Verdict) -> String {
+    let t = &verdict.totals;
+    let rows = [
+        ("Deltas published", "发布的变更", t.published.to_string()),
+        ("Acknowledged", "已确认", t.acknowledged.to_string()),
+        (
+            "Refused, with a reason",
+            "被拒绝（有原因）",
+            t.refused.to_string(),
+        ),
+        ("Without an answer", "无应答", t.unknown.to_string()),
+        (
+            "Poison batches refused",
+            "被拒绝的有毒批次",
+            t.poison_refused.to_string(),
+        ),
+        (
+            "Delivered, over all subscribers",
+            "投递总数",
+            t.delivered.to_string(),
+        ),
+        (
+            "Batches sent again and not applied twice",
+            "重发且未重复应用的批次",
+            t.duplicates.to_string(),
+        ),
+        (
+            "Reconnects of subscribers",
+            "订阅方重连次数",
+            t.reconnects.to_string(),
+        ),
+        (
+            "Starts of the broker",
+            "互通启动次数",
+            t.broker_starts.to_string(),
+        ),
+        (
+            "Worst urgent lag",
+            "最大紧急延迟",
+            format!("{:.2} s", t.worst_urgent_lag_s),
+        ),
+        (
+            "Worst bulk lag",
+            "最大批量延迟",
+            format!("{:.2} s", t.worst_bulk_lag_s),
+        ),
+        (
+            "Memory at its peak",
+            "内存峰值",
+            format!("{:.0} MB", t.memory_peak_mb),
+        ),
+        (
+            "Tables of the sink compared",
+            "比对的下游表快照数",
+            t.tables_compared.to_string(),
+        ),
+    ];
+    let mut out = String::from("<h2>In numbers<span>数字</span></h2>\n<table>\n");
+    for (en, zh, value) in rows {
+        put!(
+            out,
+            "<tr><td>{en} <span class=\"zh\">{zh}</span></td><td class=\"n\">{value}</td></tr>"
+        );
+    }
+    out + "</table>\n"
+}
+
+fn setting(history: &History, verdict: &Verdict) -> String {
+    let header = &history.header;
+    let mut out = String::from("<h2>How to do it again<span>如何重现</span></h2>\n<table>\n");
+    let mut command = format!("hutong-chaos run {} --seed {}", verdict.drill, header.seed);
+    if let Some(us) = header.duration_us {
+        write!(command, " --duration {us}us").expect("a text takes all");
+    }
+    if let Some(rate) = header.rate {
+        write!(command, " --rate {rate}").expect("a text takes all");
+    }
+    if let Some(load) = header.load {
+        let word = match load {
+            Loading::Quiet => "quiet",
+            Loading::Surge => "surge",
+        };
+        command = format!("{command}  (with the load of `all --load {word}`)");
+    }
+    for (en, zh, value) in [
+        ("Command", "命令", command),
+        ("Date", "日期", date(header.wall_us)),
+        ("Commit", "提交", header.commit.clone()),
+        ("Machine", "机器", header.machine.clone()),
+    ] {
+        put!(
+            out,
+            "<tr><td>{en} <span class=\"zh\">{zh}</span></td><td>{}</td></tr>",
+            escape(&value)
+        );
+    }
+    put!(
+        out,
+        "</table>\n<h2>Drill<span>演练文件</span></h2><pre>{}</pre>",
+        escape(header.drill.trim())
+    );
+    put!(
+        out,
+        "<h2>Configuration of the broker<span>互通配置</span></h2><pre>{}</pre>",
+        escape(header.broker.trim())
+    );
+    out
+}

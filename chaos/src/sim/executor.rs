@@ -1,0 +1,190 @@
+//! Runs tasks one at a time, in an order that the seed decides.
+//!
+//! Whoever is woken joins a set, and the seed picks from it. So it makes no difference in which order a
+//! library wakes those who wait, which some do at random, and every order that is possible comes once.
+//! Time is the runtime's, paused: it moves only when nobody can go on, and then to the next timer.
+
+use crate::random::Random;
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+};
+
+/// Tasks that die together, as those of a process do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process(pub u64);
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+#[derive(Default)]
+struct Inner {
+    ready: BTreeSet<u64>,
+    root: Option<Waker>,
+    begun: Vec<(u64, Process, Task)>,
+    killed: BTreeSet<Process>,
+    tasks: u64,
+    processes: u64,
+}
+
+/// Where tasks begin and processes die.
+#[derive(Clone, Default)]
+pub struct Spawner(Arc<Mutex<Inner>>);
+
+impl std::fmt::Debug for Spawner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spawner").finish_non_exhaustive()
+    }
+}
+
+impl Spawner {
+    pub fn process(&self) -> Process {
+        let mut inner = self.0.lock();
+        inner.processes += 1;
+        Process(inner.processes)
+    }
+
+    pub fn spawn(&self, process: Process, task: impl Future<Output = ()> + Send + 'static) {
+        let mut inner = self.0.lock();
+        inner.tasks += 1;
+        let id = inner.tasks;
+        inner.begun.push((id, process, Box::pin(task)));
+        inner.ready.insert(id);
+        if let Some(root) = &inner.root {
+            root.wake_by_ref();
+        }
+    }
+
+    /// Its tasks never go on.
+    pub fn kill(&self, process: Process) {
+        let mut inner = self.0.lock();
+        inner.killed.insert(process);
+        if let Some(root) = &inner.root {
+            root.wake_by_ref();
+        }
+    }
+}
+
+struct TaskWaker {
+    id: u64,
+    inner: Arc<Mutex<Inner>>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let mut inner = self.inner.lock();
+        inner.ready.insert(self.id);
+        if let Some(root) = &inner.root {
+            root.wake_by_ref();
+        }
+    }
+}
+
+/// Ends with the main task.
+pub struct Executor<F> {
+    main: Pin<Box<F>>,
+    main_waker: Waker,
+    spawner: Spawner,
+    random: Random,
+    tasks: BTreeMap<u64, (Process, Task, Waker)>,
+    polls: u64,
+}
+
+impl<F> std::fmt::Debug for Executor<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executor").finish_non_exhaustive()
+    }
+}
+
+/// The main task; no other has this number.
+const MAIN: u64 = 0;
+/// Beyond this something goes round in circles.
+const POLLS_MAX: u64 = 5_000_000;
+
+impl<F: Future> Executor<F> {
+    pub fn new(spawner: Spawner, random: Random, main: F) -> Executor<F> {
+        let waker = TaskWaker {
+            id: MAIN,
+            inner: Arc::clone(&spawner.0),
+        };
+        spawner.0.lock().ready.insert(MAIN);
+        Executor {
+            main: Box::pin(main),
+            main_waker: Arc::new(waker).into(),
+            spawner,
+            random,
+            tasks: BTreeMap::new(),
+            polls: 0,
+        }
+    }
+
+    fn take_in(&mut self) {
+        let (begun, killed) = {
+            let mut inner = self.spawner.0.lock();
+            (std::mem::take(&mut inner.begun), inner.killed.clone())
+        };
+        for (id, process, task) in begun {
+            let inner = Arc::clone(&self.spawner.0);
+            let waker = Arc::new(TaskWaker { id, inner }).into();
+            self.tasks.insert(id, (process, task, waker));
+        }
+        // In order, and outside the lock: what they own may wake others.
+        let dead = self
+            .tasks
+            .iter()
+            .filter(|(_, (process, ..))| killed.contains(process));
+        let dead: Vec<u64> = dead.map(|(id, _)| *id).collect();
+        for id in dead {
+            drop(self.tasks.remove(&id));
+        }
+    }
+
+    fn pick(&mut self) -> Option<u64> {
+        let mut inner = self.spawner.0.lock();
+        let nth = self.random.below(inner.ready.len() as u64) as usize;
+        let id = inner.ready.iter().nth(nth).copied()?;
+        inner.ready.remove(&id);
+        Some(id)
+    }
+}
+
+impl<F: Future> Future for Executor<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.spawner.0.lock().root = Some(cx.waker().clone());
+        loop {
+            self.take_in();
+            let Some(id) = self.pick() else {
+                return Poll::Pending;
+            };
+            self.polls += 1;
+            assert!(self.polls < POLLS_MAX, "tasks go round in circles");
+            let this = &mut *self;
+            if id == MAIN {
+                let mut context = Context::from_waker(&this.main_waker);
+                // Without the runtime's budget: who has used it up would be woken for ever.
+                let main = std::pin::pin!(tokio::task::unconstrained(this.main.as_mut()));
+                if let Poll::Ready(output) = main.poll(&mut context) {
+                    return Poll::Ready(output);
+                }
+                continue;
+            }
+            let Some((_, task, waker)) = this.tasks.get_mut(&id) else {
+                continue;
+            };
+            let mut context = Context::from_waker(waker);
+            let polled = std::pin::pin!(tokio::task::unconstrained(task.as_mut()));
+            if polled.poll(&mut context).is_ready() {
+                drop(this.tasks.remove(&id));
+            }
+        }
+    }
+}

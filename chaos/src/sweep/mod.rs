@@ -1,0 +1,403 @@
+//! A crash at every write and every sync of a workload on the real store.
+//!
+//! A process of ours works on a real log and a real state while `strace` writes down what it does to
+//! files. From that every moment can be rebuilt as a disk could hold it when the power goes: the store is
+//! opened there and judged. Then recoveries are traced and cut the same way.
+
+pub mod check;
+pub mod disk;
+pub mod plan;
+pub mod store;
+pub mod trace;
+pub mod workload;
+
+use crate::random::Random;
+use check::{Checker, Recovered, Said};
+use disk::{Contents, Cut, Disk};
+use hutong_plants::Plant;
+use plan::Plan;
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use trace::{Step, Traced};
+
+/// Of all points, one in so many is of a recovery.
+const RECOVERY_SHARE: usize = 5;
+/// Points of one traced recovery.
+const POINTS_A_RECOVERY: usize = 60;
+
+/// Crashes the store at every write and every sync of a workload.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// How many crash points, at most; workloads with further seeds follow until there are so many.
+    #[arg(long, default_value_t = 10_000)]
+    pub points: usize,
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Of one workload.
+    #[arg(long, default_value_t = 400)]
+    pub operations: usize,
+    /// Where folders are rebuilt; a file system in memory is faster.
+    #[arg(long)]
+    pub scratch: Option<PathBuf>,
+    /// One line of JSON instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Args {
+    pub fn run(&self) -> Result<bool, String> {
+        let program = std::env::current_exe().map_err(|e| e.to_string())?;
+        let mut sweep = Sweep::new(&program, self.scratch.as_deref(), None)?;
+        let mut seed = self.seed;
+        // A handful of points is no workload.
+        while sweep.report.points + RECOVERY_SHARE <= self.points
+            && sweep.report.failures.is_empty()
+        {
+            let left = self.points - sweep.report.points;
+            sweep.workload(seed, self.operations, left)?;
+            if !self.json {
+                eprintln!("seed {seed}: {}", sweep.report);
+            }
+            seed += 1;
+        }
+        let report = &sweep.report;
+        match self.json {
+            true => println!(
+                "{}",
+                serde_json::to_string(report).map_err(|e| e.to_string())?
+            ),
+            false => println!("{report}"),
+        }
+        Ok(report.failures.is_empty())
+    }
+}
+
+/// What a sweep saw.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    pub workloads: u64,
+    pub points: usize,
+    pub recovery_points: usize,
+    /// By what became of that which was not synced.
+    pub cuts: BTreeMap<&'static str, usize>,
+    pub acknowledged_checked: u64,
+    pub replayed: u64,
+    pub recover_ms_mean: f64,
+    pub recover_ms_max: f64,
+    pub seconds: f64,
+    pub failures: Vec<String>,
+    #[serde(skip)]
+    recover_total: Duration,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} crash points ({} of them during recovery; {}), {} acknowledged records looked for, {} failures; \
+             recovery mean {:.1} ms, longest {:.1} ms; {:.0} s",
+            self.points,
+            self.recovery_points,
+            self.cuts
+                .iter()
+                .map(|(cut, n)| format!("{cut} {n}"))
+                .collect::<Vec<_>>()
+                .join(", "),
+            self.acknowledged_checked,
+            self.failures.len(),
+            self.recover_ms_mean,
+            self.recover_ms_max,
+            self.seconds,
+        )?;
+        for failure in &self.failures {
+            write!(f, "\n  {failure}")?;
+        }
+        Ok(())
+    }
+}
+
+/// One kind of crash at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    step: usize,
+    cut: Cut,
+}
+
+/// A sweep under way.
+#[derive(Debug)]
+pub struct Sweep {
+    program: PathBuf,
+    scratch: tempfile::TempDir,
+    plant: Option<Plant>,
+    started: Instant,
+    attempt: u64,
+    pub report: Report,
+}
+
+/// A process and what it left.
+struct Run {
+    plan: Plan,
+    root: PathBuf,
+    traced: Traced,
+    before: Contents,
+    /// Said before this process.
+    said: Said,
+}
+
+impl Sweep {
+    /// `program` is a `hutong-chaos`; the plant is for the processes and for the checks.
+    pub fn new(
+        program: &Path,
+        scratch: Option<&Path>,
+        plant: Option<Plant>,
+    ) -> Result<Sweep, String> {
+        let memory = Path::new("/dev/shm");
+        let scratch = match scratch {
+            Some(scratch) => tempfile::tempdir_in(scratch),
+            None if memory.is_dir() => tempfile::tempdir_in(memory),
+            None => tempfile::tempdir(),
+        };
+        Ok(Sweep {
+            program: program.to_owned(),
+            scratch: scratch.map_err(|e| e.to_string())?,
+            plant,
+            started: Instant::now(),
+            attempt: 1,
+            report: Report::default(),
+        })
+    }
+
+    /// Sweeps one workload, and some recoveries of it, up to so many points.
+    pub fn workload(
+        &mut self,
+        seed: u64,
+        operations: usize,
+        points_max: usize,
+    ) -> Result<(), String> {
+        let plan = Plan::new(seed, operations);
+        let root = self.scratch.path().join(format!("workload-{seed}"));
+        std::fs::create_dir_all(&root).map_err(|e| e.to_string())?;
+        let traced = self.trace(&root, seed, operations, false)?;
+        let run = Run {
+            plan,
+            root,
+            traced,
+            before: Contents::default(),
+            said: Said::default(),
+        };
+        self.report.workloads += 1;
+        let mut random = Random::new(seed);
+        let mut points = points(&run.traced.steps);
+        let main = points_max - points_max / RECOVERY_SHARE;
+        thin(&mut points, main, &mut random);
+        // Of some of these the recovery is traced and cut as well.
+        let recoveries = (points_max / RECOVERY_SHARE).div_ceil(POINTS_A_RECOVERY);
+        let every = (points.len() / recoveries.max(1)).max(1);
+        let mut disk = Disk::before(&run.root, &run.traced, &run.before);
+        let (mut said, mut taken) = (run.said.clone(), 0);
+        let known = known(&run.traced);
+        for (number, point) in points.iter().enumerate() {
+            while taken <= point.step {
+                take(&mut disk, &mut said, &run.traced.steps[taken]);
+                taken += 1;
+            }
+            let checker = Checker {
+                plan: &run.plan,
+                known: &known,
+            };
+            let place = format!("seed {seed}, step {}, {}", point.step, point.cut.name());
+            let random = seed ^ number as u64;
+            if number % every == every / 2 && self.report.points < points_max {
+                let folder = self.rebuild(&disk, point.cut, random)?;
+                self.recovery(&folder, &checker, &said, seed, &place)?;
+            }
+            let folder = self.rebuild(&disk, point.cut, random)?;
+            self.check(&checker, &folder, &said, &place, point.cut, false);
+            if !self.report.failures.is_empty() {
+                break;
+            }
+        }
+        std::fs::remove_dir_all(&run.root).map_err(|e| e.to_string())
+    }
+
+    /// Traces the recovery of a folder, and crashes that at every step.
+    fn recovery(
+        &mut self,
+        folder: &Path,
+        checker: &Checker<'_>,
+        said: &Said,
+        seed: u64,
+        place: &str,
+    ) -> Result<(), String> {
+        let root = self.scratch.path().join("recovery");
+        copy(folder, &root).map_err(|e| e.to_string())?;
+        let before = Contents::read(&root).map_err(|e| e.to_string())?;
+        let traced = match self.trace(&root, seed, 0, true) {
+            Ok(traced) => traced,
+            // It does not open; that is for the check of the folder itself to say.
+            Err(_) => return std::fs::remove_dir_all(&root).map_err(|e| e.to_string()),
+        };
+        let mut random = Random::new(seed ^ 0x4ec0);
+        let mut points = points(&traced.steps);
+        thin(&mut points, POINTS_A_RECOVERY, &mut random);
+        let mut disk = Disk::before(&root, &traced, &before);
+        let (mut said, mut taken) = (said.clone(), 0);
+        for (number, point) in points.iter().enumerate() {
+            while taken <= point.step {
+                take(&mut disk, &mut said, &traced.steps[taken]);
+                taken += 1;
+            }
+            let folder = self.rebuild(&disk, point.cut, seed ^ number as u64)?;
+            let place = format!(
+                "{place}; of its recovery step {}, {}",
+                point.step,
+                point.cut.name()
+            );
+            self.check(checker, &folder, &said, &place, point.cut, true);
+            if !self.report.failures.is_empty() {
+                break;
+            }
+        }
+        std::fs::remove_dir_all(&root).map_err(|e| e.to_string())
+    }
+
+    fn trace(
+        &self,
+        root: &Path,
+        seed: u64,
+        operations: usize,
+        recover: bool,
+    ) -> Result<Traced, String> {
+        let said = self.scratch.path().join("said");
+        let mut command: Vec<OsString> = vec![
+            self.program.clone().into(),
+            "sweep-workload".into(),
+            "--dir".into(),
+            root.into(),
+            "--said".into(),
+            said.clone().into(),
+            "--seed".into(),
+            seed.to_string().into(),
+            "--operations".into(),
+            operations.to_string().into(),
+        ];
+        if recover {
+            command.push("--recover".into());
+        }
+        if let Some(plant) = self.plant {
+            command.extend(["--plant".into(), plant.name().into()]);
+        }
+        let output = self.scratch.path().join("trace");
+        trace::run(&command, root, &said, &output).map_err(|e| e.to_string())
+    }
+
+    fn rebuild(&self, disk: &Disk, cut: Cut, seed: u64) -> Result<PathBuf, String> {
+        let folder = self.scratch.path().join("rebuilt");
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).map_err(|e| e.to_string())?;
+        }
+        let mut random = Random::new(seed);
+        disk.rebuild(cut, &mut random, &folder)
+            .map_err(|e| e.to_string())?;
+        Ok(folder)
+    }
+
+    fn check(
+        &mut self,
+        checker: &Checker<'_>,
+        folder: &Path,
+        said: &Said,
+        place: &str,
+        cut: Cut,
+        of_recovery: bool,
+    ) {
+        self.attempt += 1;
+        let report = &mut self.report;
+        report.points += 1;
+        report.recovery_points += usize::from(of_recovery);
+        *report.cuts.entry(cut.name()).or_default() += 1;
+        report.acknowledged_checked += said.acked.len() as u64;
+        match checker.check(folder, said, self.attempt) {
+            Ok(Recovered { took, replayed, .. }) => {
+                report.replayed += replayed;
+                report.recover_total += took;
+                report.recover_ms_max = report.recover_ms_max.max(took.as_secs_f64() * 1e3);
+            }
+            Err(violation) => report.failures.push(format!("{place}: {violation}")),
+        }
+        report.recover_ms_mean = report.recover_total.as_secs_f64() * 1e3 / report.points as f64;
+        report.seconds = self.started.elapsed().as_secs_f64();
+    }
+
+    /// The first thing that was found, if any.
+    pub fn found(&self) -> Option<&str> {
+        self.report.failures.first().map(String::as_str)
+    }
+}
+
+fn take(disk: &mut Disk, said: &mut Said, step: &Step) {
+    disk.take(step);
+    if let Step::Said(line) = step {
+        said.take(line);
+    }
+}
+
+/// Everything that was ever acknowledged in a trace.
+fn known(traced: &Traced) -> BTreeMap<hutong_proto::Offset, usize> {
+    let mut said = Said::default();
+    for step in &traced.steps {
+        if let Step::Said(line) = step {
+            said.take(line);
+        }
+    }
+    said.acked
+}
+
+/// Each step that changes the disk, with each kind of cut that can make a difference there.
+fn points(steps: &[Step]) -> Vec<Point> {
+    let mut found = Vec::new();
+    for (step, what) in steps.iter().enumerate() {
+        let cuts: &[Cut] = match what {
+            Step::Write { .. } | Step::SetLen { .. } => &Cut::ALL,
+            Step::Sync { .. } | Step::SyncDir { .. } => &[Cut::Lost, Cut::Prefix],
+            Step::Create { .. } | Step::Rename { .. } | Step::Link { .. } | Step::Remove { .. } => {
+                &[Cut::Lost, Cut::Prefix]
+            }
+            Step::MakeDir { .. } | Step::RemoveDir { .. } => &[Cut::Lost],
+            // A promise: the power may go right after it.
+            Step::Said(_) => &[Cut::Lost],
+        };
+        found.extend(cuts.iter().map(|cut| Point { step, cut: *cut }));
+    }
+    found
+}
+
+/// Leaves at most so many, anywhere.
+fn thin(points: &mut Vec<Point>, max: usize, random: &mut Random) {
+    let mut left = max.min(points.len()) as u64;
+    let mut among = points.len() as u64;
+    points.retain(|_| {
+        let kept = random.below(among) < left;
+        among -= 1;
+        left -= u64::from(kept);
+        kept
+    });
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let place = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy(&entry.path(), &place)?,
+            false => drop(std::fs::copy(entry.path(), place)?),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! The process that is swept: it works on a real store and says what it was promised.
+
+use crate::sweep::{
+    plan::{Operation, Plan},
+    store::{OnAck, Store},
+};
+use hutong_planted_broker::log::{Log, faults::Faults};
+use hutong_plants::{Failpoint, Plant};
+use hutong_proto::Offset;
+use parking_lot::Mutex;
+use std::{
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+};
+
+/// Does a workload. For `hutong-chaos sweep` itself.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Where the store is.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Where it says what it was promised.
+    #[arg(long)]
+    said: PathBuf,
+    #[arg(long)]
+    seed: u64,
+    #[arg(long)]
+    operations: usize,
+    /// Only opens what is there, applies it, and closes.
+    #[arg(long)]
+    recover: bool,
+    #[arg(long)]
+    plant: Option<String>,
+    /// Dies where an edge of a commit is reached.
+    #[arg(long)]
+    crash_at: Option<String>,
+    /// For the how-manieth time.
+    #[arg(long, default_value_t = 1)]
+    nth: u64,
+}
+
+/// A promise as it is written: one line, in one write.
+#[derive(Clone, Debug)]
+pub struct Voice(Arc<Mutex<File>>);
+
+impl Voice {
+    pub fn open(path: &Path) -> std::io::Result<Voice> {
+        Ok(Voice(Arc::new(Mutex::new(File::create(path)?))))
+    }
+
+    fn say(&self, line: &str) {
+        let written = self.0.lock().write_all(format!("{line}\n").as_bytes());
+        written.expect("what it says can be written");
+    }
+}
+
+impl Args {
+    pub fn run(&self) -> Result<(), String> {
+        if let Some(name) = &self.plant {
+            let plant =
+                Plant::from_name(name).ok_or_else(|| format!("no plant is called {name}"))?;
+            hutong_plants::plant(Some(plant));
+        }
+        if let Some(name) = &self.crash_at {
+            let edge = Failpoint::from_name(name);
+            let edge = edge.ok_or_else(|| format!("no failpoint is called {name}"))?;
+            let left = AtomicU64::new(self.nth);
+            hutong_plants::watch(move |point| {
+                if point == edge && left.fetch_sub(1, Ordering::SeqCst) == 1 {
+                    std::process::abort();
+                }
+            });
+        }
+        let voice = Voice::open(&self.said).map_err(|e| e.to_string())?;
+        if self.recover {
+            let mut store = Store::open(&self.dir, Faults::default())?;
+            store.apply_up_to(store.last())?;
+            return store.close();
+        }
+        work(&self.dir, &Plan::new(self.seed, self.operations), &voice)
+    }
+}
+
+/// Does what the plan says.
+pub fn work(dir: &Path, plan: &Plan, voice: &Voice) -> Result<(), String> {
+    let acks = voice.clone();
+    let on_ack: OnAck =
+        Arc::new(move |number, offset| acks.say(&format!("acked {number} {offset}")));
+    let open = || Store::open(dir, Faults::default());
+    let mut store = open()?;
+    let mut waiting = Vec::new();
+    for operation in &plan.operations {
+        match operation {
+            Operation::Append(number) => {
+                let (told, outcome) = mpsc::channel();
+                store.append(*number, &plan.records[*number], &on_ack, told);
+                waiting.push(outcome);
+            }
+            Operation::Wait => {
+                let mut last = Offset::NONE;
+                for outcome in waiting.drain(..) {
+                    let told = outcome.recv().map_err(|e| e.to_string())?;
+                    last = last.max(told.map_err(|e| e.to_string())?);
+                }
+                store.apply_up_to(last)?;
+            }
+            Operation::Flush => store.state.flush().map_err(|e| e.to_string())?,
+            Operation::Trim { partition, percent } => {
+                let Some(info) = store.log.partition(*partition) else {
+                    continue;
+                };
+                let span = info.last.next().0 - info.first.0;
+                // As retention does: never what a restart would apply again.
+                let before =
+                    Offset(info.first.0 + span * percent / 100).min(store.state.stored().next);
+                let number = partition.to_number();
+                voice.say(&format!("trims {number} {before}"));
+                store
+                    .log
+                    .trim(*partition, before)
+                    .map_err(|e| e.to_string())?;
+                voice.say(&format!("trimmed {number} {before}"));
+            }
+            Operation::Reopen { clean } => {
+                match clean {
+                    true => store.close()?,
+                    false => drop(store),
+                }
+                store = open()?;
+                store.apply_up_to(store.last())?;
+            }
+        }
+    }
+    store.close()
+}

@@ -1,0 +1,343 @@
+//! Histories in which something ended as it must not, was not undone, or was not shown to have happened: what
+//! must be a failure, and what says nothing.
+
+mod support;
+
+use hutong_chaos::{
+    history::{Event, Life, Phase, Proof, Reaction},
+    judge::{Invariant, Outcome},
+};
+use support::{Made, caught_alone, drill};
+
+fn without_audit(made: Made) -> Made {
+    made.remove(|event| matches!(event, Event::Audited { .. }))
+}
+
+#[test]
+fn an_audit_that_was_not_read_to_its_end_is_none() {
+    caught_alone(&without_audit(Made::sound()), Invariant::Converged);
+    for sub in [2, 3] {
+        let of = |event: &Event| matches!(event, Event::Audited { sub: s } if *s == sub);
+        caught_alone(&Made::sound().remove(of), Invariant::Converged);
+    }
+}
+
+#[test]
+fn the_broker_goes_on_after_a_failed_sync() {
+    let made = Made::of(&drill("fail_stop = true", "sync-error"));
+    caught_alone(&made, Invariant::FailStop);
+    // The same with an end by itself is what was promised.
+    assert_eq!(ends_with(made, 3).judged().outcome, Outcome::Pass);
+}
+
+fn is_exit(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Process {
+            what: Life::Exited { .. },
+            ..
+        }
+    )
+}
+
+/// The broker's process ended by itself, in place of being killed.
+fn ends_with(made: Made, code: i32) -> Made {
+    made.change(is_exit, |event| {
+        if let Event::Process { what, .. } = event {
+            *what = Life::Exited {
+                code: Some(code),
+                signal: None,
+            };
+        }
+    })
+}
+
+/// It goes on: the same process answers from the first line to the last, whatever its disk says.
+#[test]
+fn the_broker_ignores_an_error_of_its_disk() {
+    for fault in ["sync-error", "disk-full", "read-only"] {
+        let goes_on = Made::of(&drill("fail_stop = true", fault))
+            .remove(is_exit)
+            .remove(|event| {
+                matches!(
+                    event,
+                    Event::Process {
+                        what: Life::Started { pid: 8 },
+                        ..
+                    }
+                )
+            });
+        caught_alone(&goes_on, Invariant::FailStop);
+        let unproven = goes_on.change(
+            |event| {
+                matches!(
+                    event,
+                    Event::Fault {
+                        phase: Phase::Undone { .. },
+                        ..
+                    }
+                )
+            },
+            |event| {
+                *event = Event::Fault {
+                    index: 0,
+                    phase: Phase::Undone {
+                        proof: vec![Proof::new("syncs that failed", "失败的落盘", 0, false)],
+                    },
+                };
+            },
+        );
+        // What never happened stops nobody.
+        assert_eq!(unproven.judged().outcome, Outcome::Invalid, "{fault}");
+    }
+}
+
+#[test]
+fn what_the_broker_had_to_do_and_did_not_is_a_broken_promise() {
+    let made = Made::of(&drill("", "torn-tail")).change(
+        |event| {
+            matches!(
+                event,
+                Event::Fault {
+                    phase: Phase::Ended { .. },
+                    ..
+                }
+            )
+        },
+        |event| {
+            let reactions = vec![Reaction::new(
+                "it is found",
+                "发现",
+                "found",
+                "not found",
+                false,
+            )];
+            *event = Event::Fault {
+                index: 0,
+                phase: Phase::Ended { reactions },
+            };
+        },
+    );
+    let verdict = made.judged();
+    assert_eq!(verdict.outcome, Outcome::Fail, "{:?}", verdict.reasons);
+    assert!(verdict.reasons[0].en.contains("it is found: not found"));
+}
+
+#[test]
+fn a_broker_that_takes_too_long_to_come_back_has_failed_although_the_drill_gave_up() {
+    let late = Phase::NotBack {
+        why: "hutong-broker was not ready within 60 s".to_owned(),
+    };
+    let made = Made::sound().change(
+        |event| {
+            matches!(
+                event,
+                Event::Fault {
+                    phase: Phase::Ended { .. },
+                    ..
+                }
+            )
+        },
+        |event| {
+            *event = Event::Fault {
+                index: 0,
+                phase: late,
+            };
+        },
+    );
+    let verdict = made.judged();
+    assert_eq!(verdict.outcome, Outcome::Fail, "{:?}", verdict.reasons);
+}
+
+/// The disk could not be mounted again, so the broker was kept down to the end.
+#[test]
+fn a_drill_that_cannot_undo_what_it_did_says_nothing() {
+    let stuck = Phase::Stuck {
+        why: "mount: no such device".to_owned(),
+    };
+    let made = without_audit(Made::of(&drill("", "power-loss"))).change(
+        |event| {
+            matches!(
+                event,
+                Event::Fault {
+                    phase: Phase::Undone { .. },
+                    ..
+                }
+            )
+        },
+        |event| {
+            *event = Event::Fault {
+                index: 0,
+                phase: stuck,
+            };
+        },
+    );
+    let verdict = made.judged();
+    assert_eq!(verdict.outcome, Outcome::Invalid, "{:?}", verdict.reasons);
+    assert!(verdict.reasons[0].en.contains("no such device"));
+}
+
+#[test]
+fn an_end_without_an_error_was_asked_for_by_nobody() {
+    caught_alone(&ends_with(Made::sound(), 0), Invariant::FailStop);
+}
+
+#[test]
+fn a_kill_during_a_fault_that_kills_nobody() {
+    let paused = Made::of(&drill("", "pause-broker"));
+    caught_alone(&paused, Invariant::FailStop);
+    let squeezed = drill("", "memory-squeeze").replace(
+        "kind = \"memory-squeeze\"",
+        "kind = \"memory-squeeze\"\nlimit = \"64MiB\"",
+    );
+    assert_eq!(Made::of(&squeezed).judged().outcome, Outcome::Pass);
+}
+
+#[test]
+fn a_connector_crashes_where_nothing_killed_it() {
+    for name in ["hutong-connect", "areas-110000"] {
+        let ended = Event::Process {
+            name: name.to_owned(),
+            what: Life::Exited {
+                code: Some(1),
+                signal: None,
+            },
+        };
+        caught_alone(&Made::sound().add(9_000_000, ended), Invariant::FailStop);
+    }
+}
+
+#[test]
+fn the_broker_panics_where_nothing_was_broken() {
+    let ended = Event::Process {
+        name: "hutong-broker".to_owned(),
+        what: Life::Exited {
+            code: Some(101),
+            signal: None,
+        },
+    };
+    caught_alone(&Made::sound().add(9_000_000, ended), Invariant::FailStop);
+}
+
+#[test]
+fn the_broker_serves_damaged_data() {
+    let made = Made::of(&drill("refuses_to_start = true", "flipped-byte"));
+    let started = Event::Process {
+        name: "hutong-broker".to_owned(),
+        what: Life::Ready,
+    };
+    caught_alone(&made.add(6_000_000, started), Invariant::PrefixWithoutHole);
+}
+
+#[test]
+fn without_proof_there_is_no_verdict() {
+    let ended = |event: &Event| {
+        matches!(
+            event,
+            Event::Fault {
+                phase: Phase::Undone { .. },
+                ..
+            }
+        )
+    };
+    for proof in [
+        Vec::new(),
+        vec![Proof::new("packets dropped", "丢弃的数据包", 0, false)],
+    ] {
+        let made = Made::sound().change(ended, |event| {
+            *event = Event::Fault {
+                index: 0,
+                phase: Phase::Undone { proof },
+            };
+        });
+        assert_eq!(made.judged().outcome, Outcome::Invalid);
+    }
+    assert_eq!(Made::without_fault().judged().outcome, Outcome::Invalid);
+}
+
+#[test]
+fn without_a_steady_state_to_begin_with_there_is_no_verdict() {
+    let mut made = Made::sound();
+    // What is due in the first seconds comes just before the fourth, in order.
+    for line in &mut made.lines {
+        if matches!(line.e, Event::Got { sub: 0, .. }) && line.t < 3_900_000 {
+            line.t = 3_990_000 + line.t / 1000;
+        }
+    }
+    made.lines.sort_by_key(|line| line.t);
+    let verdict = made.judged();
+    assert_eq!(verdict.outcome, Outcome::Invalid, "{:?}", verdict.reasons);
+    assert!(verdict.reasons[0].en.contains("no steady state"));
+}
+
+#[test]
+fn a_stop_condition_before_anything_was_broken_is_about_the_machine() {
+    let stopped = |t| {
+        let why = "only 900 MiB are left on the disk".to_owned();
+        Made::sound().add(t, Event::Stopped { why })
+    };
+    let verdict = stopped(4_000_000).judged();
+    assert_eq!(verdict.outcome, Outcome::Invalid, "{:?}", verdict.reasons);
+    assert_eq!(stopped(6_000_000).judged().outcome, Outcome::Fail);
+}
+
+#[test]
+fn a_bound_that_saw_nothing_is_none() {
+    // The load was over before the recovery was.
+    let mut made = Made::sound();
+    let end = made
+        .lines
+        .iter_mut()
+        .find(|line| line.e == Event::LoadEnded);
+    end.expect("an end").t = 8_500_000;
+    made.lines.sort_by_key(|line| line.t);
+    let verdict = made.judged();
+    assert_eq!(verdict.outcome, Outcome::Invalid, "{:?}", verdict.reasons);
+    assert!(verdict.reasons[0].en.contains("saw nothing"));
+}
+
+#[test]
+fn clients_that_stood_still_measure_nothing() {
+    let mut made = Made::sound();
+    for second in (0..12).filter(|second| !(8..11).contains(second)) {
+        made = made.add(second * 1_000_000 + 1, Event::Beat);
+    }
+    let verdict = made.judged();
+    assert_eq!(verdict.outcome, Outcome::Invalid, "{:?}", verdict.reasons);
+    assert!(verdict.reasons[0].en.contains("stood still for 4.0 s"));
+}
+
+#[test]
+fn a_loss_is_a_failure_also_without_proof() {
+    let made = Made::sound()
+        .remove(|event| matches!(event, Event::Fault { .. }))
+        .without_records(|_, record| record.offset == 49);
+    assert_eq!(made.judged().outcome, Outcome::Fail);
+}
+
+#[test]
+fn a_recovery_that_takes_too_long_is_a_broken_promise() {
+    let mut made = Made::sound();
+    for line in &mut made.lines {
+        if matches!(line.e, Event::Got { sub: 0 | 1, .. })
+            && (5_000_000..10_500_000).contains(&line.t)
+        {
+            line.t = 10_500_000;
+        }
+    }
+    made.lines.sort_by_key(|line| line.t);
+    let verdict = made.judged();
+    assert_eq!(verdict.outcome, Outcome::Fail);
+    let recovery = verdict.faults[0].recovery_s.expect("it recovers");
+    assert!((3.4..3.7).contains(&recovery), "{recovery}");
+}
+
+#[test]
+fn a_history_that_was_cut_short_says_nothing() {
+    let mut made = Made::sound();
+    let half = made.lines.len() * 9 / 10;
+    made.lines.truncate(half);
+    made.lines.retain(|line| !matches!(line.e, Event::Done));
+    let verdict = made.judged();
+    assert_ne!(verdict.outcome, Outcome::Pass);
+}

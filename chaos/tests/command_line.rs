@@ -1,0 +1,152 @@
+//! What a person sees: lists, mistakes with line and caret, old histories judged again, pages.
+
+mod program;
+mod support;
+
+use hutong_chaos::report;
+use program::{Chaos, exit_code};
+use serde_json::Value;
+use std::io::Write;
+use support::Made;
+
+#[test]
+fn the_list_says_what_each_drill_needs_and_why_it_cannot_be_played() {
+    let output = Chaos::new().run(&["list", "--json"]);
+    assert_eq!(exit_code(output.status), Some(0));
+    let list: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let list = list.as_array().expect("an array");
+    assert!(list.len() >= 25, "{}", list.len());
+    for listed in list {
+        assert!(listed["faults"].as_array().is_some_and(|f| !f.is_empty()));
+        assert!(listed["needs"].is_array());
+        let available = listed["available"].as_bool().expect("a word");
+        assert_eq!(available, listed["why_not"].is_null(), "{listed:#}");
+    }
+    let named = |name: &str| {
+        let found = list.iter().find(|l| l["name"] == name);
+        found.expect("listed")
+    };
+    assert_eq!(named("reload-expired")["available"], true);
+    let needs = named("risk-levels")["needs"].to_string();
+    assert!(needs.contains("published lists"), "{needs}");
+}
+
+const MISTAKES: &str = r#"# A drill with mistakes.
+name = "Bad Name"
+title = "t"
+title_zh = "t"
+why = "w"
+why_zh = "w"
+duration = "20s"
+
+[hypothesis]
+urgent_lagg = "1s"
+
+[[faults]]
+kind = "kill-brokr"
+at = "5s"
+for = "2s"
+
+[[faults]]
+kind = "kill-connector"
+at = "1s"
+for = "30s"
+"#;
+
+#[test]
+fn every_mistake_of_a_file_is_shown_with_line_and_caret() {
+    let chaos = Chaos::new();
+    let file = chaos.dir().join("bad.toml");
+    std::fs::write(&file, MISTAKES).expect("written");
+    let output = chaos.run(&["check", "bad.toml"]);
+    assert_eq!(exit_code(output.status), Some(2));
+    let shown = String::from_utf8_lossy(&output.stderr);
+    for (line, text) in [
+        (2, "a name of a-z"),
+        (10, "did you mean `urgent_lag`?"),
+        (13, "did you mean \"kill-broker\"?"),
+        (18, "there is no sink"),
+        (19, "no steady state"),
+        (20, "ends 11 s after the load"),
+    ] {
+        assert!(
+            shown.contains(&format!("bad.toml:{line}:")),
+            "{line}: {shown}"
+        );
+        assert!(shown.contains(text), "{text}: {shown}");
+    }
+    // To play it is the same as to check it.
+    let output = chaos.run(&["run", "bad.toml"]);
+    assert_eq!(exit_code(output.status), Some(2));
+    let good = chaos.run(&["check", "no-such.toml"]);
+    assert_eq!(exit_code(good.status), Some(2));
+}
+
+#[test]
+fn a_drill_of_ones_own_is_checked_and_its_faults_are_told() {
+    let chaos = Chaos::new();
+    let file = chaos.dir().join("mine.toml");
+    std::fs::write(&file, support::drill("", "kill-broker")).expect("written");
+    let output = chaos.run(&["check", "mine.toml"]);
+    assert_eq!(exit_code(output.status), Some(0), "{output:?}");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.contains("broker killed (SIGKILL)"), "{shown}");
+}
+
+fn written(chaos: &Chaos, made: &Made) -> String {
+    let path = chaos.dir().join("old.jsonl");
+    let mut file = std::fs::File::create(&path).expect("created");
+    for line in &made.lines {
+        writeln!(file, "{}", serde_json::to_string(line).expect("JSON")).expect("written");
+    }
+    path.display().to_string()
+}
+
+#[test]
+fn an_old_history_is_judged_again_with_exit_codes_for_each_verdict() {
+    let chaos = Chaos::new();
+    let lost = Made::sound().without_records(|_, record| record.offset == 21);
+    for (made, code, outcome) in [
+        (Made::sound(), 0, "PASS"),
+        (lost, 1, "FAIL"),
+        (Made::without_fault(), 3, "INVALID"),
+    ] {
+        let file = written(&chaos, &made);
+        let output = chaos.run(&["judge", &file, "--json", "--report", "page.html"]);
+        assert_eq!(exit_code(output.status), Some(code), "{output:?}");
+        let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(json["outcome"], outcome);
+        let page = std::fs::read_to_string(chaos.dir().join("page.html")).expect("a page");
+        assert!(page.contains(&format!("class=\"verdict {outcome}\"")));
+    }
+    let output = chaos.run(&["judge", "no-such.jsonl"]);
+    assert_ne!(exit_code(output.status), Some(0));
+    let nonsense = chaos.dir().join("nonsense.jsonl");
+    std::fs::write(&nonsense, "{\"t\":1}\n").expect("written");
+    let output = chaos.run(&["judge", "nonsense.jsonl"]);
+    assert_eq!(exit_code(output.status), Some(2), "{output:?}");
+    let shown = String::from_utf8_lossy(&output.stderr);
+    assert!(shown.contains("nonsense.jsonl:1"), "{shown}");
+}
+
+#[test]
+fn a_page_stands_alone_and_speaks_both_languages() {
+    let history = Made::sound().history();
+    let verdict = hutong_chaos::judge::judge(&history);
+    let page = report::html(&[(&history, &verdict)]);
+    for part in [
+        "What was broken, and when",
+        "何时破坏了什么",
+        "承诺与实测",
+        "Proof that it was broken",
+        "<polyline",
+        "@media print",
+        "--seed 11",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    for elsewhere in ["<script", "<link", "url(", "src=", "http://", "https://"] {
+        let without = page.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
+        assert!(!without.contains(elsewhere), "{elsewhere}");
+    }
+}
