@@ -25,8 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const DECIDE_EVERY: Duration = Duration::from_millis(200);
 /// Urgent deltas come as long as the last one is not older.
 const URGENT_FOR: Duration = Duration::from_secs(5);
-/// No valve lets through less: about the results of a whole country on a usual day.
-const FLOOR_BYTES_PER_S: f64 = 4.0 * 1024.0 * 1024.0;
+/// No valve of a real broker lets through less: about the results of a whole country on a usual day.
+pub const FLOOR_BYTES_PER_S: u64 = 4 << 20;
 const DECREASE: f64 = 0.85;
 const INCREASE: f64 = 1.08;
 /// A valve that would let through so many times what comes is open.
@@ -65,6 +65,8 @@ pub struct Policy {
     /// First to last; what is not in it never gives way.
     pub give_way: Vec<GiveWay>,
     pub delay: Duration,
+    /// No valve lets through less.
+    pub floor_bytes_per_s: u64,
 }
 
 #[derive(Debug)]
@@ -165,7 +167,9 @@ impl Overload {
         stop: CancellationToken,
     ) {
         let looks = self.look(&mut applied);
+        // Biased: a simulation can then repeat a run.
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = looks => {}
         }
@@ -211,13 +215,14 @@ impl Overload {
 
     /// The first in the order by which something can be won.
     fn turn_down(&self, recent: &[f64; 3], delay: Duration) {
+        let floor = self.policy.floor_bytes_per_s as f64;
         for what in self.policy.give_way.iter().copied() {
             let (valve, recent) = (self.valve(what), recent[what as usize]);
             let now = valve.limit().map_or(recent, |limit| limit.min(recent));
-            if now <= FLOOR_BYTES_PER_S {
+            if now <= floor {
                 continue;
             }
-            let limit = (now * DECREASE).max(FLOOR_BYTES_PER_S);
+            let limit = (now * DECREASE).max(floor);
             if valve.limit().is_none() {
                 tracing::info!(
                     what = what.name(),
@@ -269,6 +274,7 @@ mod tests {
         Overload::new(Policy {
             give_way: give_way.to_vec(),
             delay: Duration::from_millis(10),
+            floor_bytes_per_s: FLOOR_BYTES_PER_S,
         })
     }
 
@@ -303,7 +309,7 @@ mod tests {
         seconds(&overload, 40, TOO_LATE, true, 100);
         assert_eq!(limited(&overload), [CatchUp, Bulk]);
         let floor = overload.valve(Bulk).limit().expect("limited");
-        assert!((floor - FLOOR_BYTES_PER_S).abs() < 1.0, "{floor}");
+        assert!((floor - FLOOR_BYTES_PER_S as f64).abs() < 1.0, "{floor}");
         seconds(&overload, 1, SOON, true, 100);
         assert_eq!(
             overload.valve(Bulk).limit(),
@@ -354,7 +360,9 @@ mod tests {
     #[tokio::test]
     async fn who_waits_at_a_valve_passes_when_it_opens() {
         let overload = Arc::new(overload(&[GiveWay::Bulk]));
-        overload.valve(GiveWay::Bulk).set(Some(FLOOR_BYTES_PER_S));
+        overload
+            .valve(GiveWay::Bulk)
+            .set(Some(FLOOR_BYTES_PER_S as f64));
         // At the floor they would take two hours.
         let waiting: Vec<_> = (0..8192)
             .map(|_| {
