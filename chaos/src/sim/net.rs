@@ -245,7 +245,10 @@ impl Net {
 
     fn delay(&self, slow_ms: u64) -> Duration {
         let mut inner = self.inner.lock();
-        let max = inner.latency_ms_max + slow_ms;
+        let max = match self.world.healed() {
+            true => inner.latency_ms_max,
+            false => inner.latency_ms_max + slow_ms,
+        };
         Duration::from_millis(inner.random.between(0, max))
     }
 
