@@ -7,7 +7,7 @@ mod day;
 
 pub use day::Day;
 
-use crate::overload::{GiveWay, Policy};
+use crate::overload::{FLOOR_BYTES_PER_S, GiveWay, Policy};
 use hutong_config::{ByteSize, ConfigErrors, Document, Table, Value, read};
 use hutong_proto::{Issuer, limits};
 use hutong_telemetry::{LogFormat, logs};
@@ -128,7 +128,7 @@ pub struct Telemetry {
 
 /// What holds for what a file leaves out.
 mod defaults {
-    use super::{GiveWay, Limits, Memory, Policy, Retention, Telemetry};
+    use super::{FLOOR_BYTES_PER_S, GiveWay, Limits, Memory, Policy, Retention, Telemetry};
     use hutong_telemetry::LogFormat;
     use std::{net::Ipv4Addr, net::SocketAddr, time::Duration};
 
@@ -178,6 +178,7 @@ mod defaults {
         Policy {
             give_way: GiveWay::ALL.to_vec(),
             delay: Duration::from_millis(5),
+            floor_bytes_per_s: FLOOR_BYTES_PER_S,
         }
     }
 
@@ -473,6 +474,7 @@ fn overload(mut table: Table<'_>) -> Policy {
             default.delay,
             read::duration(Duration::from_millis(1)..=Duration::from_secs(10)),
         ),
+        floor_bytes_per_s: default.floor_bytes_per_s,
     }
 }
 

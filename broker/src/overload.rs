@@ -25,8 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const DECIDE_EVERY: Duration = Duration::from_millis(200);
 /// Urgent deltas come as long as the last one is not older.
 const URGENT_FOR: Duration = Duration::from_secs(5);
-/// No valve lets through less: about the results of a whole country on a usual day.
-const FLOOR_BYTES_PER_S: f64 = 4.0 * 1024.0 * 1024.0;
+/// No valve of a real broker lets through less: about the results of a whole country on a usual day.
+pub const FLOOR_BYTES_PER_S: u64 = 4 << 20;
 const DECREASE: f64 = 0.85;
 const INCREASE: f64 = 1.08;
 /// A valve that would let through so many times what comes is open.
@@ -65,6 +65,8 @@ pub struct Policy {
     /// First to last; what is not in it never gives way.
     pub give_way: Vec<GiveWay>,
     pub delay: Duration,
+    /// No valve lets through less.
+    pub floor_bytes_per_s: u64,
 }
 
 #[derive(Debug)]
@@ -180,7 +182,9 @@ impl Overload {
         stop: CancellationToken,
     ) {
         let looks = self.look(&mut applied);
+        // Biased: a simulation can then repeat a run.
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = looks => {}
         }
@@ -217,7 +221,7 @@ impl Overload {
         let recent = GiveWay::ALL.map(|what| self.valve(what).look(elapsed));
         let policy = self.policy.lock();
         if urgent && delay > policy.delay {
-            self.turn_down(&policy.give_way, &recent, delay);
+            self.turn_down(&policy, &recent, delay);
         } else if !urgent {
             self.open_all();
         } else if delay < policy.delay / 2 {
@@ -226,14 +230,15 @@ impl Overload {
     }
 
     /// The first in the order by which something can be won.
-    fn turn_down(&self, order: &[GiveWay], recent: &[f64; 3], delay: Duration) {
-        for what in order.iter().copied() {
+    fn turn_down(&self, policy: &Policy, recent: &[f64; 3], delay: Duration) {
+        let floor = policy.floor_bytes_per_s as f64;
+        for what in policy.give_way.iter().copied() {
             let (valve, recent) = (self.valve(what), recent[what as usize]);
             let now = valve.limit().map_or(recent, |limit| limit.min(recent));
-            if now <= FLOOR_BYTES_PER_S {
+            if now <= floor {
                 continue;
             }
-            let limit = (now * DECREASE).max(FLOOR_BYTES_PER_S);
+            let limit = (now * DECREASE).max(floor);
             if valve.limit().is_none() {
                 tracing::info!(
                     what = what.name(),
@@ -285,6 +290,7 @@ mod tests {
         Overload::new(Policy {
             give_way: give_way.to_vec(),
             delay: Duration::from_millis(10),
+            floor_bytes_per_s: FLOOR_BYTES_PER_S,
         })
     }
 
@@ -319,7 +325,7 @@ mod tests {
         seconds(&overload, 40, TOO_LATE, true, 100);
         assert_eq!(limited(&overload), [CatchUp, Bulk]);
         let floor = overload.valve(Bulk).limit().expect("limited");
-        assert!((floor - FLOOR_BYTES_PER_S).abs() < 1.0, "{floor}");
+        assert!((floor - FLOOR_BYTES_PER_S as f64).abs() < 1.0, "{floor}");
         seconds(&overload, 1, SOON, true, 100);
         assert_eq!(
             overload.valve(Bulk).limit(),
@@ -370,7 +376,9 @@ mod tests {
     #[tokio::test]
     async fn who_waits_at_a_valve_passes_when_it_opens() {
         let overload = Arc::new(overload(&[GiveWay::Bulk]));
-        overload.valve(GiveWay::Bulk).set(Some(FLOOR_BYTES_PER_S));
+        overload
+            .valve(GiveWay::Bulk)
+            .set(Some(FLOOR_BYTES_PER_S as f64));
         // At the floor they would take two hours.
         let waiting: Vec<_> = (0..8192)
             .map(|_| {

@@ -106,7 +106,7 @@ fn search(searches: Searches) -> Result<u8, ChaosError> {
         Searches::Sim(arguments) => arguments.run(),
         Searches::Sweep(arguments) => arguments.run(),
         Searches::Plants(arguments) => arguments.run(),
-        Searches::SweepWorkload(arguments) => arguments.run().map(|()| true),
+        Searches::SweepWorkload(arguments) => arguments.run(),
     };
     match clean.map_err(ChaosError::Stage)? {
         true => Ok(commands::PASS),

@@ -1,7 +1,7 @@
 //! What a log means, said a second time and as simply as it can be: the checkers compare the broker with
 //! it. It shares the reading of records with the broker, and nothing of deciding.
 
-use hutong_planted_broker::{log::Entry, state::row};
+use hutong_planted_broker::log::Entry;
 use hutong_proto::{
     Delta, EntityId, Epoch, Issuer, Kind, Lane, Micros, Offset, Partition, RecordView, Refusal,
     Revision, Sequence,
@@ -10,6 +10,15 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
+
+/// `docs/decisions/0009-expiry-and-shards.md`: an expired value is remembered for seven days of the log's time, for it to be known that
+/// an older revision is older; then it is as if it had never been.
+const REMEMBERED_US: u128 = 7 * 86_400 * 1_000_000;
+
+fn is_forgotten(expires_at: Micros, log_time: Micros) -> bool {
+    let expires = expires_at != Micros::ZERO;
+    expires && u128::from(log_time.0) >= u128::from(expires_at.0) + REMEMBERED_US
+}
 
 /// A register: whose, about whom, which.
 pub type Register = (EntityId, Kind, Issuer);
@@ -42,6 +51,8 @@ pub struct Effect {
     pub durable_at: Micros,
     /// Those deltas that were newer, in order.
     pub fresh: Vec<Arc<Delta>>,
+    /// All, also those of a record that counts for nothing; they say what was said.
+    pub said: Vec<Arc<Delta>>,
     /// How many the record has.
     pub deltas: usize,
 }
@@ -58,6 +69,8 @@ pub struct Version {
 pub struct Model {
     producers: BTreeMap<(Issuer, String), Producer>,
     registers: BTreeMap<Register, Vec<Version>>,
+    /// Where each revision of a register is that came in a record which counts, newer or not.
+    revisions: BTreeMap<(Register, Revision), Vec<Version>>,
     effects: BTreeMap<Offset, Effect>,
     next: Offset,
     log_time: Micros,
@@ -77,16 +90,21 @@ impl Model {
             partition: entry.head.partition,
             durable_at: entry.head.durable_at,
             fresh: Vec::new(),
+            said: Vec::new(),
             deltas: 0,
         };
         if entry.head.partition.lane != Lane::Control {
             let record = RecordView::parse(&entry.record)?;
             effect.deltas = record.deltas.len();
+            for index in 0..record.deltas.len() {
+                let delta = record.delta(index)?;
+                let provenance = record.provenance(delta.provenance as usize)?.to_owned();
+                effect
+                    .said
+                    .push(Arc::new(delta.to_owned(Arc::new(provenance))));
+            }
             if self.is_fresh(&record) {
-                for index in 0..record.deltas.len() {
-                    let delta = record.delta(index)?;
-                    let provenance = record.provenance(delta.provenance as usize)?.to_owned();
-                    let delta = Arc::new(delta.to_owned(Arc::new(provenance)));
+                for delta in effect.said.clone() {
                     self.delta(entry, delta, &mut effect);
                 }
             }
@@ -130,15 +148,18 @@ impl Model {
     fn delta(&mut self, entry: &Entry, delta: Arc<Delta>, effect: &mut Effect) {
         let issuer = entry.head.partition.issuer;
         let register = (delta.entity, delta.value.kind(), issuer);
+        let version = Version {
+            offset: entry.head.offset,
+            delta: Arc::clone(&delta),
+        };
+        let said = self.revisions.entry((register, delta.revision));
+        said.or_default().push(version.clone());
         let versions = self.registers.entry(register).or_default();
         let newest = versions
             .last()
-            .filter(|v| !row::forgotten(v.delta.expires_at, entry.head.durable_at));
+            .filter(|v| !is_forgotten(v.delta.expires_at, entry.head.durable_at));
         if newest.is_none_or(|newest| newest.delta.revision < delta.revision) {
-            versions.push(Version {
-                offset: entry.head.offset,
-                delta: Arc::clone(&delta),
-            });
+            versions.push(version);
             effect.fresh.push(delta);
             self.applied_deltas += 1;
         }
@@ -173,7 +194,7 @@ impl Model {
         let newest = self.registers.iter().filter_map(|(register, versions)| {
             let known = versions.partition_point(|v| v.offset < below);
             let newest = versions[..known].last()?;
-            let forgotten = row::forgotten(newest.delta.expires_at, log_time);
+            let forgotten = is_forgotten(newest.delta.expires_at, log_time);
             (!forgotten).then(|| (*register, newest.clone()))
         });
         newest.collect()
@@ -192,6 +213,14 @@ impl Model {
             .iter()
             .map(|v| v.delta.revision)
             .max()
+    }
+
+    /// Where this very delta is, if it is in a record that counts.
+    pub fn place(&self, issuer: Issuer, delta: &Delta) -> Option<Offset> {
+        let register = (delta.entity, delta.value.kind(), issuer);
+        let said = self.revisions.get(&(register, delta.revision))?;
+        let found = said.iter().find(|version| *version.delta == *delta)?;
+        Some(found.offset)
     }
 
     /// All batches of a producer up to this one are there.

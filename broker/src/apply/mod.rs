@@ -27,7 +27,7 @@ use hutong_proto::{
 use producers::{Fate, Producer};
 use prost::Message;
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Instant,
 };
@@ -67,8 +67,9 @@ pub struct Apply {
 struct Effects {
     tail: Vec<TailEntry>,
     parts: Vec<(BatchKey, PartOutcome)>,
-    producers: HashSet<(Issuer, Arc<str>)>,
-    highest: HashSet<(Issuer, Kind, Shard)>,
+    /// In order, so that the same log gives the same writes.
+    producers: BTreeSet<(Issuer, Arc<str>)>,
+    highest: BTreeSet<(Issuer, Kind, Shard)>,
     deltas: u64,
 }
 

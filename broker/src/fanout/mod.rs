@@ -1,6 +1,7 @@
 //! Stage 7: one task and one cursor a subscription. It reads the rings, or the log when it fell
 //! behind; urgent goes first; a slow receiver costs memory to nobody and delay to nobody else.
 
+mod beside;
 mod blocking;
 pub mod credit;
 pub mod cursors;
@@ -21,6 +22,7 @@ use crate::{
     state::State,
     tail::TailRings,
 };
+pub use beside::Beside;
 pub use blocking::Blocking;
 use hutong_proto::{
     Issuer, LogId, api::stream::subscribe_service_server::SubscribeService, frame::Frame,
@@ -57,6 +59,7 @@ pub struct Fanout {
     pub overload: Arc<Overload>,
     pub log_readers: Arc<LogReaders>,
     pub blocking: Blocking,
+    pub beside: Beside,
     pub tasks: TaskTracker,
     pub draining: CancellationToken,
 }

@@ -3,13 +3,14 @@
 use crate::{
     fanout::{
         Fanout,
+        beside::Begun,
         credit::Credit,
         log_reader,
         registry::{Begin, Lease, Subscription},
         snapshot,
     },
     filter::FilterSpec,
-    ingress::check_name,
+    ingress::{check_name, first_frame},
     overload::GiveWay,
     tail::{Packing, TailEntry, TailRead},
 };
@@ -19,11 +20,9 @@ use hutong_proto::{
 };
 use prost::Message;
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::mpsc, task::JoinError, time::Instant};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::{sync::mpsc, time::Instant};
 use tonic::{Status, Streaming};
 
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Urgent records come as long as the last one is not older.
 const URGENT_FOR: Duration = Duration::from_secs(1);
 const BOOKMARK_EVERY: Duration = Duration::from_millis(limits::BOOKMARK_EVERY_MS);
@@ -116,16 +115,7 @@ impl Session {
     }
 
     async fn open(&self, input: &mut Streaming<Frame>) -> Result<api::SubscribeOpen, Refusal> {
-        let first = tokio::time::timeout(OPEN_TIMEOUT, input.message()).await;
-        let frame = match first {
-            Ok(Ok(Some(frame))) => frame,
-            Ok(Ok(None)) => return Err(Reason::OpenExpected.into()),
-            // The line may stand still after the call and before its first message: no mistake of the
-            // client, which may try again.
-            Ok(Err(_)) | Err(_) => {
-                return Err(Refusal::from(Reason::SessionTakenOver).detail("no `open` came"));
-            }
-        };
+        let frame = first_frame(input).await?;
         let Some(api::subscribe_request::Message::Open(open)) = parse(&frame)? else {
             return Err(Reason::OpenExpected.into());
         };
@@ -366,14 +356,14 @@ impl Session {
         self.shared.metrics.fell_behind(self.platform);
         let (shared, filter) = (self.shared.clone(), Arc::clone(&lease.filter));
         let from = lease.subscription.position(lane);
-        AbortOnDropHandle::new(tokio::spawn(async move {
+        self.shared.beside.begin(async move {
             let read = log_reader::read(&shared, &filter, lane, from, target).await?;
             if lane == Lane::Bulk {
                 let bytes = read.0.iter().map(|entry| entry.record.len()).sum();
                 shared.overload.pass(GiveWay::CatchUp, bytes).await;
             }
             Ok(read)
-        }))
+        })
     }
 
     /// Whether there may be more at once.
@@ -451,10 +441,10 @@ fn parse(frame: &Frame) -> Result<Option<api::subscribe_request::Message>, Refus
 }
 
 type Read = Result<(Vec<TailEntry>, Offset), Refusal>;
-type Reading = AbortOnDropHandle<Read>;
+type Reading = Begun<Read>;
 
-fn read_chunk(read: Result<Read, JoinError>, lease: &Lease) -> Result<Chunk, Refusal> {
-    let (entries, next) = read.map_err(|_| Refusal::from(Reason::Internal))??;
+fn read_chunk(read: Option<Read>, lease: &Lease) -> Result<Chunk, Refusal> {
+    let (entries, next) = read.ok_or_else(|| Refusal::from(Reason::Internal))??;
     chunk(entries, next, lease)
 }
 
@@ -463,7 +453,10 @@ fn chunk(entries: Vec<TailEntry>, next: Offset, lease: &Lease) -> Result<Chunk, 
     let filter = &lease.filter;
     let mut pieces = Vec::with_capacity(entries.len() * 2);
     for entry in &entries {
-        if filter.passes_whole(&entry.head) || planted!(KindsNotCut) {
+        if planted!(OtherContent, once in 4) {
+            let other = TailEntry::new(entry.head, other_content(&entry.record));
+            other.put(Packing::Plain, &mut pieces);
+        } else if filter.passes_whole(&entry.head) || planted!(KindsNotCut) {
             entry.put(lease.packing, &mut pieces);
         } else {
             let cut = cut_kinds(&entry.record, filter)?;
@@ -476,6 +469,14 @@ fn chunk(entries: Vec<TailEntry>, next: Offset, lease: &Lease) -> Result<Chunk, 
         last: entries.last().map(|e| e.head.offset),
         next,
     })
+}
+
+/// For a plant.
+fn other_content(record: &Bytes) -> Bytes {
+    let mut bytes = record.to_vec();
+    let evidence = bytes.windows(2).position(|pair| pair == b"ee");
+    evidence.into_iter().for_each(|at| bytes[at] = b'f');
+    bytes.into()
 }
 
 /// The record with only the kinds that the filter wants.

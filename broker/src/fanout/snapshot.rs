@@ -20,12 +20,11 @@ use bytes::Bytes;
 use hutong_proto::{
     Cursor, Issuer, KindSet, Reason, Refusal, api, delta::DeltaParts, frame::Frame, wire,
 };
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// Rows travel in messages of about this size.

@@ -16,7 +16,8 @@ use crate::{
 };
 use futures_core::Stream;
 use hutong_proto::{
-    Issuer, LogId, api::stream::publish_service_server::PublishService, frame::Frame,
+    Issuer, LogId, Reason, Refusal, api::stream::publish_service_server::PublishService,
+    frame::Frame,
 };
 use queue::Queues;
 use registry::Producers;
@@ -51,6 +52,22 @@ pub struct Ingress {
 impl std::fmt::Debug for Ingress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ingress").finish_non_exhaustive()
+    }
+}
+
+/// A connection that does not say what it wants is closed after this long.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The first message of a stream, in which a client says what it wants.
+pub async fn first_frame(input: &mut Streaming<Frame>) -> Result<Frame, Refusal> {
+    match tokio::time::timeout(OPEN_TIMEOUT, input.message()).await {
+        Ok(Ok(Some(frame))) => Ok(frame),
+        Ok(Ok(None)) => Err(Reason::OpenExpected.into()),
+        // The line may stand still after the call and before its first message: no mistake of the client,
+        // which may try again.
+        Ok(Err(_)) | Err(_) => {
+            Err(Refusal::from(Reason::SessionTakenOver).detail("no `open` came"))
+        }
     }
 }
 

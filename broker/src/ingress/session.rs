@@ -7,7 +7,7 @@ use crate::{
         waiters::{BatchKey, BatchOutcome, PartOutcome},
     },
     ingress::{
-        Ingress,
+        Ingress, first_frame,
         outbox::{Gone, Message as Outgoing, Outbox},
         registry::{self, Claim},
     },
@@ -25,11 +25,7 @@ use hutong_proto::{
     wire::{FieldValue, Reader},
 };
 use prost::Message;
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -37,8 +33,6 @@ use tonic::{Status, Streaming};
 #[cfg(test)]
 mod tests;
 
-/// A connection that does not say what it wants is closed after this long.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least that a batch counts against the credit: bounds how many are under way.
 const BATCH_CHARGE_BYTES_MIN: u64 = 1024;
 /// What a refused delta costs until its ack is taken, and how much of that a session may have, unless it
@@ -583,17 +577,9 @@ pub fn check_name(name: &str, field: &str) -> Result<(), Refusal> {
 
 /// What a client says first.
 async fn first(input: &mut Streaming<Frame>) -> Result<api::PublishOpen, Refusal> {
-    match tokio::time::timeout(OPEN_TIMEOUT, input.message()).await {
-        Ok(Ok(Some(frame))) => match parse(&frame.0)? {
-            Input::Open(open) => Ok(open),
-            Input::Batch(_) => Err(Reason::OpenExpected.into()),
-        },
-        Ok(Ok(None)) => Err(Reason::OpenExpected.into()),
-        // The line may stand still after the call and before its first message: no mistake of the client,
-        // which may try again.
-        Ok(Err(_)) | Err(_) => {
-            Err(Refusal::from(Reason::SessionTakenOver).detail("no `open` came"))
-        }
+    match parse(&first_frame(input).await?.0)? {
+        Input::Open(open) => Ok(open),
+        Input::Batch(_) => Err(Reason::OpenExpected.into()),
     }
 }
 

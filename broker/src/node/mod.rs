@@ -11,7 +11,7 @@ use crate::{
     clock::{self, Clock},
     config::Config,
     control::ControlWriter,
-    fanout::{Blocking, Fanout, Snapshots, registry::Subscriptions},
+    fanout::{Beside, Blocking, Fanout, Snapshots, registry::Subscriptions},
     ingress::{Ingress, queue::Queues, registry::Producers},
     lag::Lags,
     log::{
@@ -575,6 +575,7 @@ impl Parts {
             overload: Arc::clone(&self.overload),
             log_readers: Arc::default(),
             blocking: Blocking::default(),
+            beside: Beside::default(),
             tasks: self.drain.fanout_tasks.clone(),
             draining: self.drain.fanout.clone(),
         }

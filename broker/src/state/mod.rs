@@ -509,6 +509,20 @@ impl State {
         })
     }
 
+    /// The oldest run that waits is written. It is on disk when it went down.
+    pub fn write_next(&self) {
+        let memory = self.shared.memory.read();
+        if let (Some(run), Store::Memory(store)) = (memory.frozen.first(), &self.shared.db) {
+            let mut rows = Vec::new();
+            let copied = run.gather.for_each_sorted(|key, row| {
+                rows.push((key.to_vec(), row.map(<[u8]>::to_vec)));
+                Ok::<_, std::convert::Infallible>(())
+            });
+            copied.expect("nothing here fails");
+            store.write(rows);
+        }
+    }
+
     /// The oldest run that waits goes down; says whether there was one.
     pub fn flush_next(&self) -> Result<bool, StateError> {
         let next = self.shared.memory.read().frozen.first().cloned();

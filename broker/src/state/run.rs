@@ -210,13 +210,19 @@ fn take_in(store: &Store, path: &Path, run: &Frozen) -> Result<(), rocksdb::Erro
             db.ingest_external_file_opts(&options, vec![path])
         }
         #[cfg(plants)]
-        Store::Memory(map) => run.gather.for_each_sorted(|key, row| {
-            let lost = key[0] == KeyKind::Register as u8 && planted!(RunWithoutNewest, once in 16);
-            if !lost {
-                map.put(key, row);
+        Store::Memory(map) => {
+            run.gather.for_each_sorted(|key, row| {
+                let newest = key[0] == KeyKind::Register as u8;
+                if !(newest && planted!(RunWithoutNewest, once in 16)) {
+                    map.put(key, row);
+                }
+                Ok::<_, rocksdb::Error>(())
+            })?;
+            if !planted!(StateNotSynced) {
+                map.sync();
             }
             Ok(())
-        }),
+        }
     }
 }
 

@@ -22,7 +22,20 @@ pub enum Store {
 /// Survives the state that uses it, as a disk would.
 #[cfg(plants)]
 #[derive(Clone, Debug, Default)]
-pub struct MemoryStore(Arc<RwLock<BTreeMap<Vec<u8>, Vec<u8>>>>);
+pub struct MemoryStore(Arc<RwLock<Disk>>);
+
+#[cfg(plants)]
+type Change = (Vec<u8>, Option<Vec<u8>>);
+
+#[cfg(plants)]
+#[derive(Debug, Default)]
+struct Disk {
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What was there before each change that is not synced; the newest last.
+    before: Vec<Change>,
+    /// A run whose file is written. It counts once it is taken in; the power may go in between.
+    written: Vec<Change>,
+}
 
 /// A value, if possible without copying it.
 pub enum Pinned<'a> {
@@ -93,7 +106,7 @@ impl Store {
         match self {
             Store::Rocks(db) => db.get(key),
             #[cfg(plants)]
-            Store::Memory(map) => Ok(map.0.read().get(key).cloned()),
+            Store::Memory(map) => Ok(map.0.read().rows.get(key).cloned()),
         }
     }
 
@@ -102,7 +115,7 @@ impl Store {
             Store::Rocks(db) => Ok(db.get_pinned(key)?.map(Pinned::Rocks)),
             #[cfg(plants)]
             Store::Memory(map) => {
-                let value = map.0.read().get(key).cloned();
+                let value = map.0.read().rows.get(key).cloned();
                 Ok(value.map(|value| Pinned::Memory(value, std::marker::PhantomData)))
             }
         }
@@ -158,8 +171,8 @@ impl Store {
 #[cfg(plants)]
 impl MemoryStore {
     fn range(&self, from: &[u8], below: &[u8]) -> Rows {
-        let map = self.0.read();
-        let rows = map.range::<[u8], _>((
+        let disk = self.0.read();
+        let rows = disk.rows.range::<[u8], _>((
             std::ops::Bound::Included(from),
             std::ops::Bound::Excluded(below),
         ));
@@ -168,10 +181,47 @@ impl MemoryStore {
     }
 
     pub fn put(&self, key: &[u8], value: Option<&[u8]>) {
-        let mut map = self.0.write();
-        match value {
-            Some(value) => drop(map.insert(key.to_vec(), value.to_vec())),
-            None => drop(map.remove(key)),
+        self.0.write().put(key, value);
+    }
+
+    /// A run is being written, and nobody reads it yet.
+    pub fn write(&self, run: Vec<Change>) {
+        self.0.write().written = run;
+    }
+
+    /// What was taken in so far stays, whatever happens.
+    pub fn sync(&self) {
+        let mut disk = self.0.write();
+        disk.before.clear();
+        disk.written.clear();
+    }
+
+    /// What is not synced is gone. Of a run that was written and not known to be taken in, the manifest
+    /// has the name or not: all of it is there, or nothing.
+    pub fn power_cut(&self, named: bool) {
+        let mut disk = self.0.write();
+        while let Some((key, value)) = disk.before.pop() {
+            match value {
+                Some(value) => disk.rows.insert(key, value),
+                None => disk.rows.remove(&key),
+            };
         }
+        for (key, value) in std::mem::take(&mut disk.written) {
+            if named {
+                disk.put(&key, value.as_deref());
+            }
+        }
+        disk.before.clear();
+    }
+}
+
+#[cfg(plants)]
+impl Disk {
+    fn put(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let before = match value {
+            Some(value) => self.rows.insert(key.to_vec(), value.to_vec()),
+            None => self.rows.remove(key),
+        };
+        self.before.push((key.to_vec(), before));
     }
 }

@@ -1,6 +1,8 @@
 //! Shows that the checks can fail: plants one bug after the other and hunts it with the check that is
 //! meant for it.
 
+mod connector;
+
 use crate::{
     sim,
     sweep::{
@@ -28,6 +30,66 @@ pub enum Hunter {
     Sweep,
     /// Syncs that fail on a real store; counts syncs.
     FailedSyncs,
+    /// A source's runner that is killed on the way; counts runs.
+    Source,
+    /// The sink that writes lines, killed as well; counts runs.
+    Lines,
+}
+
+impl Hunter {
+    /// What it is, and what it counts.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Hunter::Simulation => ("simulation", "seeds"),
+            Hunter::Sweep => ("crash sweep", "points"),
+            Hunter::FailedSyncs => ("failed syncs", "syncs"),
+            Hunter::Source => ("a source that is killed", "runs"),
+            Hunter::Lines => ("a sink that is killed", "runs"),
+        }
+    }
+}
+
+/// Where on a delta's way the bug is.
+pub fn stage(plant: Plant) -> &'static str {
+    use Plant as P;
+    match plant {
+        P::MappingRevision => "mapping",
+        P::DeadLetterDropped | P::CheckpointBeforeAck => "source",
+        P::PublisherForgets => "publisher",
+        P::AdmitsUnchecked => "admission",
+        P::ByteFlipped | P::WrongPartition => "routing",
+        P::AckBeforeCommit
+        | P::AckOfHalf
+        | P::WakeUpDropped
+        | P::QueueUnbounded
+        | P::ResumeAhead => "ingress",
+        P::AckBeforeSync
+        | P::SyncSkipped
+        | P::SyncRetried
+        | P::PoisonIgnored
+        | P::OffsetReused
+        | P::TornEndKept
+        | P::CutsTooMuch
+        | P::FolderNotSynced => "log",
+        P::DedupeBySequence
+        | P::CompleteIsHighest
+        | P::RevisionIgnored
+        | P::HighestForgotten
+        | P::ExceptionForgotten => "apply",
+        P::AppliedAhead | P::StateNotSynced | P::RunWithoutNewest | P::ExpiryByWallClock => "state",
+        P::SnapshotWithoutGathered | P::SnapshotCursorLate => "snapshot",
+        P::RingFloorStuck => "ring",
+        P::CursorOffByOne
+        | P::RejoinSkips
+        | P::CreditIgnored
+        | P::SentIsApplied
+        | P::EchoSent
+        | P::KindsNotCut
+        | P::OtherContent
+        | P::BulkFirst => "fan-out",
+        P::SubscriberRepeats => "subscriber",
+        P::SinkCursorApart | P::LinesCursorApart => "sink",
+    }
 }
 
 const SEEDS_MAX: u64 = 400;
@@ -39,7 +101,7 @@ const SYNCS_MAX: u64 = 20;
 
 /// The check that is meant for a bug, and the invariants of which it may say that they are broken.
 pub fn meant_for(plant: Plant) -> (Hunter, &'static [&'static str]) {
-    use Hunter::{FailedSyncs, Simulation, Sweep};
+    use Hunter::{FailedSyncs, Lines, Simulation, Source, Sweep};
     match plant {
         Plant::AdmitsUnchecked => (Simulation, &["INV-2"]),
         Plant::ByteFlipped => (Simulation, &["INV-1", "INV-2", "INV-4", "INV-6"]),
@@ -51,7 +113,7 @@ pub fn meant_for(plant: Plant) -> (Hunter, &'static [&'static str]) {
         Plant::ResumeAhead => (Simulation, &["INV-1", "INV-6"]),
         Plant::AckBeforeSync | Plant::SyncSkipped => (Sweep, &["INV-1", "INV-3"]),
         Plant::SyncRetried | Plant::PoisonIgnored => (FailedSyncs, &["INV-11"]),
-        Plant::OffsetReused => (Sweep, &["INV-1", "INV-3"]),
+        Plant::OffsetReused => (Sweep, &["INV-1", "INV-3", "INV-5"]),
         Plant::TornEndKept => (Sweep, &["INV-1", "INV-3"]),
         Plant::CutsTooMuch => (Sweep, &["INV-1", "INV-3"]),
         Plant::FolderNotSynced => (Sweep, &["INV-1"]),
@@ -59,7 +121,9 @@ pub fn meant_for(plant: Plant) -> (Hunter, &'static [&'static str]) {
         Plant::RevisionIgnored => (Simulation, &["INV-4", "INV-5"]),
         Plant::HighestForgotten => (Simulation, &["INV-4", "INV-5"]),
         Plant::ExceptionForgotten => (Simulation, &["INV-4", "INV-5"]),
-        Plant::AppliedAhead => (Simulation, &["INV-3", "INV-5"]),
+        Plant::AppliedAhead => (Simulation, &["INV-1", "INV-3", "INV-5"]),
+        // What the log no longer has cannot be applied again; what it has, a later run hides.
+        Plant::StateNotSynced => (Simulation, &["INV-1", "INV-3", "INV-5"]),
         Plant::RunWithoutNewest => (Sweep, &["INV-4", "INV-5"]),
         Plant::ExpiryByWallClock => (Simulation, &["INV-12"]),
         Plant::SnapshotWithoutGathered => (Simulation, &["INV-4", "INV-5", "INV-7", "INV-12"]),
@@ -71,10 +135,14 @@ pub fn meant_for(plant: Plant) -> (Hunter, &'static [&'static str]) {
         Plant::SentIsApplied => (Simulation, &["INV-7"]),
         Plant::EchoSent => (Simulation, &["INV-2"]),
         Plant::KindsNotCut => (Simulation, &["INV-2"]),
+        Plant::OtherContent => (Simulation, &["INV-8"]),
         Plant::BulkFirst => (Simulation, &["INV-10"]),
         Plant::PublisherForgets => (Simulation, &["INV-1", "INV-6"]),
         Plant::SubscriberRepeats => (Simulation, &["INV-5", "INV-7"]),
         Plant::SinkCursorApart => (Simulation, &["INV-6"]),
+        Plant::LinesCursorApart => (Lines, &["INV-6"]),
+        Plant::MappingRevision => (Source, &["INV-2"]),
+        Plant::DeadLetterDropped | Plant::CheckpointBeforeAck => (Source, &["INV-1"]),
     }
 }
 
@@ -82,6 +150,8 @@ pub fn meant_for(plant: Plant) -> (Hunter, &'static [&'static str]) {
 #[derive(Clone, Debug, Serialize)]
 pub struct Hunt {
     pub plant: &'static str,
+    pub stage: &'static str,
+    pub about: &'static str,
     pub hunter: Hunter,
     /// Seeds, crash points or syncs until it was found, or all there were.
     pub tries: u64,
@@ -100,6 +170,8 @@ pub fn hunt(plant: Plant, program: &Path) -> Result<Hunt, String> {
         Hunter::Simulation => Ok(simulate()),
         Hunter::Sweep => sweep(plant, program),
         Hunter::FailedSyncs => fail_syncs(),
+        Hunter::Source => connector::source(),
+        Hunter::Lines => connector::lines(),
     };
     hutong_plants::plant(None);
     let (tries, found) = hunted?;
@@ -110,6 +182,8 @@ pub fn hunt(plant: Plant, program: &Path) -> Result<Hunt, String> {
     };
     Ok(Hunt {
         plant: plant.name(),
+        stage: stage(plant),
+        about: plant.about(),
         hunter,
         tries,
         caught: found.as_ref().is_some_and(names),
@@ -131,14 +205,8 @@ fn sweep(plant: Plant, program: &Path) -> Result<(u64, Option<String>), String> 
     let mut sweep = Sweep::new(program, None, Some(plant))?;
     let mut seed = 1;
     while sweep.report.points < POINTS_MAX {
-        // A workload that cannot even end has met the bug.
-        if let Err(why) = sweep.workload(seed, OPERATIONS, POINTS_A_WORKLOAD) {
-            let why = match why.contains("INV-") {
-                true => why,
-                false => format!("INV-3: {why}"),
-            };
-            return Ok((sweep.report.points as u64 + 1, Some(why)));
-        }
+        // Only a check that fails is a catch: a machine that cannot sweep has caught nothing.
+        sweep.workload(seed, OPERATIONS, POINTS_A_WORKLOAD)?;
         if let Some(found) = sweep.found() {
             return Ok((sweep.report.points as u64, Some(found.to_owned())));
         }
@@ -147,8 +215,18 @@ fn sweep(plant: Plant, program: &Path) -> Result<(u64, Option<String>), String> 
     Ok((sweep.report.points as u64, None))
 }
 
+/// The checks of this module, where no bug is planted: what they find.
+pub fn without_bugs() -> Result<Option<String>, String> {
+    for check in [fail_syncs, connector::source, connector::lines] {
+        if let (_, Some(found)) = check()? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
 /// INV-11: after a sync that failed nobody is told that anything is durable.
-pub fn fail_syncs() -> Result<(u64, Option<String>), String> {
+fn fail_syncs() -> Result<(u64, Option<String>), String> {
     for sync in 1..=SYNCS_MAX {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
         let faults = Faults::default();
@@ -178,14 +256,20 @@ pub struct Args {
     /// Only these.
     plants: Vec<String>,
     /// One line of JSON for each instead of text.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "table")]
     json: bool,
+    /// A table in Markdown, as it stands in `docs/reliability.md`.
+    #[arg(long)]
+    table: bool,
 }
 
 impl Args {
     pub fn run(&self) -> Result<bool, String> {
         let program = std::env::current_exe().map_err(|e| e.to_string())?;
         let mut all_caught = true;
+        if self.table {
+            println!("| stage | bug | what | caught by | as | after |\n|---|---|---|---|---|---|");
+        }
         for plant in Plant::ALL {
             if !self.plants.is_empty() && !self.plants.iter().any(|name| name == plant.name()) {
                 continue;
@@ -197,6 +281,7 @@ impl Args {
                     "{}",
                     serde_json::to_string(&hunt).map_err(|e| e.to_string())?
                 ),
+                false if self.table => println!("{}", hunt.row()),
                 false => println!("{hunt}"),
             }
         }
@@ -204,13 +289,32 @@ impl Args {
     }
 }
 
+impl Hunt {
+    /// Of the table.
+    fn row(&self) -> String {
+        let (hunter, unit) = self.hunter.words();
+        let after = match self.caught {
+            true => format!("{} {unit}", self.tries),
+            false => "NOT CAUGHT".to_owned(),
+        };
+        // With its place before it, or at its beginning.
+        let found = self.found.as_deref().unwrap_or_default();
+        let invariant = found
+            .split_once("INV-")
+            .map_or("", |(_, rest)| rest.split(':').next().unwrap_or_default());
+        let Hunt {
+            plant,
+            stage,
+            about,
+            ..
+        } = self;
+        format!("| {stage} | `{plant}` | {about} | {hunter} | INV-{invariant} | {after} |")
+    }
+}
+
 impl std::fmt::Display for Hunt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let unit = match self.hunter {
-            Hunter::Simulation => "seeds",
-            Hunter::Sweep => "points",
-            Hunter::FailedSyncs => "syncs",
-        };
+        let (_, unit) = self.hunter.words();
         let verdict = match self.caught {
             true => "caught",
             false => "NOT CAUGHT",

@@ -2,7 +2,8 @@
 //!
 //! Whoever is woken joins a set, and the seed picks from it. So it makes no difference in which order a
 //! library wakes those who wait, which some do at random, and every order that is possible comes once.
-//! Time is the runtime's, paused: it moves only when nobody can go on, and then to the next timer.
+//! Time is the runtime's, paused: it moves only when nobody can go on, and then to the next timer; on a busy
+//! machine also while somebody could.
 
 use crate::random::Random;
 use parking_lot::Mutex;
@@ -12,7 +13,9 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
+    time::Duration,
 };
+use tokio::time::Sleep;
 
 /// Tasks that die together, as those of a process do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +31,8 @@ struct Inner {
     killed: BTreeSet<Process>,
     tasks: u64,
     processes: u64,
+    /// The longest that others keep the processor; 0: never.
+    busy_ms_max: u64,
 }
 
 /// Where tasks begin and processes die.
@@ -56,6 +61,11 @@ impl Spawner {
         if let Some(root) = &inner.root {
             root.wake_by_ref();
         }
+    }
+
+    /// Whoever is woken may have to wait so long for its turn to run.
+    pub fn busy(&self, ms_max: u64) {
+        self.0.lock().busy_ms_max = ms_max;
     }
 
     /// Its tasks never go on.
@@ -95,6 +105,8 @@ pub struct Executor<F> {
     random: Random,
     tasks: BTreeMap<u64, (Process, Task, Waker)>,
     polls: u64,
+    /// Others have the processor.
+    busy: Option<Pin<Box<Sleep>>>,
 }
 
 impl<F> std::fmt::Debug for Executor<F> {
@@ -107,6 +119,8 @@ impl<F> std::fmt::Debug for Executor<F> {
 const MAIN: u64 = 0;
 /// Beyond this something goes round in circles.
 const POLLS_MAX: u64 = 5_000_000;
+/// Of the steps on a busy machine.
+const BUSY_ONE_IN: u64 = 6;
 
 impl<F: Future> Executor<F> {
     pub fn new(spawner: Spawner, random: Random, main: F) -> Executor<F> {
@@ -122,6 +136,7 @@ impl<F: Future> Executor<F> {
             random,
             tasks: BTreeMap::new(),
             polls: 0,
+            busy: None,
         }
     }
 
@@ -146,6 +161,15 @@ impl<F: Future> Executor<F> {
         }
     }
 
+    /// Once in a while somebody else has the processor.
+    fn yield_processor(&mut self) {
+        let max = self.spawner.0.lock().busy_ms_max;
+        if max > 0 && self.random.one_in(BUSY_ONE_IN) {
+            let pause = Duration::from_millis(self.random.between(1, max));
+            self.busy = Some(Box::pin(tokio::time::sleep(pause)));
+        }
+    }
+
     fn pick(&mut self) -> Option<u64> {
         let mut inner = self.spawner.0.lock();
         let nth = self.random.below(inner.ready.len() as u64) as usize;
@@ -161,10 +185,17 @@ impl<F: Future> Future for Executor<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         self.spawner.0.lock().root = Some(cx.waker().clone());
         loop {
+            if let Some(busy) = &mut self.busy {
+                if busy.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                self.busy = None;
+            }
             self.take_in();
             let Some(id) = self.pick() else {
                 return Poll::Pending;
             };
+            self.yield_processor();
             self.polls += 1;
             assert!(self.polls < POLLS_MAX, "tasks go round in circles");
             let this = &mut *self;

@@ -7,7 +7,10 @@ use crate::{
 use hutong_planted_broker::log::{Log, memory::MemoryLog};
 use hutong_planted_connectors::client::{Delivered, Event};
 use hutong_proto::{Cursor, Delta, Issuer, Kind, Lane, Micros, Offset, Partition, Revision};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// What a subscription wants, said once more.
 #[derive(Clone, Debug)]
@@ -49,8 +52,8 @@ pub struct Judge {
     disk: Arc<MemoryLog>,
     partitions: Vec<Partition>,
     pub model: Model,
-    /// Of each register the highest revision that was acknowledged.
-    acked: BTreeMap<Register, Revision>,
+    /// Of each acknowledged revision of a register, where in the log it is.
+    acked: BTreeMap<(Register, Revision), Offset>,
     pub acknowledged: u64,
     pub delivered: u64,
     /// With which group of records it could be delivered.
@@ -126,30 +129,50 @@ impl Judge {
     pub fn acked(&mut self, issuer: Issuer, delta: &Delta) -> Result<(), Violation> {
         self.catch_up()?;
         let register = (delta.entity, delta.value.kind(), issuer);
-        self.holds(&register, delta.revision)?;
-        let promised = self.acked.entry(register).or_insert(delta.revision);
-        *promised = delta.revision.max(*promised);
+        let Some(offset) = self.model.place(issuer, delta) else {
+            let what = format!(
+                "revision {} of a register of {issuer} was acknowledged, and no record has it; the newest is {:?}",
+                delta.revision,
+                self.model.revision(&register)
+            );
+            return violation("INV-1", what);
+        };
+        self.acked.insert((register, delta.revision), offset);
         self.acknowledged += 1;
         Ok(())
     }
 
-    fn holds(&self, register: &Register, revision: Revision) -> Result<(), Violation> {
-        let found = self.model.revision(register);
-        if found.is_none_or(|found| found < revision) {
-            let what = format!(
-                "revision {revision} of a register of {} was acknowledged, the log has {found:?}",
-                register.2
-            );
-            return violation("INV-1", what);
-        }
-        Ok(())
-    }
-
-    /// Everything that was ever promised is in the log.
+    /// The record of each revision that was ever acknowledged is in the log, unless it was trimmed: a later
+    /// one of the same register is no substitute.
     pub fn promises_hold(&mut self) -> Result<(), Violation> {
         self.catch_up()?;
-        for (register, revision) in &self.acked {
-            self.holds(register, *revision)?;
+        let mut there = BTreeSet::new();
+        let mut trimmed = BTreeMap::new();
+        for info in self.disk.partitions() {
+            let read = self
+                .disk
+                .read(info.partition, info.trimmed_below, usize::MAX);
+            let read = match read {
+                Ok(read) => read,
+                Err(error) => {
+                    return violation("INV-3", format!("the log cannot be read: {error}"));
+                }
+            };
+            there.extend(read.iter().map(|entry| entry.head.offset));
+            trimmed.insert(info.partition, info.trimmed_below);
+        }
+        for ((register, revision), offset) in &self.acked {
+            let gone = self.model.effect(*offset).is_some_and(|effect| {
+                let below = trimmed.get(&effect.partition);
+                below.is_some_and(|below| offset < below)
+            });
+            if !gone && !there.contains(offset) {
+                let what = format!(
+                    "revision {revision} of a register of {} was acknowledged at offset {offset}, and is lost",
+                    register.2
+                );
+                return violation("INV-1", what);
+            }
         }
         Ok(())
     }
@@ -333,8 +356,20 @@ impl Judge {
                 format!("offset {offset} came again, {} had come", at.lane(lane)),
             );
         }
+        let register = (came.delta.entity, came.delta.value.kind(), issuer);
+        let same = |delta: &&Arc<Delta>| {
+            (delta.entity, delta.value.kind(), delta.revision)
+                == (register.0, register.1, came.delta.revision)
+        };
+        let mut said = effect.said.iter().filter(same).peekable();
+        if said.peek().is_some() && !said.any(|delta| **delta == came.delta) {
+            let what = format!(
+                "offset {offset} has revision {} of a register of {issuer}; {} got it with other content",
+                came.delta.revision, view.wants.own
+            );
+            return violation("INV-8", what);
+        }
         if !effect.fresh.iter().any(|delta| **delta == came.delta) {
-            let register = (came.delta.entity, came.delta.value.kind(), issuer);
             let newest = self.model.revision(&register).unwrap_or_default();
             return match came.delta.revision < newest || effect.fresh.len() < effect.deltas {
                 true => violation(

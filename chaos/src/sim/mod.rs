@@ -18,10 +18,13 @@ pub mod world;
 use crate::random::Random;
 use serde::Serialize;
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use world::Violation;
+
+/// In a checkout of the source.
+const SEEDS: &str = "chaos/seeds";
 
 /// Runs seeds.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,9 +47,13 @@ pub struct Args {
     /// Writes the trace of `--seed` to this file.
     #[arg(long)]
     pub trace: Option<PathBuf>,
-    /// Keeps failing seeds in this folder, a file each.
-    #[arg(long)]
+    /// Keeps failing seeds in this folder, a file each; in a checkout of the source that is `chaos/seeds`
+    /// unless something else is said.
+    #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+    /// Keeps none.
+    #[arg(long, conflicts_with = "keep")]
+    pub no_keep: bool,
     /// Plants a bug, to see it found.
     #[arg(long)]
     pub plant: Option<String>,
@@ -78,6 +85,8 @@ pub struct Report {
     pub delivered: u64,
     pub faults: u64,
     pub trace_lines: u64,
+    /// Seeds that were run a second time, to see whether they are the same.
+    pub run_twice: u64,
     pub seconds: f64,
     pub failures: Vec<String>,
 }
@@ -103,8 +112,9 @@ impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} seeds, {:.1} hours simulated, {} faults, {} deltas acknowledged, {} delivered, {} failures; {:.0} s",
+            "{} seeds ({} of them twice), {:.1} hours simulated, {} faults, {} deltas acknowledged, {} delivered, {} failures; {:.0} s",
             self.seeds,
+            self.run_twice,
             self.simulated_hours,
             self.faults,
             self.acknowledged,
@@ -117,6 +127,27 @@ impl std::fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// How many of the first seeds are run twice before any is believed, and then one in how many.
+const TWICE_FIRST: u64 = 10;
+const TWICE_EVERY: u64 = 1000;
+
+/// Runs a seed again, and says where it is not the same.
+pub fn differs(first: &Outcome) -> Option<String> {
+    let second = run(first.seed, first.trace.is_some());
+    let seed = first.seed;
+    let same = (first.trace_hash, first.trace_lines) == (second.trace_hash, second.trace_lines);
+    if same && first.trace == second.trace {
+        return None;
+    }
+    let text = |outcome: &Outcome| outcome.trace.clone().unwrap_or_default();
+    let (first, second) = (text(first), text(&second));
+    let mut lines = first.lines().zip(second.lines()).enumerate();
+    let place = lines.find(|(_, (a, b))| a != b);
+    Some(format!(
+        "seed {seed} is not the same twice, first at {place:?}"
+    ))
 }
 
 /// Runs one seed.
@@ -147,12 +178,13 @@ impl Args {
         };
         let mut report = Report::default();
         for seed in from..from + count {
-            let outcome = run(seed, self.twice || self.seed.is_some());
+            let number = seed - from;
+            let again = self.twice || number < TWICE_FIRST || number.is_multiple_of(TWICE_EVERY);
+            let outcome = run(seed, again || self.seed.is_some());
             report.add(&outcome);
-            if self.twice && run(seed, true).trace != outcome.trace {
-                report
-                    .failures
-                    .push(format!("seed {seed} is not the same twice"));
+            if again {
+                report.run_twice += 1;
+                report.failures.extend(differs(&outcome));
             }
             self.show(&outcome)?;
             let late = self
@@ -180,11 +212,22 @@ impl Args {
             None if outcome.violation.is_some() && self.seed.is_some() => eprint!("{trace}"),
             None => {}
         }
-        if let (Some(folder), Some(violation)) = (&self.keep, &outcome.violation) {
-            let file = folder.join(format!("{}.seed", outcome.seed));
+        if let (Some(folder), Some(violation)) = (self.folder(), &outcome.violation) {
+            let file = folder.join(format!("{:04}.seed", outcome.seed));
             let text = format!("# {violation}\n{}\n", outcome.seed);
-            std::fs::write(file, text).map_err(|e| e.to_string())?;
+            std::fs::write(&file, text).map_err(|e| e.to_string())?;
+            eprintln!("kept: {}", file.display());
         }
         Ok(())
+    }
+
+    /// Where failing seeds are kept. What a planted bug fails is no failure.
+    fn folder(&self) -> Option<&Path> {
+        let checkout = Path::new(SEEDS);
+        match &self.keep {
+            _ if self.no_keep || self.plant.is_some() => None,
+            Some(folder) => Some(folder),
+            None => checkout.is_dir().then_some(checkout),
+        }
     }
 }

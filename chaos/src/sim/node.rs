@@ -15,11 +15,11 @@ use hutong_planted_broker::{
     access::Access,
     apply::{Apply, waiters::Waiters},
     control::ControlWriter,
-    fanout::{Blocking, Fanout, Snapshots, cursors, registry::Subscriptions},
+    fanout::{Beside, Blocking, Fanout, Snapshots, cursors, registry::Subscriptions},
     ingress::{FrameStream, Ingress, queue::Queues, registry::Producers},
     log::{Log, memory::MemoryLog},
     metrics::Metrics,
-    overload::{Overload, Policy},
+    overload::{GiveWay, Overload, Policy},
     state::{MemoryStore, State, StateOptions, keys::RegisterKey},
     tail::TailRings,
 };
@@ -35,6 +35,8 @@ use tonic::Streaming;
 const CURSORS_EVERY: Duration = Duration::from_secs(1);
 /// Shorter than a line may stand still: now and then a client is sent away.
 const STALL: Duration = Duration::from_secs(12);
+/// Tasks of a busy machine wait longer.
+const GIVE_WAY_DELAY: Duration = Duration::from_millis(3);
 
 /// Sizes that a seed chooses: small, so that everything overflows now and then.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +44,8 @@ pub struct Sizes {
     pub ring_bytes: usize,
     pub queue_bytes: usize,
     pub gather_bytes: usize,
+    /// What no valve goes below.
+    pub floor_bytes_per_s: u64,
 }
 
 /// What survives a broker.
@@ -103,6 +107,7 @@ impl Parts {
         let Sizes {
             ring_bytes,
             queue_bytes,
+            floor_bytes_per_s,
             ..
         } = disk.sizes;
         let log = SimLog::new(Arc::clone(&disk.log), world.clone(), queue_bytes);
@@ -115,8 +120,9 @@ impl Parts {
             waiters: Arc::new(Waiters::default()),
             metrics: Arc::new(Metrics::new(disk.platforms.iter().copied())),
             overload: Arc::new(Overload::new(Policy {
-                give_way: Vec::new(),
-                delay: Duration::from_secs(1),
+                give_way: GiveWay::ALL.to_vec(),
+                delay: GIVE_WAY_DELAY,
+                floor_bytes_per_s,
             })),
             platforms: disk.platforms.iter().map(|p| (*p, 1)).collect(),
         })
@@ -162,7 +168,7 @@ impl Parts {
         }
     }
 
-    fn fanout(&self, subscriptions: &Arc<Subscriptions>) -> Fanout {
+    fn fanout(&self, subscriptions: &Arc<Subscriptions>, beside: Beside) -> Fanout {
         let platforms = self.disk.platforms.iter().copied();
         Fanout {
             access: self.access(),
@@ -180,6 +186,7 @@ impl Parts {
             overload: Arc::clone(&self.overload),
             log_readers: Arc::default(),
             blocking: Blocking::Inline,
+            beside,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
         }
@@ -202,12 +209,15 @@ impl Node {
         }
         let subscriptions = Subscriptions::load(&parts.state, parts.log.id(), &parts.platforms);
         let subscriptions = Arc::new(subscriptions.map_err(|e| failed("subscriptions", &e))?);
-        let fanout = parts.fanout(&subscriptions);
+        let process = spawner.process();
+        let tasks = spawner.clone();
+        let beside = Beside::new(move |task| tasks.spawn(process, task));
+        let fanout = parts.fanout(&subscriptions, beside);
         let control = fanout.control.clone();
         let node = Arc::new(Node {
             world: world.clone(),
             spawner: spawner.clone(),
-            process: spawner.process(),
+            process,
             ingress: parts.ingress(),
             fanout,
             log: Arc::clone(&parts.log),
@@ -215,8 +225,12 @@ impl Node {
         });
         node.check_state()?;
         let spawn = |task: Box<dyn Future<Output = ()> + Send>| {
-            spawner.spawn(node.process, Box::into_pin(task))
+            spawner.spawn(node.process, Box::into_pin(task));
         };
+        let overload = Arc::clone(&parts.overload);
+        spawn(Box::new(
+            overload.run(parts.rings.applied(), CancellationToken::new()),
+        ));
         let log = parts.log;
         spawn(Box::new(
             Arc::clone(&log).write(world.clone(), random.fork()),
@@ -269,6 +283,7 @@ impl Node {
             if let Err(error) = self.state.rotate() {
                 return self.world.violated("INV-3", error.to_string());
             }
+            self.state.write_next();
             tokio::time::sleep(Duration::from_millis(random.between(0, 300))).await;
             match self.state.flush_next() {
                 Ok(_) => self

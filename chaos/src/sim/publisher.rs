@@ -15,6 +15,7 @@ use hutong_planted_connectors::client::{
 use hutong_proto::{
     Delta, EntityId, Epoch, Issuer, Micros, Provenance, Reason, Revision, Value,
     delta::{Colour, TestOutcome},
+    limits,
 };
 use parking_lot::Mutex;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -27,8 +28,12 @@ const PEOPLE: u64 = 6;
 #[derive(Debug)]
 struct Source {
     deltas: Vec<Arc<Delta>>,
+    /// When each came to be, since the simulation began.
+    made_us: Vec<u64>,
     settled: BTreeSet<usize>,
     life: u64,
+    /// How far the platform's own clock is off.
+    skew_us: i64,
     random: Random,
 }
 
@@ -59,8 +64,10 @@ impl Producer {
             issuer,
             source: Arc::new(Mutex::new(Source {
                 deltas: Vec::new(),
+                made_us: Vec::new(),
                 settled: BTreeSet::new(),
                 life: 0,
+                skew_us: 0,
                 random,
             })),
             more: Arc::default(),
@@ -73,15 +80,22 @@ impl Producer {
         let mut source = self.source.lock();
         for _ in 0..count {
             let number = source.deltas.len() as u64 + 1;
-            let delta = self.delta(number, &mut source.random);
+            let made_us = self.world.elapsed_us();
+            let now = Micros((EPOCH_US + made_us).saturating_add_signed(source.skew_us));
+            let delta = self.delta(number, now, &mut source.random);
             source.deltas.push(Arc::new(delta));
+            source.made_us.push(made_us);
         }
         drop(source);
         self.more.notify_one();
     }
 
-    fn delta(&self, number: u64, random: &mut Random) -> Delta {
-        let committed_at = Micros(EPOCH_US - 3_600_000_000 + number);
+    /// The clock by which its rows are committed goes wrong.
+    pub fn skew(&self, seconds: i64) {
+        self.source.lock().skew_us = seconds * 1_000_000;
+    }
+
+    fn delta(&self, number: u64, committed_at: Micros, random: &mut Random) -> Delta {
         let provenance = Provenance {
             authority: format!("CDC {}", self.issuer),
             rule_id: "R-1".to_owned(),
@@ -93,7 +107,7 @@ impl Producer {
             revision: Revision(number),
             committed_at,
             expires_at: Micros::ZERO,
-            evidence: "e".repeat(random.below(30) as usize),
+            evidence: "e".repeat(evidence_bytes(random)),
             provenance: Arc::new(provenance),
             value: value(random, committed_at),
         };
@@ -108,7 +122,7 @@ impl Producer {
             // Of a person whom nobody mentions again.
             2 | 3 => {
                 delta.entity = entity(self.issuer, 1000 + number);
-                delta.expires_at = Micros(EPOCH_US + random.between(0, 100_000_000));
+                delta.expires_at = Micros(committed_at.0 + random.between(1, 100_000_000));
             }
             _ => {}
         }
@@ -165,7 +179,12 @@ impl Producer {
         );
         if life == current || !fenced {
             let what = format!("producer {} gives up: {error}", self.issuer);
-            self.world.violated("INV-6", what);
+            // It knows best what was promised to it.
+            let invariant = match error {
+                ClientError::Forgotten { .. } => "INV-1",
+                _ => "INV-6",
+            };
+            self.world.violated(invariant, what);
         }
     }
 
@@ -228,11 +247,8 @@ impl Producer {
     }
 
     async fn settle(self, batch: Vec<(usize, Arc<Delta>)>, pending: Pending) {
-        let receipt = match pending.await {
-            Ok(receipt) => receipt,
-            // The process goes with its publisher; another one says it again.
-            Err(_) => return,
-        };
+        // The process goes with its publisher; another one says it again.
+        let Ok(receipt) = pending.await else { return };
         self.world.trace(|| {
             let Receipt {
                 sequence,
@@ -260,8 +276,18 @@ impl Producer {
             .iter()
             .find(|refused| refused.index == index);
         let bad = delta.evidence == BAD_EVIDENCE;
+        let made_us = self.source.lock().made_us[number];
+        let (earliest, latest) = self.world.broker_clock_since(made_us);
+        let ahead_of = |now: Micros| delta.committed_at.0 > now.0 + limits::FUTURE_US_MAX;
         match refused.map(|refused| refused.info.reason_known) {
             Some(Some(Reason::ExpiryBeforeCommit)) if bad => {}
+            // By the broker's clock its producer's is too far ahead.
+            Some(Some(Reason::TimeInFuture)) if ahead_of(earliest) => {}
+            None if ahead_of(latest) && !receipt.duplicate => {
+                let what = "a delta of a time to come was acknowledged";
+                self.world.violated("INV-2", what);
+            }
+            None if receipt.duplicate && ahead_of(earliest) => {}
             // What was durable before: what was refused of it is not known any more.
             None if bad && receipt.duplicate => {}
             None if bad => {
@@ -285,6 +311,14 @@ fn entity(issuer: Issuer, number: u64) -> EntityId {
     id[..8].copy_from_slice(&number.to_be_bytes());
     id[8..12].copy_from_slice(&issuer.code().to_be_bytes());
     EntityId(id)
+}
+
+/// Mostly short; now and then as long as may be, so that little credit is soon used up.
+fn evidence_bytes(random: &mut Random) -> usize {
+    match random.below(8) {
+        0 => random.between(0, limits::EVIDENCE_BYTES_MAX as u64) as usize,
+        _ => random.below(30) as usize,
+    }
 }
 
 fn value(random: &mut Random, at: Micros) -> Value {

@@ -6,7 +6,7 @@ use crate::{
         Outcome,
         executor::{Executor, Spawner},
         judge::Judge,
-        net::Net,
+        net::{Direction, Net},
         node::{Disk, Node, Sizes},
         publisher::Producer,
         subscriber::Sink,
@@ -111,6 +111,7 @@ impl Scenario {
             ring_bytes: random.between(500, 20_000) as usize,
             queue_bytes: random.between(1_000, 16_000) as usize,
             gather_bytes: random.between(2_000, 60_000) as usize,
+            floor_bytes_per_s: random.between(2_000, 50_000),
         };
         let disk = Disk {
             log,
@@ -170,7 +171,7 @@ impl Stage {
                 failing.restart(200).await;
             }
         });
-        let rounds = self.between(6, 24);
+        let rounds = self.between(8, 40);
         for _ in 0..rounds {
             if self.world.found().is_some() {
                 return;
@@ -178,7 +179,7 @@ impl Stage {
             for producer in &self.producers {
                 let count = match self.between(0, 5) {
                     0 => 0,
-                    5 => self.between(20, 80),
+                    5 => self.between(20, 250),
                     _ => self.between(1, 8),
                 };
                 producer.change(count);
@@ -209,7 +210,13 @@ impl Stage {
         let node = self.node.lock().take();
         let Some(node) = node else { return };
         self.net.node(None);
-        node.crash(&mut self.random.lock());
+        let named = {
+            let mut random = self.random.lock();
+            node.crash(&mut random);
+            random.one_in(2)
+        };
+        // Of a run of state that is being written all is there, or nothing.
+        self.disk.state.power_cut(named);
         self.net.cut(None);
         self.world.judge(Judge::promises_hold);
         tokio::time::sleep(Duration::from_millis(down_ms)).await;
@@ -220,7 +227,7 @@ impl Stage {
         *self.faults.lock() += 1;
         let platform = self.between(0, 2) as usize;
         let issuer = self.disk.platforms[platform];
-        match self.between(0, 13) {
+        match self.between(0, 22) {
             0 | 1 => {
                 let down = self.between(0, 1500);
                 self.restart(down).await;
@@ -235,25 +242,13 @@ impl Stage {
                 }
                 self.restart(100).await;
             }
-            3 => self.net.cut(Some(issuer)),
-            4 => self.net.cut(None),
-            5 => {
-                let ms = self.between(100, 15_000);
-                self.world
-                    .trace(|| format!("nothing passes to {issuer} for {ms} ms"));
-                self.net.still(issuer, ms);
-            }
-            6 => {
-                let ms = self.between(0, 800);
-                self.world.trace(|| format!("latency up to {ms} ms"));
-                self.net.latency(ms);
-            }
+            3..=6 | 14 | 15 => self.break_network(issuer),
             7 => {
                 let kill = self.between(0, 2) > 0;
                 self.producers[platform].start(kill);
             }
-            8 => self.sinks[platform].start(),
-            9 => {
+            8 | 19 | 20 => self.sinks[platform].start(),
+            9 | 21 => {
                 let ms = self.between(100, 20_000);
                 self.world
                     .trace(|| format!("sink {issuer} takes nothing for {ms} ms"));
@@ -276,9 +271,62 @@ impl Stage {
                     .trace(|| format!("a sync takes up to {ms} ms, one in {fails} fails"));
                 self.world.disk_weather(ms, fails);
             }
-            12 => self.trim(),
+            12 | 13 => self.trim(),
+            16 => self.skew_platform(platform),
+            17 => {
+                let ms = self.between(0, 12);
+                self.world
+                    .trace(|| format!("tasks wait up to {ms} ms to run"));
+                self.spawner.busy(ms);
+            }
             _ => self.world.disk_weather(5, 0),
         }
+    }
+
+    fn break_network(&self, issuer: Issuer) {
+        match self.between(0, 5) {
+            0 => self.net.cut(Some(issuer)),
+            1 => self.net.cut(None),
+            2 => {
+                let (ms, directions) = (self.between(100, 15_000), self.directions());
+                self.world
+                    .trace(|| format!("nothing passes {directions:?} of {issuer} for {ms} ms"));
+                self.net.still(issuer, directions, ms);
+            }
+            3 => {
+                let ms = self.between(0, 800);
+                self.world.trace(|| format!("latency up to {ms} ms"));
+                self.net.latency(ms);
+            }
+            _ => {
+                let (ms, directions) = (self.between(0, 15_000), self.directions());
+                self.world
+                    .trace(|| format!("{directions:?} of {issuer} is lost, found out in {ms} ms"));
+                self.net.lose(issuer, directions, ms);
+            }
+        }
+    }
+
+    fn directions(&self) -> &'static [Direction] {
+        match self.between(0, 2) {
+            0 => Direction::BOTH,
+            1 => &[Direction::Up],
+            _ => &[Direction::Down],
+        }
+    }
+
+    /// Its clock is days behind, a little ahead, or so far ahead that its rows are of a time to come.
+    fn skew_platform(&self, platform: usize) {
+        let skew = match self.between(0, 3) {
+            0 => -(self.between(0, 3 * 86_400) as i64),
+            1 => self.between(0, 240) as i64,
+            2 => self.between(600, 86_400) as i64,
+            _ => 0,
+        };
+        let issuer = self.disk.platforms[platform];
+        self.world
+            .trace(|| format!("the clock of {issuer} is {skew} s off"));
+        self.producers[platform].skew(skew);
     }
 
     /// As the broker's own retention, but of much less.
@@ -307,8 +355,9 @@ impl Stage {
         self.world.heal();
         self.world.disk_weather(2, 0);
         self.net.latency(3);
+        self.spawner.busy(0);
         for issuer in &self.disk.platforms {
-            self.net.still(*issuer, 0);
+            self.net.still(*issuer, Direction::BOTH, 0);
         }
         let mut waited = 0;
         loop {

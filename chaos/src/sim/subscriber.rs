@@ -106,6 +106,12 @@ impl Sink {
     }
 
     async fn run(self, process: Process, mut random: Random) {
+        // Now and then a platform has lost its tables.
+        if random.one_in(6) {
+            *self.stored.lock() = Stored::default();
+            self.world
+                .trace(|| format!("sink {} has nothing", self.platform));
+        }
         let mut start = match self.stored.lock().cursor {
             // The broker may be asked instead: it knows what it was told.
             Some(_) if random.one_in(3) => Start::Stored,
@@ -145,6 +151,7 @@ impl Sink {
             },
             start,
             credit_bytes: limits::SUBSCRIBE_CREDIT_BYTES_MIN,
+            lz4: random.one_in(2),
             backoff: Backoff {
                 first: Duration::from_millis(20),
                 max: Duration::from_secs(2),

@@ -47,6 +47,9 @@ struct Weather {
     /// One sync in so many fails; 0 for none.
     sync_fails_one_in: AtomicU64,
     skew_us: AtomicI64,
+    /// The lowest and the highest that it ever was.
+    skew_us_min: AtomicI64,
+    skew_us_max: AtomicI64,
     healed: AtomicBool,
 }
 
@@ -137,14 +140,30 @@ impl World {
         let world = self.clone();
         Arc::new(move || {
             let skew = world.0.weather.skew_us.load(Ordering::Relaxed);
-            let now = EPOCH_US + world.0.started.elapsed().as_micros() as u64;
+            let now = EPOCH_US + world.elapsed_us();
             Micros(now.saturating_add_signed(skew))
         })
     }
 
     pub fn skew(&self, seconds: i64) {
-        let us = seconds * 1_000_000;
-        self.0.weather.skew_us.store(us, Ordering::Relaxed);
+        let (us, weather) = (seconds * 1_000_000, &self.0.weather);
+        weather.skew_us.store(us, Ordering::Relaxed);
+        weather.skew_us_min.fetch_min(us, Ordering::Relaxed);
+        weather.skew_us_max.fetch_max(us, Ordering::Relaxed);
+    }
+
+    /// Between what the broker's clock was at every moment since then.
+    pub fn broker_clock_since(&self, elapsed_us: u64) -> (Micros, Micros) {
+        let weather = &self.0.weather;
+        let (low, high) = (&weather.skew_us_min, &weather.skew_us_max);
+        let at = |elapsed: u64, skew: &AtomicI64| {
+            Micros((EPOCH_US + elapsed).saturating_add_signed(skew.load(Ordering::Relaxed)))
+        };
+        (at(elapsed_us, low), at(self.elapsed_us(), high))
+    }
+
+    pub fn elapsed_us(&self) -> u64 {
+        self.0.started.elapsed().as_micros() as u64
     }
 
     pub fn disk_weather(&self, sync_ms_max: u64, fails_one_in: u64) {

@@ -27,9 +27,12 @@ pub enum Cut {
     Prefix,
     /// All names, and of the newest bytes of each file some sectors, the others zero.
     Torn,
+    /// All of it: the process died, and the power did not go.
+    Kept,
 }
 
 impl Cut {
+    /// Those of a power cut.
     pub const ALL: [Cut; 3] = [Cut::Lost, Cut::Prefix, Cut::Torn];
 
     pub fn name(self) -> &'static str {
@@ -37,6 +40,7 @@ impl Cut {
             Cut::Lost => "lost",
             Cut::Prefix => "prefix",
             Cut::Torn => "torn",
+            Cut::Kept => "kept",
         }
     }
 }
@@ -202,7 +206,7 @@ impl Disk {
         let kept = match cut {
             Cut::Lost => 0,
             Cut::Prefix => random.between(0, self.since.len() as u64) as usize,
-            Cut::Torn => self.since.len(),
+            Cut::Torn | Cut::Kept => self.since.len(),
         };
         for (_, naming) in &self.since[..kept] {
             names.apply(naming);
@@ -251,6 +255,11 @@ impl Disk {
                             bytes: bytes_kept,
                         },
                     );
+                }
+            }
+            Cut::Kept => {
+                for (_, change) in &file.since {
+                    apply(&mut bytes, change);
                 }
             }
             Cut::Torn => {

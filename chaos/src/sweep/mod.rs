@@ -8,22 +8,25 @@ pub mod check;
 pub mod disk;
 pub mod plan;
 pub mod store;
+pub mod timing;
 pub mod trace;
 pub mod workload;
 
 use crate::random::Random;
 use check::{Checker, Recovered, Said};
 use disk::{Contents, Cut, Disk};
-use hutong_plants::Plant;
+use hutong_plants::{Failpoint, Plant};
 use plan::Plan;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Instant,
 };
-use trace::{Step, Traced};
+use store::of_the_machine;
+use timing::Timing;
+use trace::{Ending, Step, TraceError, Traced};
 
 /// Of all points, one in so many is of a recovery.
 const RECOVERY_SHARE: usize = 5;
@@ -44,6 +47,9 @@ pub struct Args {
     /// Where folders are rebuilt; a file system in memory is faster.
     #[arg(long)]
     pub scratch: Option<PathBuf>,
+    /// Records of one more store, of which only the time to recover is measured; 0 for none.
+    #[arg(long, default_value_t = 2_000)]
+    pub large: usize,
     /// One line of JSON instead of text.
     #[arg(long)]
     pub json: bool,
@@ -64,6 +70,9 @@ impl Args {
                 eprintln!("seed {seed}: {}", sweep.report);
             }
             seed += 1;
+        }
+        if self.large > 0 {
+            sweep.time_large(self.large)?;
         }
         let report = &sweep.report;
         match self.json {
@@ -87,12 +96,10 @@ pub struct Report {
     pub cuts: BTreeMap<&'static str, usize>,
     pub acknowledged_checked: u64,
     pub replayed: u64,
-    pub recover_ms_mean: f64,
-    pub recover_ms_max: f64,
+    /// By the size of what recovered; the last may be of a store made for that.
+    pub recovery: Vec<Timing>,
     pub seconds: f64,
     pub failures: Vec<String>,
-    #[serde(skip)]
-    recover_total: Duration,
 }
 
 impl std::fmt::Display for Report {
@@ -100,7 +107,7 @@ impl std::fmt::Display for Report {
         write!(
             f,
             "{} crash points ({} of them during recovery; {}), {} acknowledged records looked for, {} failures; \
-             recovery mean {:.1} ms, longest {:.1} ms; {:.0} s",
+             {:.0} s",
             self.points,
             self.recovery_points,
             self.cuts
@@ -110,10 +117,9 @@ impl std::fmt::Display for Report {
                 .join(", "),
             self.acknowledged_checked,
             self.failures.len(),
-            self.recover_ms_mean,
-            self.recover_ms_max,
             self.seconds,
         )?;
+        write!(f, "\n{}", timing::table(&self.recovery))?;
         for failure in &self.failures {
             write!(f, "\n  {failure}")?;
         }
@@ -136,6 +142,7 @@ pub struct Sweep {
     plant: Option<Plant>,
     started: Instant,
     attempt: u64,
+    recovered: Vec<Recovered>,
     pub report: Report,
 }
 
@@ -168,6 +175,7 @@ impl Sweep {
             plant,
             started: Instant::now(),
             attempt: 1,
+            recovered: Vec::new(),
             report: Report::default(),
         })
     }
@@ -182,7 +190,17 @@ impl Sweep {
         let plan = Plan::new(seed, operations);
         let root = self.scratch.path().join(format!("workload-{seed}"));
         std::fs::create_dir_all(&root).map_err(|e| e.to_string())?;
-        let traced = self.trace(&root, seed, operations, false)?;
+        let traced = match self.trace(&root, seed, operations, &[], Ending::Well) {
+            Ok(traced) => traced,
+            Err(TraceError::Broken(why)) => {
+                self.report.points += 1;
+                self.report
+                    .failures
+                    .push(format!("seed {seed}, of the workload itself: {why}"));
+                return Ok(());
+            }
+            Err(error) => return Err(error.to_string()),
+        };
         let run = Run {
             plan,
             root,
@@ -217,7 +235,7 @@ impl Sweep {
                 self.recovery(&folder, &checker, &said, seed, &place)?;
             }
             let folder = self.rebuild(&disk, point.cut, random)?;
-            self.check(&checker, &folder, &said, &place, point.cut, false);
+            self.check(&checker, &folder, &said, (&place, point.cut, false))?;
             if !self.report.failures.is_empty() {
                 break;
             }
@@ -237,10 +255,13 @@ impl Sweep {
         let root = self.scratch.path().join("recovery");
         copy(folder, &root).map_err(|e| e.to_string())?;
         let before = Contents::read(&root).map_err(|e| e.to_string())?;
-        let traced = match self.trace(&root, seed, 0, true) {
+        let traced = match self.trace(&root, seed, 0, &["--recover"], Ending::Well) {
             Ok(traced) => traced,
             // It does not open; that is for the check of the folder itself to say.
-            Err(_) => return std::fs::remove_dir_all(&root).map_err(|e| e.to_string()),
+            Err(TraceError::Broken(_)) => {
+                return std::fs::remove_dir_all(&root).map_err(|e| e.to_string());
+            }
+            Err(error) => return Err(error.to_string()),
         };
         let mut random = Random::new(seed ^ 0x4ec0);
         let mut points = points(&traced.steps);
@@ -258,7 +279,7 @@ impl Sweep {
                 point.step,
                 point.cut.name()
             );
-            self.check(checker, &folder, &said, &place, point.cut, true);
+            self.check(checker, &folder, &said, (&place, point.cut, true))?;
             if !self.report.failures.is_empty() {
                 break;
             }
@@ -271,8 +292,9 @@ impl Sweep {
         root: &Path,
         seed: u64,
         operations: usize,
-        recover: bool,
-    ) -> Result<Traced, String> {
+        more: &[&str],
+        ending: Ending,
+    ) -> Result<Traced, TraceError> {
         let said = self.scratch.path().join("said");
         let mut command: Vec<OsString> = vec![
             self.program.clone().into(),
@@ -286,14 +308,12 @@ impl Sweep {
             "--operations".into(),
             operations.to_string().into(),
         ];
-        if recover {
-            command.push("--recover".into());
-        }
+        command.extend(more.iter().map(OsString::from));
         if let Some(plant) = self.plant {
             command.extend(["--plant".into(), plant.name().into()]);
         }
         let output = self.scratch.path().join("trace");
-        trace::run(&command, root, &said, &output).map_err(|e| e.to_string())
+        trace::run(&command, root, (&said, &output), ending)
     }
 
     fn rebuild(&self, disk: &Disk, cut: Cut, seed: u64) -> Result<PathBuf, String> {
@@ -312,10 +332,8 @@ impl Sweep {
         checker: &Checker<'_>,
         folder: &Path,
         said: &Said,
-        place: &str,
-        cut: Cut,
-        of_recovery: bool,
-    ) {
+        (place, cut, of_recovery): (&str, Cut, bool),
+    ) -> Result<(), String> {
         self.attempt += 1;
         let report = &mut self.report;
         report.points += 1;
@@ -323,15 +341,63 @@ impl Sweep {
         *report.cuts.entry(cut.name()).or_default() += 1;
         report.acknowledged_checked += said.acked.len() as u64;
         match checker.check(folder, said, self.attempt) {
-            Ok(Recovered { took, replayed, .. }) => {
-                report.replayed += replayed;
-                report.recover_total += took;
-                report.recover_ms_max = report.recover_ms_max.max(took.as_secs_f64() * 1e3);
+            Ok(recovered) => {
+                report.replayed += recovered.replayed;
+                self.recovered.push(recovered);
+                report.recovery = timing::by_size(&self.recovered);
+            }
+            Err(violation) if of_the_machine(&violation.what) => {
+                return Err(violation.what);
             }
             Err(violation) => report.failures.push(format!("{place}: {violation}")),
         }
-        report.recover_ms_mean = report.recover_total.as_secs_f64() * 1e3 / report.points as f64;
         report.seconds = self.started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Kills a workload when it reaches an edge for the `nth` time, and judges what a power cut at that
+    /// moment leaves of it, in each way. Nothing that the process wrote and did not sync is safe.
+    pub fn edge(
+        &mut self,
+        (seed, operations): (u64, usize),
+        edge: Failpoint,
+        nth: u64,
+    ) -> Result<(), String> {
+        let root = self.scratch.path().join("edge");
+        std::fs::create_dir_all(&root).map_err(|e| e.to_string())?;
+        let more = ["--crash-at", edge.name(), "--nth", &nth.to_string()];
+        let traced = self.trace(&root, seed, operations, &more, Ending::Aborted);
+        let traced = traced.map_err(|e| format!("{} for the {nth}. time: {e}", edge.name()))?;
+        let plan = Plan::new(seed, operations);
+        let known = known(&traced);
+        let checker = Checker {
+            plan: &plan,
+            known: &known,
+        };
+        let mut disk = Disk::before(&root, &traced, &Contents::default());
+        let mut said = Said::default();
+        for step in &traced.steps {
+            take(&mut disk, &mut said, step);
+        }
+        let place = format!("{} for the {nth}. time", edge.name());
+        // As a process alone leaves it when it dies: all that it wrote is there.
+        self.check(&checker, &root, &said, (&place, Cut::Kept, false))?;
+        for cut in Cut::ALL {
+            let folder = self.rebuild(&disk, cut, seed ^ nth)?;
+            let place = format!("{place}, {}", cut.name());
+            self.check(&checker, &folder, &said, (&place, cut, false))?;
+        }
+        std::fs::remove_dir_all(&root).map_err(|e| e.to_string())
+    }
+
+    /// How long a larger store takes to recover.
+    pub fn time_large(&mut self, records: usize) -> Result<(), String> {
+        let dir = self.scratch.path().join("large");
+        std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
+        let timing = timing::large(&dir, records)?;
+        self.report.recovery.push(timing);
+        self.report.seconds = self.started.elapsed().as_secs_f64();
+        std::fs::remove_dir_all(&dir).map_err(|e| e.to_string())
     }
 
     /// The first thing that was found, if any.
@@ -363,12 +429,16 @@ fn points(steps: &[Step]) -> Vec<Point> {
     let mut found = Vec::new();
     for (step, what) in steps.iter().enumerate() {
         let cuts: &[Cut] = match what {
-            Step::Write { .. } | Step::SetLen { .. } => &Cut::ALL,
-            Step::Sync { .. } | Step::SyncDir { .. } => &[Cut::Lost, Cut::Prefix],
-            Step::Create { .. } | Step::Rename { .. } | Step::Link { .. } | Step::Remove { .. } => {
-                &[Cut::Lost, Cut::Prefix]
-            }
-            Step::MakeDir { .. } | Step::RemoveDir { .. } => &[Cut::Lost],
+            // After a sync, too, other files have bytes that are not on disk, and folders names.
+            Step::Write { .. }
+            | Step::SetLen { .. }
+            | Step::Sync { .. }
+            | Step::SyncDir { .. }
+            | Step::Create { .. }
+            | Step::Rename { .. }
+            | Step::Link { .. }
+            | Step::Remove { .. } => &Cut::ALL,
+            Step::MakeDir { .. } | Step::RemoveDir { .. } => &[Cut::Lost, Cut::Prefix],
             // A promise: the power may go right after it.
             Step::Said(_) => &[Cut::Lost],
         };

@@ -187,6 +187,29 @@ impl Plan {
     }
 }
 
+/// A record of as many people, whom no other number has.
+pub fn people(number: u64, count: u64) -> Planned {
+    let mut random = Random::new(number);
+    let deltas: Vec<Delta> = (0..count)
+        .map(|index| {
+            let mut entity = [9; 16];
+            entity[..8].copy_from_slice(&(number * count + index).to_be_bytes());
+            let delta = delta(&mut random, number + 1, Lane::Bulk);
+            Delta {
+                entity: EntityId(entity),
+                ..delta
+            }
+        })
+        .collect();
+    let numbers = (1, number + 1, 1);
+    record(
+        partition(ISSUERS[0], Lane::Bulk),
+        PRODUCER,
+        numbers,
+        &deltas,
+    )
+}
+
 /// What is written after a recovery, to see that it goes on.
 pub fn afterwards(attempt: u64) -> Vec<Planned> {
     let mut random = Random::new(attempt);

@@ -22,7 +22,7 @@ use std::{
 };
 
 /// Small, so that a short workload has runs that go down by themselves.
-const GATHER_BYTES_MAX: usize = 24 << 10;
+pub const GATHER_BYTES_MAX: usize = 24 << 10;
 const GROUP_BYTES_MAX: usize = 32 << 10;
 
 /// Both, open.
@@ -39,6 +39,17 @@ enum Applying {
     NotYet(Box<Apply>, Box<dyn Tail>),
     Running(JoinHandle<Result<(), String>>),
     Ended,
+}
+
+/// Whether an error is of the machine that runs this, and says nothing about the store.
+pub fn of_the_machine(why: &str) -> bool {
+    const WORDS: [&str; 4] = [
+        "No space left",
+        "Too many open files",
+        "Cannot allocate memory",
+        "Disk quota exceeded",
+    ];
+    WORDS.iter().any(|words| why.contains(words))
 }
 
 /// Nothing here takes longer.
@@ -58,6 +69,11 @@ pub type OnAck = Arc<dyn Fn(usize, Offset) + Send + Sync>;
 impl Store {
     /// Opens what is in a folder; nothing is applied yet.
     pub fn open(dir: &Path, faults: Faults) -> Result<Store, String> {
+        Store::open_with(dir, faults, GATHER_BYTES_MAX)
+    }
+
+    /// The same, with so much of state in memory.
+    pub fn open_with(dir: &Path, faults: Faults, gather_bytes_max: usize) -> Result<Store, String> {
         let options = EmbeddedOptions {
             group_bytes_max: GROUP_BYTES_MAX,
             clock: clock::system(),
@@ -66,7 +82,7 @@ impl Store {
         };
         let log = EmbeddedLog::open(&dir.join("log"), options).map_err(|e| e.to_string())?;
         let options = StateOptions {
-            gather_bytes_max: GATHER_BYTES_MAX,
+            gather_bytes_max,
             block_cache_bytes: 1 << 20,
             ..StateOptions::default()
         };

@@ -1,7 +1,9 @@
 //! What a process did to the files of one folder, in order, as `strace` saw it.
 
+use crate::commands::FAIL;
 use std::{
     collections::BTreeMap,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -11,6 +13,8 @@ use std::{
 const CALLS: &str = "openat,creat,write,pwrite64,writev,pwritev,fsync,fdatasync,ftruncate,fallocate,rename,\
                      renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,link,linkat,close,dup,dup2,dup3,\
                      lseek,sync,syncfs,copy_file_range,sendfile";
+/// With what a process begins the line in which it says that a check of its own failed.
+pub const BROKEN: &str = "broken: ";
 /// Longest content that is recorded of one call.
 const CONTENT_BYTES_MAX: usize = 64 << 20;
 
@@ -76,6 +80,9 @@ pub struct Traced {
 pub enum TraceError {
     #[error("cannot run strace: {0}; install it (Debian: apt-get install strace)")]
     NoStrace(std::io::Error),
+    /// A check of its own failed, with the invariant that it is about.
+    #[error("{0}")]
+    Broken(String),
     #[error("the traced process ended with {status}: {stderr}")]
     Failed { status: String, stderr: String },
     #[error("line {line} of the trace is not understood: {text}")]
@@ -84,13 +91,21 @@ pub enum TraceError {
     Io(#[from] std::io::Error),
 }
 
+/// How a process has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Well,
+    /// It kills itself on the way.
+    Aborted,
+}
+
 /// Runs a command under strace and reads what it did below `root`. What it writes into `said` are its
-/// own words. Files named in `ignored` are nobody's data.
+/// own words.
 pub fn run(
     command: &[std::ffi::OsString],
     root: &Path,
-    said: &Path,
-    output: &Path,
+    (said, output): (&Path, &Path),
+    ending: Ending,
 ) -> Result<Traced, TraceError> {
     let before = files_below(root)?;
     let ran = Command::new("strace")
@@ -100,11 +115,24 @@ pub fn run(
         .args(command)
         .output()
         .map_err(TraceError::NoStrace)?;
-    if !ran.status.success() {
-        return Err(TraceError::Failed {
-            status: ran.status.to_string(),
-            stderr: String::from_utf8_lossy(&ran.stderr).into_owned(),
-        });
+    let stderr = String::from_utf8_lossy(&ran.stderr);
+    let broken = stderr.lines().find_map(|line| line.strip_prefix(BROKEN));
+    let as_expected = match ending {
+        Ending::Well => ran.status.success(),
+        // The tracer ends itself as the traced process did.
+        Ending::Aborted => ran.status.signal() == Some(libc::SIGABRT),
+    };
+    match broken {
+        _ if as_expected => {}
+        Some(why) if ran.status.code() == Some(FAIL.into()) => {
+            return Err(TraceError::Broken(why.to_owned()));
+        }
+        _ => {
+            return Err(TraceError::Failed {
+                status: ran.status.to_string(),
+                stderr: stderr.into_owned(),
+            });
+        }
     }
     let text = std::fs::read_to_string(output)?;
     std::fs::remove_file(output)?;
@@ -185,7 +213,9 @@ fn read(
         };
         let (thread, call) = line.split_once(' ').ok_or_else(unreadable)?;
         let call = call.trim_start();
-        if call.starts_with("+++") || call.starts_with("---") {
+        // A call that did not return before the process died promised nothing to anybody.
+        let died_in_it = call.ends_with("= ?");
+        if call.starts_with("+++") || call.starts_with("---") || died_in_it {
             continue;
         }
         let now = reader.steps.len();

@@ -2,7 +2,8 @@
 
 use crate::sweep::{
     plan::{Operation, Plan},
-    store::{OnAck, Store},
+    store::{OnAck, Store, of_the_machine},
+    trace::BROKEN,
 };
 use hutong_planted_broker::log::{Log, faults::Faults};
 use hutong_plants::{Failpoint, Plant};
@@ -61,7 +62,8 @@ impl Voice {
 }
 
 impl Args {
-    pub fn run(&self) -> Result<(), String> {
+    /// Says no when a check of its own failed: what it wrote itself does not open, or is not taken.
+    pub fn run(&self) -> Result<bool, String> {
         if let Some(name) = &self.plant {
             let plant =
                 Plant::from_name(name).ok_or_else(|| format!("no plant is called {name}"))?;
@@ -78,13 +80,30 @@ impl Args {
             });
         }
         let voice = Voice::open(&self.said).map_err(|e| e.to_string())?;
-        if self.recover {
-            let mut store = Store::open(&self.dir, Faults::default())?;
-            store.apply_up_to(store.last())?;
-            return store.close();
+        let worked = match self.recover {
+            true => recover(&self.dir),
+            false => work(&self.dir, &Plan::new(self.seed, self.operations), &voice),
+        };
+        match worked {
+            Ok(()) => Ok(true),
+            Err(why) if of_the_machine(&why) => Err(why),
+            Err(why) => {
+                let invariant = if why.starts_with("INV-") {
+                    ""
+                } else {
+                    "INV-3: "
+                };
+                eprintln!("{BROKEN}{invariant}{why}");
+                Ok(false)
+            }
         }
-        work(&self.dir, &Plan::new(self.seed, self.operations), &voice)
     }
+}
+
+fn recover(dir: &Path) -> Result<(), String> {
+    let mut store = Store::open(dir, Faults::default())?;
+    store.apply_up_to(store.last())?;
+    store.close()
 }
 
 /// Does what the plan says.

@@ -12,12 +12,13 @@ use hutong_proto::{
 };
 use prost::Message;
 use std::{
+    fmt,
     future::Future,
+    pin::Pin,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::task::AbortOnDropHandle;
 use tonic::Streaming;
 
 /// Requests that wait for the connection.
@@ -155,14 +156,23 @@ struct Stream {
 /// A stream and its first message.
 type Opening = Result<(Stream, Bytes), ClientError>;
 
+/// A stream on its way up. It stays when whoever waits for it stops, and goes on with the next one who
+/// does; the calls below it have tasks of the transport's own.
+struct Attempt(Pin<Box<dyn Future<Output = Opening> + Send>>);
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt").finish_non_exhaustive()
+    }
+}
+
 #[derive(Debug)]
 enum Line {
     /// Connects again, not before this.
     Down {
         until: Instant,
     },
-    /// In a task, so that whoever stops waiting does not begin it anew.
-    Connecting(AbortOnDropHandle<Opening>),
+    Connecting(Attempt),
     Up(Box<Stream>),
 }
 
@@ -281,16 +291,14 @@ impl Subscriber {
                 Line::Up(_) => return Ok(()),
                 Line::Down { until } => {
                     tokio::time::sleep_until(*until).await;
-                    let opening = tokio::spawn(self.opening());
-                    self.line = Line::Connecting(AbortOnDropHandle::new(opening));
+                    self.line = Line::Connecting(Attempt(Box::pin(self.opening())));
                 }
-                Line::Connecting(opening) => {
-                    let opened = opening.await;
+                Line::Connecting(attempt) => {
+                    let opened = attempt.0.as_mut().await;
                     self.line = Line::Down {
                         until: Instant::now(),
                     };
-                    let (stream, first) =
-                        opened.map_err(|e| ClientError::Broken(e.to_string()))??;
+                    let (stream, first) = opened?;
                     self.opened(&first)?;
                     self.line = Line::Up(Box::new(stream));
                 }

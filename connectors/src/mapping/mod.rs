@@ -19,7 +19,7 @@ use crate::{
     source::{SourceRow, UNREADABLE},
 };
 use hutong_proto::{
-    Delta, Micros, Provenance, Reason, Refusal, area,
+    Delta, Micros, Provenance, Reason, Refusal, Revision, area,
     batch::{DeltaView, ProvenanceView},
 };
 use serde_json::{Map, Value};
@@ -103,7 +103,10 @@ impl Mapper {
         let provenance = rule.provenance.read(fields, &self.defaults)?;
         let delta = Delta {
             entity,
-            revision: row.revision,
+            revision: match planted!(MappingRevision) {
+                true => Revision(committed_at.0),
+                false => row.revision,
+            },
             committed_at,
             expires_at: rule.expires.read(fields, committed_at)?,
             evidence: rule.evidence(fields)?,

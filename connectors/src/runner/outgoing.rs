@@ -142,9 +142,12 @@ impl Outgoing {
     /// Everything of the source up to here was taken.
     pub fn reached(&mut self, checkpoint: Value, barrier: Option<String>) {
         self.marks.push(Mark {
-            upto: Upto {
-                urgent: self.urgent.last_number(),
-                bulk: self.bulk.last_number(),
+            upto: match planted!(CheckpointBeforeAck) {
+                true => Upto::default(),
+                false => Upto {
+                    urgent: self.urgent.last_number(),
+                    bulk: self.bulk.last_number(),
+                },
             },
             checkpoint,
             barrier,
@@ -310,7 +313,9 @@ impl Outgoing {
         });
         self.storing = Some(tokio::spawn(on_disk(move || {
             let mut store = dead_letters.lock().unwrap_or_else(PoisonError::into_inner);
-            store.add(settled.letters, now())?;
+            if !planted!(DeadLetterDropped) {
+                store.add(settled.letters, now())?;
+            }
             if let Some(stand) = &stand {
                 checkpoints.store(stand)?;
             }

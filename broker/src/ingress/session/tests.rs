@@ -9,17 +9,24 @@ use crate::{
         queue::{Queues, Room},
         registry::Producers,
     },
-    log::{Log, Tail, faults::Faults, memory::MemoryLog},
+    log::{
+        Log, Tail,
+        faults::{Faults, SyncFault},
+        memory::MemoryLog,
+    },
     metrics::Metrics,
     overload::{Overload, Policy},
     state::{State, StateOptions},
     tail::TailRings,
 };
+use axum::body::Body;
 use futures_util::{FutureExt, StreamExt};
 use hutong_proto::{
     EntityId, LogId, Micros, Offset, Provenance, Revision, Value,
     delta::{Colour, Delta, TestOutcome},
+    frame::FrameCodec,
 };
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +37,7 @@ struct Bench {
     ingress: Ingress,
     apply: Apply,
     tail: Box<dyn Tail>,
+    faults: Faults,
     _dir: TempDir,
 }
 
@@ -43,7 +51,8 @@ impl Bench {
         let state = State::open(dir.path(), StateOptions::default()).expect("opens");
         let state = Arc::new(state);
         let clock: crate::clock::Clock = Arc::new(|| NOW);
-        let log = MemoryLog::new(LogId(7), Arc::clone(&clock), Faults::default());
+        let faults = Faults::default();
+        let log = MemoryLog::new(LogId(7), Arc::clone(&clock), faults.clone());
         let tail = log.tail(Offset::FIRST).expect("a tail");
         let metrics = Arc::new(Metrics::new([anhui()]));
         let waiters = Arc::new(Waiters::default());
@@ -56,6 +65,7 @@ impl Bench {
         let policy = Policy {
             give_way: Vec::new(),
             delay: Duration::from_secs(1),
+            floor_bytes_per_s: 1 << 20,
         };
         let ingress = Ingress {
             access: Access::trial([anhui()]),
@@ -77,6 +87,7 @@ impl Bench {
             ingress,
             apply: apply.expect("opens"),
             tail,
+            faults,
             _dir: dir,
         }
     }
@@ -266,4 +277,61 @@ async fn credit_comes_back_when_the_ack_is_taken_and_refusals_wait_for_those_bef
     frames.next().await.expect("an ack").expect("no error");
     assert_eq!(session.out.charge(0), 0);
     next.await.expect("taken");
+}
+
+/// What a client sends, as the transport gives it.
+fn input(body: Body) -> Streaming<Frame> {
+    Streaming::new_request(FrameCodec, body, None, None)
+}
+
+fn open(epoch: u64) -> Body {
+    let open = api::PublishOpen {
+        producer: "p".to_owned(),
+        epoch,
+    };
+    let message = api::publish_request::Message::Open(open);
+    let message = api::PublishRequest {
+        message: Some(message),
+    };
+    let message = message.encode_to_vec();
+    let mut framed = vec![0];
+    framed.extend((message.len() as u32).to_be_bytes());
+    framed.extend(message);
+    Body::from(framed)
+}
+
+/// A client that is told that it is wrong gives up for good; a line that stood still is not its mistake.
+#[tokio::test(start_paused = true)]
+async fn the_first_message_of_a_stream_that_comes_late_is_a_broken_line_and_not_open_expected() {
+    let bench = Bench::new();
+    let (session, ..) = bench.session().await;
+    let silent = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+    let late = session.open(&mut input(Body::from_stream(silent))).await;
+    let late = late.err().expect("it does not open");
+    assert_eq!(late.reason, Reason::SessionTakenOver);
+    assert!(late.reason.retryable(), "its client tries again");
+    let broken = futures_util::stream::iter([Err::<Bytes, _>(std::io::Error::other("reset"))]);
+    let broken = session.open(&mut input(Body::from_stream(broken))).await;
+    let broken = broken.err().expect("it does not open");
+    assert_eq!(broken.reason, Reason::SessionTakenOver);
+    let ended = session.open(&mut input(Body::empty())).await;
+    let ended = ended.err().expect("it does not open");
+    assert_eq!(ended.reason, Reason::OpenExpected);
+}
+
+/// A batch whose sync failed may be there after the restart: until then nobody can say what is durable.
+#[tokio::test]
+async fn a_broker_whose_log_is_poisoned_opens_no_publish_session() {
+    let bench = Bench::new();
+    let (session, opened, _frames) = bench.session().await;
+    bench.faults.fail_sync(SyncFault::Landed);
+    let doubtful = session.take(mixed(1), Sequence(1), 1024, &opened).await;
+    let doubtful = session.ack(doubtful.expect("taken")).await;
+    assert!(doubtful.is_err(), "nobody knows whether it is durable");
+    // The producer begins again, and asks what the broker has.
+    drop(opened);
+    let refused = session.open(&mut input(open(2))).await;
+    let refused = refused.err().expect("it does not open");
+    assert_eq!(refused.reason, Reason::LogPoisoned);
+    assert!(refused.reason.retryable(), "and asks again");
 }

@@ -11,16 +11,21 @@ use std::sync::{
 };
 
 macro_rules! named {
-    ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $value:ident = $text:literal,)* }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[doc = $about:literal])* $value:ident = $text:literal,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$about])* $value,)* }
+        pub enum $name { $($(#[doc = $about])* $value,)* }
 
         impl $name {
             pub const ALL: &'static [$name] = &[$($name::$value,)*];
 
             pub fn name(self) -> &'static str {
                 match self { $($name::$value => $text,)* }
+            }
+
+            /// In a sentence.
+            pub fn about(self) -> &'static str {
+                match self { $($name::$value => concat!($($about),*).trim_ascii(),)* }
             }
 
             pub fn from_name(name: &str) -> Option<$name> {
@@ -77,6 +82,8 @@ named! {
         ExceptionForgotten = "exception-forgotten",
         /// State says that it has one record more than it has.
         AppliedAhead = "applied-ahead",
+        /// State says that a run is down before it is on disk.
+        StateNotSynced = "state-not-synced",
         /// A run that goes down has not the newest values.
         RunWithoutNewest = "run-without-newest",
         /// What is expired is decided by the clock on the wall.
@@ -99,6 +106,8 @@ named! {
         EchoSent = "echo-sent",
         /// A record that is wanted in part is sent whole.
         KindsNotCut = "kinds-not-cut",
+        /// One delivery in four has not quite what the log has.
+        OtherContent = "other-content",
         /// Bulk goes first.
         BulkFirst = "bulk-first",
         /// The publisher takes one batch more for durable than the broker says.
@@ -107,6 +116,14 @@ named! {
         SubscriberRepeats = "subscriber-repeats",
         /// The sink commits its cursor before its rows.
         SinkCursorApart = "sink-cursor-apart",
+        /// The sink of files syncs the mark of a cursor before the lines that it stands for.
+        LinesCursorApart = "lines-cursor-apart",
+        /// A row's revision is the time of its commit, which two rows can share.
+        MappingRevision = "mapping-revision",
+        /// A row that is refused is counted, and not kept.
+        DeadLetterDropped = "dead-letter-dropped",
+        /// A source's checkpoint is stored when its rows were taken, not when they arrived.
+        CheckpointBeforeAck = "checkpoint-before-ack",
     }
 }
 

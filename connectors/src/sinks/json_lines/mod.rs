@@ -196,8 +196,15 @@ impl Output {
     fn write(&mut self, lines: &[u8], mark: Option<(MarkType, Cursor)>) -> Result<(), SinkError> {
         match self {
             Output::File(journal) => {
+                let complete = |journal: &mut Journal| {
+                    mark.map_or(Ok(()), |(r#type, cursor)| journal.mark(r#type, cursor))
+                };
+                if planted!(LinesCursorApart) {
+                    complete(journal)?;
+                    return journal.append(lines);
+                }
                 journal.append(lines)?;
-                mark.map_or(Ok(()), |(r#type, cursor)| journal.mark(r#type, cursor))
+                complete(journal)
             }
             Output::Stream {
                 to,
