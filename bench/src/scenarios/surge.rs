@@ -47,6 +47,35 @@ pub struct Options {
     surge_seconds: f64,
 }
 
+/// What fits is what reaches the subscribers, not only what is acknowledged.
+async fn probe(
+    options: &Options,
+    fleet: &Fleet,
+    load: &Load,
+    counters: &Counters,
+) -> Result<f64, Failure> {
+    let delivered = || counters.delivered.load(Ordering::Acquire) as f64;
+    let watch = async {
+        tokio::time::sleep(load.warmup).await;
+        let (begin, before) = (Instant::now(), delivered());
+        tokio::time::sleep(load.seconds).await;
+        let per_s = (delivered() - before) / begin.elapsed().as_secs_f64();
+        per_s / options.fleet.receivers_of_one()
+    };
+    let (probed, fits) = tokio::join!(fleet.drive(load), watch);
+    probed?;
+    // Of a probe that was taken whole nobody knows how much more would have been.
+    if fits <= load.bulk_per_s * PROBE_SHARE_MAX {
+        return Ok(fits);
+    }
+    Err(format!(
+        "{fits:.0} deltas a second of the {:.0} offered were taken: nothing is known about what fits; offer more \
+         with --probe-rate",
+        load.bulk_per_s
+    )
+    .into())
+}
+
 pub async fn run(options: &Options) -> Result<Run, Failure> {
     let issuers = load::issuers(options.fleet.subscribers);
     let broker = options.common.broker(&issuers, "").await?;
@@ -63,26 +92,7 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         at_end: AtEnd::Leave,
         urgent_until_drained: false,
     };
-    // What fits is what reaches the subscribers, not only what is acknowledged.
-    let probe = async {
-        let delivered = || counters.delivered.load(Ordering::Acquire) as f64;
-        tokio::time::sleep(load.warmup).await;
-        let (begin, before) = (Instant::now(), delivered());
-        tokio::time::sleep(load.seconds).await;
-        let per_s = (delivered() - before) / begin.elapsed().as_secs_f64();
-        per_s / options.fleet.receivers_of_one()
-    };
-    let (probed, fits) = tokio::join!(fleet.drive(&load), probe);
-    probed?;
-    // Of a probe that was taken whole nobody knows how much more would have been.
-    if fits > load.bulk_per_s * PROBE_SHARE_MAX {
-        return Err(format!(
-            "{fits:.0} deltas a second of the {:.0} offered were taken: nothing is known about what fits; \
-             offer more with --probe-rate",
-            load.bulk_per_s
-        )
-        .into());
-    }
+    let fits = probe(options, &fleet, &load, &counters).await?;
     load.bulk_per_s = fits * options.times;
     load.warmup = Duration::ZERO;
     load.seconds = Duration::from_secs_f64(options.surge_seconds);
