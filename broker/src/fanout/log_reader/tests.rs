@@ -165,6 +165,7 @@ impl Bench {
         let overload = Overload::new(Policy {
             give_way: Vec::new(),
             delay: Duration::from_secs(1),
+            floor_bytes_per_s: crate::overload::FLOOR_BYTES_PER_S,
         });
         let fanout = Fanout {
             access: Access::trial(codes),
