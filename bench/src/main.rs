@@ -343,12 +343,12 @@ mod tests {
                 &[
                     "s.toml:2:",
                     "kafka",
-                    "it may be hutong, jetstream, redis, postgres",
+                    "it may be hutong, hutong-plain, jetstream, redis, postgres",
                 ],
             ),
             (
-                refused("scenario = \"compare\"\nplain = \"yes\"\n"),
-                &["s.toml:2:", "plain = \"yes\"", "true or false"],
+                refused("scenario = \"compare\"\nshort = \"yes\"\n"),
+                &["s.toml:2:", "short = \"yes\"", "true or false"],
             ),
         ] {
             for part in parts {

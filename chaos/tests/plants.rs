@@ -2,7 +2,7 @@
 //! binary that anybody runs has a place for one.
 
 use hutong_chaos::plants;
-use hutong_plants::{Failpoint, Plant};
+use hutong_plants::Plant;
 use std::path::{Path, PathBuf};
 
 fn program() -> &'static Path {
@@ -36,12 +36,12 @@ fn contains(binary: &Path, name: &str) -> bool {
 #[test]
 fn no_release_binary_has_a_plant_or_a_failpoint_in_it() {
     let folder: PathBuf = program().parent().expect("a folder").to_owned();
-    let names = Plant::ALL
-        .iter()
-        .map(|p| p.name())
-        .chain(Failpoint::ALL.iter().map(|p| p.name()));
+    let plants = Plant::ALL.iter().map(|plant| plant.name());
     // Rare enough not to be found by chance.
-    let names: Vec<&str> = names.filter(|name| name.len() >= 12).collect();
+    let mut names: Vec<&str> = plants.filter(|name| name.len() >= 12).collect();
+    // In the symbols of whatever has a place for a plant or a failpoint: a name that is only compared may stand
+    // in no binary.
+    names.push("hutong_plants");
     assert!(
         names.iter().all(|name| contains(program(), name)),
         "or nothing is looked for"

@@ -70,7 +70,8 @@ impl Snapshots {
             return Err(refused().detail("one of this platform is being sent"));
         };
         let one = Arc::clone(&self.all).try_acquire_owned();
-        Ok([own, one.map_err(|_| refused())?])
+        // Given back in this order: whoever waits for the platform's own place finds the other one free too.
+        Ok([one.map_err(|_| refused())?, own])
     }
 }
 

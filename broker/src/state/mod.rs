@@ -6,6 +6,7 @@
 //! applies the rest again.
 
 mod gather;
+mod gauges;
 pub mod keys;
 pub mod row;
 mod run;
@@ -14,7 +15,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use crate::{metrics::StoreGauges, rocks};
+use crate::rocks;
 use gather::Gather;
 use hutong_proto::{EntityId, Kind, Micros, Offset};
 use keys::RegisterKey;
@@ -432,42 +433,9 @@ impl State {
         self.shared.signal.lock().failure.clone()
     }
 
-    pub fn registers_estimate(&self) -> u64 {
-        let gathered: usize = {
-            let memory = self.shared.memory.read();
-            memory.frozen.iter().map(|f| f.gather.rows()).sum::<usize>() + memory.active.rows()
-        };
-        self.shared.property("rocksdb.estimate-num-keys") + gathered as u64
-    }
-
-    /// Bytes gathered and on their way down.
-    pub fn memory_bytes(&self) -> usize {
-        let memory = self.shared.memory.read();
-        memory
-            .frozen
-            .iter()
-            .map(|f| f.gather.bytes())
-            .sum::<usize>()
-            + memory.active.bytes()
-    }
-
-    pub fn disk_bytes(&self) -> u64 {
-        self.shared.property("rocksdb.total-sst-files-size")
-    }
-
     /// The log keeps nothing below: what the state knows of it alone goes at compaction.
     pub fn log_starts_at(&self, offset: Offset) {
         self.shared.log_start.fetch_max(offset.0, Ordering::AcqRel);
-    }
-
-    pub fn stats(&self) -> StateStats {
-        *self.shared.stats.lock()
-    }
-
-    /// What the store says about itself, for metrics.
-    pub fn store(&self) -> StoreGauges {
-        let database = self.shared.db.database();
-        database.map_or_else(StoreGauges::default, |db| rocks::gauges(db, &[FAMILY]))
     }
 
     /// At once, what else happens in the background.

@@ -6,6 +6,10 @@ use proptest::prelude::*;
 use row::ProvenanceId;
 use std::collections::BTreeMap;
 
+fn database(state: &State) -> &rocksdb::DB {
+    state.shared.db.database().expect("it is on a disk")
+}
+
 fn register(n: u8) -> RegisterKey {
     RegisterKey {
         entity: EntityId([n / 8 + 1; 16]),
@@ -326,7 +330,7 @@ fn full(dir: &Path) -> Arc<State> {
     };
     let state = State::open(dir, options).expect("opens");
     let off = [("disable_auto_compactions", "true")];
-    state.shared.db.set_options(&off).expect("known options");
+    database(&state).set_options(&off).expect("known options");
     // The first goes below level 0, where nothing is yet.
     for _ in 0..=run::RUNS_MAX {
         gather_run(&state);
@@ -419,7 +423,7 @@ fn no_more_runs_wait_to_be_merged_than_may() {
     assert!(end.recv_timeout(A_WHILE).is_err(), "there is no room");
     assert_eq!(level0_files(&state), run::RUNS_MAX as u64);
     let on = [("disable_auto_compactions", "false")];
-    state.shared.db.set_options(&on).expect("known options");
+    database(&state).set_options(&on).expect("known options");
     let end = end.recv_timeout(PATIENCE).expect("they are merged");
     end.expect("it goes down");
     assert!(level0_files(&state) < run::RUNS_MAX as u64);

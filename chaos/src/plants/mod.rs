@@ -130,7 +130,8 @@ pub fn meant_for(plant: Plant) -> (Hunter, &'static [&'static str]) {
         Plant::SnapshotCursorLate => (Simulation, &["INV-7"]),
         Plant::RingFloorStuck => (Simulation, &["INV-7"]),
         Plant::CursorOffByOne => (Simulation, &["INV-7"]),
-        Plant::RejoinSkips => (Simulation, &["INV-7"]),
+        // What was skipped in one lane is missing before what comes in the other.
+        Plant::RejoinSkips => (Simulation, &["INV-7", "INV-10"]),
         Plant::CreditIgnored => (Simulation, &["INV-9"]),
         Plant::SentIsApplied => (Simulation, &["INV-7"]),
         Plant::EchoSent => (Simulation, &["INV-2"]),

@@ -113,6 +113,8 @@ pub fn work(dir: &Path, plan: &Plan, voice: &Voice) -> Result<(), String> {
         Arc::new(move |number, offset| acks.say(&format!("acked {number} {offset}")));
     let open = || Store::open(dir, Faults::default());
     let mut store = open()?;
+    // From the beginning, as in the broker: the log waits for apply when it is too far ahead.
+    store.apply_up_to(store.last())?;
     let mut waiting = Vec::new();
     for operation in &plan.operations {
         match operation {

@@ -5,7 +5,7 @@ use crate::{
     access::Access,
     clock::Clock,
     control::ControlWriter,
-    fanout::{Snapshots, registry::Subscriptions},
+    fanout::{Beside, Blocking, Snapshots, registry::Subscriptions},
     log::{
         Append, Entry, EntryHead, Log, LogError, Merged, PartitionInfo, Tail, faults::Faults,
         memory::MemoryLog,
@@ -182,6 +182,8 @@ impl Bench {
             stall: PATIENCE,
             overload: Arc::new(overload),
             log_readers: Arc::default(),
+            blocking: Blocking::default(),
+            beside: Beside::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
         };
