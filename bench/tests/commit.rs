@@ -78,7 +78,7 @@ fn the_commit_is_found_in_a_clone_in_another_work_tree_and_among_packed_branches
     is_that_of_git(&main);
     is_told_of(&main, || commit(&main));
     is_told_of(&main, || {
-        drop(git(&main, &["checkout", "--quiet", "--detach", "a/b"]))
+        drop(git(&main, &["checkout", "--quiet", "--detach", "a/b"]));
     });
 }
 

@@ -12,10 +12,10 @@ impl Random {
     /// Another stream, for something whose draws must not move these.
     #[must_use]
     pub fn fork(&mut self) -> Random {
-        Random(self.next() ^ 0xd1b5_4a32_d192_ed03)
+        Random(self.draw() ^ 0xd1b5_4a32_d192_ed03)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -27,7 +27,7 @@ impl Random {
     pub fn below(&mut self, n: u64) -> u64 {
         match n {
             0 => 0,
-            n => self.next() % n,
+            n => self.draw() % n,
         }
     }
 

@@ -196,7 +196,7 @@ impl Producer {
             backoff: Backoff {
                 first: Duration::from_millis(20),
                 max: Duration::from_secs(2),
-                jitter_seed: Some(random.next()),
+                jitter_seed: Some(random.draw()),
             },
             dialer: Dialer(Arc::new(self.net.clone())),
             ..PublisherOptions::new(endpoint, "source")

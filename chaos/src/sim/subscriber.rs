@@ -155,7 +155,7 @@ impl Sink {
             backoff: Backoff {
                 first: Duration::from_millis(20),
                 max: Duration::from_secs(2),
-                jitter_seed: Some(random.next()),
+                jitter_seed: Some(random.draw()),
             },
             dialer: Dialer(Arc::new(self.net.clone())),
             ..SubscriberOptions::new(endpoint, "sink")
