@@ -147,6 +147,11 @@ impl<'a> Paused<'a> {
         Ok(Paused { stage, proof })
     }
 
+    /// Does it stand still, for certain?
+    pub fn stands(&self) -> bool {
+        self.proof.holds
+    }
+
     pub fn heal(self) -> Undone<'a> {
         let (stage, proof) = (self.stage, self.proof.clone());
         drop(self);
