@@ -306,7 +306,7 @@ impl Broker {
             }
             Err(errors) => {
                 self.metrics.reload_refused();
-                for error in errors.iter() {
+                for error in &errors {
                     tracing::error!(
                         file = errors.file(),
                         line = error.line,
