@@ -59,7 +59,8 @@ pub fn fault(drill: &Drill, seed: u64, at: Range<Duration>) -> Fault {
 /// Can they be there at one time, and both be felt?
 pub fn go_together(a: &Fault, b: &Fault) -> bool {
     let claim = a.what.claim().is_some() && a.what.claim() == b.what.claim();
-    !claim && !(a.what.hits_the_process() && b.what.hits_the_process())
+    let process = a.what.hits_the_process() && b.what.hits_the_process();
+    !(claim || process)
 }
 
 /// A drill's file with these faults, because a history is judged by the file in it.

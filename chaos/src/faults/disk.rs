@@ -68,7 +68,7 @@ struct Absent<'a> {
 }
 
 impl Absent<'_> {
-    fn is_back(mut self) {
+    fn came_back(mut self) {
         self.hold = None;
     }
 }
@@ -117,7 +117,7 @@ impl<'a> Dark<'a> {
         disk.mount().await?;
         let (kept, lost) = disk.canaries();
         drop(self.silence);
-        self.absent.is_back();
+        self.absent.came_back();
         let proof = vec![
             Proof::new(
                 "a file that was written and not synced is gone after the cut",
@@ -303,7 +303,7 @@ impl<'a> ReadOnly<'a> {
         disk.unmount().await?;
         disk.repair().await?;
         disk.mount().await?;
-        absent.is_back();
+        absent.came_back();
         let proof = vec![Proof::new(
             "a write of our own was refused as read-only",
             "演练自身的写入因只读被拒绝",
