@@ -60,7 +60,7 @@ pub fn fault(drill: &Drill, seed: u64, at: Range<Duration>) -> Fault {
 pub fn go_together(a: &Fault, b: &Fault) -> bool {
     let claim = a.what.claim().is_some() && a.what.claim() == b.what.claim();
     let process = a.what.hits_the_process() && b.what.hits_the_process();
-    !claim && !process
+    !(claim || process)
 }
 
 /// A drill's file with these faults, because a history is judged by the file in it.

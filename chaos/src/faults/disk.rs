@@ -3,7 +3,7 @@
 use crate::{
     drill::Clients,
     error::ChaosError,
-    faults::Undone,
+    faults::{Undone, process::Paused},
     history::{Proof, Reaction},
     proxy::{Line, Rule, Ruling},
     stage::{Stage, disk::Disk, process::Hold},
@@ -68,7 +68,7 @@ struct Absent<'a> {
 }
 
 impl Absent<'_> {
-    fn comes_back(mut self) {
+    fn came_back(mut self) {
         self.hold = None;
     }
 }
@@ -117,7 +117,7 @@ impl<'a> Dark<'a> {
         disk.mount().await?;
         let (kept, lost) = disk.canaries();
         drop(self.silence);
-        self.absent.comes_back();
+        self.absent.came_back();
         let proof = vec![
             Proof::new(
                 "a file that was written and not synced is gone after the cut",
@@ -174,7 +174,30 @@ impl<'a> Full<'a> {
             _watch: AbortOnDropHandle::new(tokio::spawn(watch_log(stage.data.join("log"), told))),
         };
         full.filled = disk.fill().await?;
+        full.take_reserve().await?;
         Ok(full)
+    }
+
+    /// The broker's log has tens of megabytes set aside, on which it would live for minutes. A file that is cut to
+    /// the length that it has gives up what is behind its end. The broker stands still meanwhile: what it
+    /// appended between the look and the cut would be gone.
+    async fn take_reserve(&mut self) -> Result<(), ChaosError> {
+        if self.stage.broker.pid().is_none() {
+            return Ok(());
+        }
+        let still = Paused::begin(self.stage).await?;
+        if !still.stands() {
+            return Ok(());
+        }
+        for file in logs_in(&self.stage.data.join("log")) {
+            let cut = std::fs::OpenOptions::new()
+                .write(true)
+                .open(&file)
+                .and_then(|log| log.set_len(log.metadata()?.len()));
+            cut.map_err(ChaosError::file("cannot cut", file))?;
+        }
+        self.filled += self.disk.fill().await?;
+        Ok(())
     }
 
     pub async fn heal(mut self) -> Result<Undone<'a>, ChaosError> {
@@ -190,7 +213,6 @@ impl<'a> Full<'a> {
                 format!("{}, {left}", self.filled),
                 self.filled > 0,
             ),
-            // What it has reserved before keeps it going for a while.
             Proof::new(
                 "seconds for which the broker's log did not grow, although there was load",
                 "有负载而互通日志未增长的秒数",
@@ -236,16 +258,19 @@ async fn watch_log(dir: PathBuf, told: watch::Sender<Duration>) {
 
 /// Of its write-ahead log, files that are gone again included.
 fn bytes_ever(dir: &Path, files: &mut BTreeMap<PathBuf, u64>) -> u64 {
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.extension().is_some_and(|e| e == "log")
-            && let Ok(metadata) = entry.metadata()
-        {
+    for path in logs_in(dir) {
+        if let Ok(metadata) = std::fs::metadata(&path) {
             let most = files.entry(path).or_default();
             *most = metadata.len().max(*most);
         }
     }
     files.values().sum()
+}
+
+fn logs_in(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    paths.filter(|path| path.extension().is_some_and(|e| e == "log"))
 }
 
 /// The kernel turned the file system read-only.
@@ -278,7 +303,7 @@ impl<'a> ReadOnly<'a> {
         disk.unmount().await?;
         disk.repair().await?;
         disk.mount().await?;
-        absent.comes_back();
+        absent.came_back();
         let proof = vec![Proof::new(
             "a write of our own was refused as read-only",
             "演练自身的写入因只读被拒绝",

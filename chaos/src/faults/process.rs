@@ -23,6 +23,23 @@ fn state(pid: u32) -> Option<char> {
     stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
+/// Of all its threads, each letter once.
+fn states(pid: u32) -> String {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let stats = threads.into_iter().flatten().flatten();
+    let mut states: Vec<char> = stats
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok())
+        .filter_map(|stat| stat.rsplit_once(')')?.1.trim_start().chars().next())
+        .collect();
+    states.sort_unstable();
+    states.dedup();
+    states.into_iter().collect()
+}
+
+fn all_stand(states: &str) -> bool {
+    states == "T"
+}
+
 fn killed(pid: Option<u32>) -> Proof {
     let gone = pid.is_some_and(|pid| state(pid).is_none_or(|state| state == 'Z'));
     Proof::new(
@@ -130,21 +147,30 @@ impl<'a> Paused<'a> {
     pub async fn begin(stage: &'a Stage) -> Result<Paused<'a>, ChaosError> {
         stage.broker.ready(super::READY_MAX).await?;
         let pid = stage.broker.signal(Signal::STOP)?;
-        let mut seen = state(pid);
+        // A thread within a call ends it first; until all stand, the process may still write.
+        let mut seen = states(pid);
         for _ in 0..STOP_POLLS {
-            if seen == Some('T') {
+            if all_stand(&seen) {
                 break;
             }
             tokio::time::sleep(STOP_POLL).await;
-            seen = state(pid);
+            seen = states(pid);
         }
         let proof = Proof::new(
-            "state of the process after it got SIGSTOP",
-            "收到 SIGSTOP 之后的进程状态",
-            seen.map_or("gone".to_owned(), |state| format!("{state} (stopped is T)")),
-            seen == Some('T'),
+            "states of the process's threads after it got SIGSTOP",
+            "收到 SIGSTOP 之后的线程状态",
+            match seen.is_empty() {
+                true => "gone".to_owned(),
+                false => format!("{seen} (stopped is T)"),
+            },
+            all_stand(&seen),
         );
         Ok(Paused { stage, proof })
+    }
+
+    /// Does it stand still, for certain?
+    pub fn stands(&self) -> bool {
+        self.proof.holds
     }
 
     pub fn heal(self) -> Undone<'a> {

@@ -139,7 +139,8 @@ impl Disk {
         (has(SYNCED), !has(UNSYNCED))
     }
 
-    /// Writes until nothing more fits; the bytes that did. Undone by [`Disk::free`].
+    /// Writes until nothing more fits; the bytes that did, which a second time are those that became free since.
+    /// Undone by [`Disk::free`].
     pub async fn fill(&self) -> Result<u64, ChaosError> {
         let path = self.point.join(FILLER);
         // It takes seconds, which no thread of the clients can do without.
@@ -200,7 +201,11 @@ impl Drop for Disk {
 /// Writes to this file until nothing more fits.
 fn fill(path: &Path) -> Result<u64, ChaosError> {
     let failed = |error| ChaosError::file("cannot fill", path)(error);
-    let mut file = std::fs::File::create(path).map_err(&failed)?;
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(&failed)?;
     let mut filled = 0;
     for chunk in [1usize << 20, 4096, 1] {
         let zeros = vec![0; chunk];
