@@ -219,7 +219,7 @@ impl Sender for PostgresSender {
         Box::pin(async move {
             let c = Columns::of(&batch)?;
             // A task of its own, so that it is on its way before anybody waits for its answer.
-            let sent = tokio::spawn(async move {
+            let sent = AbortOnDropHandle::new(tokio::spawn(async move {
                 let body = &batch.body[..];
                 client
                     .execute(
@@ -236,7 +236,7 @@ impl Sender for PostgresSender {
                         ],
                     )
                     .await
-            });
+            }));
             Ok(Box::pin(async move {
                 match sent.await?? {
                     1 => Ok(()),

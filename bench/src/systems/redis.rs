@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
+use tokio_util::task::AbortOnDropHandle;
 
 const STREAM: &str = "deltas";
 /// Entries that the stream keeps, about: all of them are in memory, with batches of 256 two gigabytes. A
@@ -147,13 +148,13 @@ impl Sender for RedisSender {
         let connection = self.0.clone();
         Box::pin(async move {
             // A task of its own, so that it is on its way before anybody waits for its answer.
-            let sent = tokio::spawn(async move {
+            let sent = AbortOnDropHandle::new(tokio::spawn(async move {
                 let mut connection = connection;
                 let mut add = redis::cmd("XADD");
                 add.arg(STREAM).arg("MAXLEN").arg("~").arg(KEPT);
                 add.arg("*").arg("b").arg(&batch.body[..]);
                 connection.send_packed_command(&add).await
-            });
+            }));
             Ok(Box::pin(async move {
                 match sent.await?? {
                     Value::BulkString(_) => Ok(()),

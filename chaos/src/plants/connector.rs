@@ -31,7 +31,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// Tries of a hunt.
 pub const TRIES_MAX: u64 = 20;
@@ -264,7 +264,8 @@ async fn source_once(seed: u64) -> Result<Option<String>, String> {
             CancellationToken::new(),
         );
         let pause = Duration::from_millis(5);
-        let running = tokio::spawn(runner.pauses(Pauses::new(pause, pause)).run());
+        let running = runner.pauses(Pauses::new(pause, pause)).run();
+        let running = AbortOnDropHandle::new(tokio::spawn(running));
         let lived = match life == lives {
             true => Duration::from_secs(60),
             false => Duration::from_millis(random.between(1, 150)),

@@ -11,6 +11,7 @@ use crate::{
         process::{Process, Spec},
     },
 };
+use hutong_proto::area::PROVINCES;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -19,6 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio_postgres::NoTls;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Of the load's time, when the last list comes: what follows is for recoveries.
 const SHARE: f64 = 0.9;
@@ -28,42 +30,6 @@ const TOLD_MAX: usize = 10;
 /// Paths of a table, each with its level. What is cleared is as if it had never been listed.
 const TABLE: &str = "SELECT path, status FROM hutong_registers \
     WHERE kind = 'area_risk' AND status <> 'cleared'";
-
-/// The platforms of a drill, by the names that the lists use.
-const PROVINCES: [(u32, &str); 32] = [
-    (110_000, "北京市"),
-    (120_000, "天津市"),
-    (130_000, "河北省"),
-    (140_000, "山西省"),
-    (150_000, "内蒙古自治区"),
-    (210_000, "辽宁省"),
-    (220_000, "吉林省"),
-    (230_000, "黑龙江省"),
-    (310_000, "上海市"),
-    (320_000, "江苏省"),
-    (330_000, "浙江省"),
-    (340_000, "安徽省"),
-    (350_000, "福建省"),
-    (360_000, "江西省"),
-    (370_000, "山东省"),
-    (410_000, "河南省"),
-    (420_000, "湖北省"),
-    (430_000, "湖南省"),
-    (440_000, "广东省"),
-    (450_000, "广西壮族自治区"),
-    (460_000, "海南省"),
-    (500_000, "重庆市"),
-    (510_000, "四川省"),
-    (520_000, "贵州省"),
-    (530_000, "云南省"),
-    (540_000, "西藏自治区"),
-    (610_000, "陕西省"),
-    (620_000, "甘肃省"),
-    (630_000, "青海省"),
-    (640_000, "宁夏回族自治区"),
-    (650_000, "新疆维吾尔自治区"),
-    (660_000, "新疆生产建设兵团"),
-];
 
 /// By province, city, county and, where there is one, community.
 type Levels = BTreeMap<Vec<String>, String>;
@@ -254,10 +220,9 @@ async fn table(url: &str) -> Result<Levels, ChaosError> {
     let (client, connection) = tokio_postgres::connect(url, NoTls)
         .await
         .map_err(failed())?;
-    let session = tokio::spawn(connection);
-    let rows = client.query(TABLE, &[]).await.map_err(failed());
-    session.abort();
-    Ok(rows?.iter().map(|row| (row.get(0), row.get(1))).collect())
+    let _session = AbortOnDropHandle::new(tokio::spawn(connection));
+    let rows = client.query(TABLE, &[]).await.map_err(failed())?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 fn differences(expected: &Levels, found: &Levels) -> Vec<String> {
