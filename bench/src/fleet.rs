@@ -22,7 +22,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{runtime::Runtime, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// After the end, a receiver that hears only bookmarks for so long gets nothing more.
@@ -33,6 +33,10 @@ const DRAIN_MAX: Duration = Duration::from_secs(600);
 
 /// Bulk that does not fit waits at its source, where it is counted, and not on the line.
 const BULK_IN_FLIGHT_MAX: usize = 4;
+
+/// Receivers have a runtime of their own: in life each has a machine of its own, and what one of them unpacks
+/// must not hold up a producer here.
+const RECEIVING_THREADS: usize = 2;
 
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct FleetOptions {
@@ -97,6 +101,8 @@ pub struct Driven {
     /// How late deltas were handed over, against the turn in which they were due, urgent and bulk: late is
     /// what the load did not manage, and what the broker did not take.
     pub late: [Latencies; 2],
+    /// From when a delta was due until it was acknowledged, urgent and bulk: durable, and its source knows.
+    pub acks: [Latencies; 2],
     /// From the end of what was offered until all of it was acknowledged.
     pub drained_in: Duration,
     pub seconds: f64,
@@ -123,11 +129,25 @@ impl Shared {
     }
 }
 
+/// A runtime that may be dropped in a task.
+#[derive(Debug)]
+struct Own(Option<Runtime>);
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Fleet {
     shared: Arc<Shared>,
     publishers: Vec<[Arc<Publisher>; 2]>,
     receivers: JoinSet<Result<Option<Received>, Failure>>,
+    receiving: tokio::runtime::Handle,
+    _runtime: Own,
 }
 
 /// Deltas, counted, and told apart: of each batch the first revision as often as it has deltas, summed up.
@@ -179,25 +199,34 @@ impl Fleet {
             counters,
             ended: watch::Sender::new(false),
         });
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RECEIVING_THREADS)
+            .thread_name("receivers")
+            .enable_all()
+            .build()?;
         let mut fleet = Fleet {
             shared: Arc::clone(&shared),
             publishers: Vec::new(),
             receivers: JoinSet::new(),
+            receiving: runtime.handle().clone(),
+            _runtime: Own(Some(runtime)),
         };
         let taking = shared.taking();
         for (i, issuer) in shared.issuers.iter().enumerate() {
             let endpoint = Endpoint::new(broker.grpc.clone(), Identity::Platform(*issuer));
             let mut subscription = SubscriberOptions::new(endpoint.clone(), "bench");
             subscription.start = Start::Now;
-            let subscriber = Subscriber::open(subscription).await?;
+            // Connected on the runtime that serves it.
+            let subscriber = fleet
+                .receiving
+                .spawn(Subscriber::open(subscription))
+                .await??;
+            let (receivers, receiving) = (&mut fleet.receivers, &fleet.receiving);
+            let shared = Arc::clone(&shared);
             if i < taking {
-                fleet
-                    .receivers
-                    .spawn(receive(Arc::clone(&shared), i, subscriber));
+                receivers.spawn_on(receive(shared, i, subscriber), receiving);
             } else {
-                fleet
-                    .receivers
-                    .spawn(stall(Arc::clone(&shared), subscriber));
+                receivers.spawn_on(stall(shared, subscriber), receiving);
             }
             let connect = async |lane: Lane| {
                 let mut options = PublisherOptions::new(endpoint.clone(), lane.name());
@@ -309,6 +338,7 @@ async fn join(
         driven.published += one.published;
         driven.acknowledged += one.acknowledged;
         driven.late[place(lane)].add(&one.late[place(lane)]);
+        driven.acks[place(lane)].add(&one.acks[place(lane)]);
         if lane == Lane::Bulk {
             driven.bulk_acknowledged += one.acknowledged;
         }
@@ -420,8 +450,8 @@ impl Producer {
             // As many at once as a batch may have, batch after batch while the broker takes them.
             let deltas = (target - sent).min(u64::from(options.batch_max)) as u32;
             let late = schedule.late(sent);
-            let measured = self.phase.has(schedule.due_at(sent).0);
-            if measured {
+            let due_us = Some(schedule.due_at(sent).0).filter(|due| self.phase.has(*due));
+            if due_us.is_some() {
                 driven.published += u64::from(deltas);
                 let second = self.phase.begin.elapsed().as_secs() as usize;
                 let late = late.as_micros() as u64;
@@ -431,7 +461,7 @@ impl Producer {
             let (first, receipt) = receipt.await?;
             sent += u64::from(deltas);
             waiting.fetch_sub(u64::from(deltas), Ordering::AcqRel);
-            pending.spawn(acknowledged(receipt, first, measured));
+            pending.spawn(acknowledged(receipt, first, due_us));
             while let Some(done) = pending.try_join_next() {
                 self.tally(&mut driven, done??);
             }
@@ -468,15 +498,17 @@ impl Producer {
         let Acked {
             first,
             accepted,
-            measured,
+            took_us,
         } = acked;
         self.shared.accepted[self.index].add(first, accepted);
         self.shared
             .counters
             .acknowledged
             .fetch_add(accepted, Ordering::AcqRel);
-        if measured {
+        if let Some(took_us) = took_us {
             driven.acknowledged += accepted;
+            let second = self.phase.begin.elapsed().as_secs() as usize;
+            driven.acks[place(self.lane)].record(second, took_us, accepted);
         }
     }
 }
@@ -484,14 +516,16 @@ impl Producer {
 struct Acked {
     first: u64,
     accepted: u64,
-    measured: bool,
+    /// From when the batch's first delta was due, if that is measured.
+    took_us: Option<u64>,
 }
 
-async fn acknowledged(receipt: Pending, first: u64, measured: bool) -> Result<Acked, Failure> {
+async fn acknowledged(receipt: Pending, first: u64, due_us: Option<u64>) -> Result<Acked, Failure> {
+    let accepted = u64::from(receipt.await?.accepted);
     Ok(Acked {
         first,
-        accepted: u64::from(receipt.await?.accepted),
-        measured,
+        accepted,
+        took_us: due_us.map(|due| load::now().0.saturating_sub(due)),
     })
 }
 

@@ -7,13 +7,17 @@
 //! order of the configuration; when it is short again they open in the opposite order. A valve lets
 //! through what it did before, less a part (multiplicative decrease), and more again step by step, as
 //! TCP does; it is never shut.
+//!
+//! Subscribers that fell behind give way first as long as they are few. When most are behind, they are the
+//! traffic itself, and reading the log for each costs more than the rings do: slowing them down would leave
+//! less done in all, and everybody further behind. Then what comes in gives way before them.
 
 use hutong_proto::Offset;
 use parking_lot::Mutex;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -75,6 +79,41 @@ pub struct Overload {
     valves: [Valve; 3],
     urgent: AtomicBool,
     delay_us: AtomicU64,
+    /// Subscribers by where they read.
+    readers: [AtomicUsize; 3],
+}
+
+/// Where a subscriber takes its bulk records from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadsFrom {
+    /// It has no credit, so nothing here holds it up.
+    Nowhere,
+    Ring,
+    Log,
+}
+
+/// A connected subscriber; one less when it is dropped.
+#[derive(Debug)]
+pub struct Reader {
+    overload: Arc<Overload>,
+    from: ReadsFrom,
+}
+
+impl Reader {
+    pub fn reads(&mut self, from: ReadsFrom) {
+        if from != self.from {
+            let readers = &self.overload.readers;
+            readers[self.from as usize].fetch_sub(1, Relaxed);
+            readers[from as usize].fetch_add(1, Relaxed);
+            self.from = from;
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.overload.readers[self.from as usize].fetch_sub(1, Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -133,7 +172,34 @@ impl Overload {
             valves: Default::default(),
             urgent: AtomicBool::new(false),
             delay_us: AtomicU64::new(0),
+            readers: Default::default(),
         }
+    }
+
+    pub fn reader(self: &Arc<Overload>) -> Reader {
+        self.readers[ReadsFrom::Nowhere as usize].fetch_add(1, Relaxed);
+        Reader {
+            overload: Arc::clone(self),
+            from: ReadsFrom::Nowhere,
+        }
+    }
+
+    /// Whether more than half of those who could take bulk fell behind.
+    fn most_are_behind(&self) -> bool {
+        let [_, ring, log] = [0, 1, 2].map(|i| self.readers[i].load(Relaxed));
+        log > ring
+    }
+
+    /// Who gives way, first to last, as things are.
+    fn order(&self, policy: &Policy) -> Vec<GiveWay> {
+        let mut order = policy.give_way.clone();
+        if self.most_are_behind()
+            && let Some(at) = order.iter().position(|what| *what == GiveWay::CatchUp)
+        {
+            order.remove(at);
+            order.push(GiveWay::CatchUp);
+        }
+        order
     }
 
     /// From the next decision on. A valve that does not give way any more is opened.
@@ -220,19 +286,24 @@ impl Overload {
         self.delay_us.store(delay.as_micros() as u64, Relaxed);
         let recent = GiveWay::ALL.map(|what| self.valve(what).look(elapsed));
         let policy = self.policy.lock();
+        let order = self.order(&policy);
+        // They gave way while they were few; now it is the turn of what comes before them.
+        if order != policy.give_way && self.gives_way_later(GiveWay::CatchUp, &order, &policy) {
+            self.open(GiveWay::CatchUp);
+        }
         if urgent && delay > policy.delay {
-            self.turn_down(&policy, &recent, delay);
+            let floor = policy.floor_bytes_per_s as f64;
+            self.turn_down(&order, floor, &recent, delay);
         } else if !urgent {
             self.open_all();
         } else if delay < policy.delay / 2 {
-            self.turn_up(&policy.give_way, &recent);
+            self.turn_up(&order, &recent);
         }
     }
 
     /// The first in the order by which something can be won.
-    fn turn_down(&self, policy: &Policy, recent: &[f64; 3], delay: Duration) {
-        let floor = policy.floor_bytes_per_s as f64;
-        for what in policy.give_way.iter().copied() {
+    fn turn_down(&self, order: &[GiveWay], floor: f64, recent: &[f64; 3], delay: Duration) {
+        for what in order.iter().copied() {
             let (valve, recent) = (self.valve(what), recent[what as usize]);
             let now = valve.limit().map_or(recent, |limit| limit.min(recent));
             if now <= floor {
@@ -249,6 +320,14 @@ impl Overload {
             }
             return valve.set(Some(limit));
         }
+    }
+
+    /// Whether it is turned down, and something before it is not turned down to the floor.
+    fn gives_way_later(&self, what: GiveWay, order: &[GiveWay], policy: &Policy) -> bool {
+        let floor = policy.floor_bytes_per_s as f64;
+        let passes = |limit: Option<f64>| limit.is_none_or(|limit| limit > floor);
+        let mut before = order.iter().take_while(|other| **other != what);
+        self.valve(what).limit().is_some() && before.any(|b| passes(self.valve(*b).limit()))
     }
 
     fn open_all(&self) {
@@ -334,6 +413,41 @@ mod tests {
         );
         seconds(&overload, 200, SOON, true, 100);
         assert_eq!(limited(&overload), []);
+    }
+
+    #[test]
+    fn subscribers_that_fell_behind_give_way_first_unless_they_are_most() {
+        use GiveWay::{Bulk, CatchUp};
+        let overload = Arc::new(overload(&GiveWay::ALL));
+        let mut readers: Vec<Reader> = (0..5).map(|_| overload.reader()).collect();
+        let mut first_after = |from: [ReadsFrom; 5]| {
+            readers
+                .iter_mut()
+                .zip(from)
+                .for_each(|(reader, from)| reader.reads(from));
+            overload.open_all();
+            seconds(&overload, 1, TOO_LATE, true, 100);
+            limited(&overload)
+        };
+        use ReadsFrom::{Log, Nowhere, Ring};
+        assert_eq!(first_after([Nowhere; 5]), [CatchUp]);
+        assert_eq!(first_after([Log, Log, Ring, Ring, Nowhere]), [CatchUp]);
+        // The snapshot keeps its place before bulk.
+        overload
+            .valve(GiveWay::Snapshot)
+            .set(Some(FLOOR_BYTES_PER_S as f64));
+        let most = first_after([Log, Log, Ring, Nowhere, Nowhere]);
+        assert_eq!(most, [GiveWay::Snapshot]);
+        seconds(&overload, 40, TOO_LATE, true, 100);
+        assert!(limited(&overload).contains(&Bulk));
+        drop(readers);
+        overload.open_all();
+        seconds(&overload, 1, TOO_LATE, true, 100);
+        assert_eq!(
+            limited(&overload),
+            [CatchUp],
+            "who went away does not count"
+        );
     }
 
     #[test]

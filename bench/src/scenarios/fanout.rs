@@ -78,6 +78,7 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     run.broker.memory_peak_mb = broker.usage().memory_peak_mb;
     let [urgent, bulk] = &driven.late;
     run.figure("load_late_urgent_p99_ms", urgent.p99_ms());
+    run.figure("ack_urgent_p99_ms", driven.acks[0].p99_ms());
     run.figure("load_late_bulk_p99_ms", bulk.p99_ms());
     Ok(run)
 }

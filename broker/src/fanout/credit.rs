@@ -6,14 +6,18 @@ use tokio::sync::Notify;
 /// Falls below zero by at most one message, so that a message larger than all credit still goes out.
 #[derive(Debug)]
 pub struct Credit {
+    /// All there is when nothing is under way.
+    max: i64,
     bytes: AtomicI64,
     more: Notify,
 }
 
 impl Credit {
     pub fn new(bytes: u64) -> Credit {
+        let max = i64::try_from(bytes).unwrap_or(i64::MAX);
         Credit {
-            bytes: AtomicI64::new(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            max,
+            bytes: AtomicI64::new(max),
             more: Notify::new(),
         }
     }
@@ -22,14 +26,20 @@ impl Credit {
         self.bytes.load(Ordering::Acquire) > 0
     }
 
+    /// Bytes that the client has not given back: on their way, or waiting at its end.
+    pub fn under_way(&self) -> usize {
+        let bytes = self.max.saturating_sub(self.bytes.load(Ordering::Acquire));
+        usize::try_from(bytes).unwrap_or(0)
+    }
+
     pub fn spend(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes as i64, Ordering::AcqRel);
     }
 
-    /// Gives back, up to `max` in all: a client cannot make the broker send without bound.
-    pub fn give(&self, bytes: u64, max: u64) {
+    /// Gives back, up to all there is: a client cannot make the broker send without bound.
+    pub fn give(&self, bytes: u64) {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let max = i64::try_from(max).unwrap_or(i64::MAX);
+        let max = self.max;
         // The closure always gives a value, so this cannot fail.
         let updated = self
             .bytes

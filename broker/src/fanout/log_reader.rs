@@ -8,12 +8,13 @@ use crate::{
 };
 use hutong_proto::{Lane, Offset, Partition, Reason, Refusal};
 use parking_lot::Mutex;
+use places::{Places, Turn};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
-use tokio::sync::Semaphore;
 
+mod places;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +25,7 @@ const SHARED_CHUNK_BYTES: usize = 8 << 20;
 const SHARED_BYTES_MAX: usize = 64 << 20;
 /// Readers at one time, by lane: each holds about two chunks. Bulk chunks take long, and urgent must not wait
 /// for one.
-const READERS_MAX: [usize; 2] = [2, 4];
+const READERS_MAX: [usize; 2] = [2, 2];
 
 /// A stretch of one lane.
 #[derive(Debug)]
@@ -41,14 +42,14 @@ struct Chunk {
 pub struct LogReaders {
     kept: Mutex<VecDeque<(Lane, Arc<Chunk>)>>,
     /// By lane.
-    permits: [Arc<Semaphore>; 2],
+    places: [Arc<Places>; 2],
 }
 
 impl Default for LogReaders {
     fn default() -> LogReaders {
         LogReaders {
             kept: Mutex::default(),
-            permits: READERS_MAX.map(|max| Arc::new(Semaphore::new(max))),
+            places: READERS_MAX.map(|max| Arc::new(Places::new(max))),
         }
     }
 }
@@ -75,6 +76,8 @@ impl LogReaders {
         {
             bytes -= oldest.bytes;
         }
+        drop(kept);
+        self.places[lane.index()].has_read(chunk.from, chunk.next);
     }
 }
 
@@ -92,33 +95,42 @@ pub async fn read(
     if partitions.is_empty() || from >= below {
         return Ok((Vec::new(), below.max(from)));
     }
-    let readers = &shared.log_readers;
-    let chunk = match readers.get(lane, from) {
-        Some(chunk) => chunk,
-        None => {
-            let permits = Arc::clone(&readers.permits[lane.index()]);
-            let permit = permits.acquire_owned().await;
-            let permit = permit.map_err(|_| Refusal::from(Reason::ShuttingDown))?;
-            // Whoever was before us may have read it.
-            match readers.get(lane, from) {
-                Some(chunk) => chunk,
-                None => {
-                    let (shared, partitions) = (shared.clone(), partitions.clone());
-                    let blocking = shared.blocking;
-                    let read = move || {
-                        // Until it has read, also when nobody waits for it any more: it holds its chunks.
-                        let _permit = permit;
-                        read_for_all(&shared, lane, &partitions, from, below)
-                    };
-                    blocking.run(read).await??
-                }
-            }
-        }
-    };
+    let chunk = shared_chunk(shared, lane, &partitions, from, below).await?;
     // Of what others read, the beginning may have been trimmed since.
     let kept = shared.log.check_kept(&partitions, from);
     kept.map_err(|error| refusal(error, lane, from))?;
     Ok(wanted(&chunk, filter, from, bytes_max))
+}
+
+/// What somebody else has read, or else a new one.
+async fn shared_chunk(
+    shared: &Fanout,
+    lane: Lane,
+    partitions: &[Partition],
+    from: Offset,
+    below: Offset,
+) -> Result<Arc<Chunk>, Refusal> {
+    let readers = &shared.log_readers;
+    let place = loop {
+        if let Some(chunk) = readers.get(lane, from) {
+            return Ok(chunk);
+        }
+        if let Turn::Read(place) = readers.places[lane.index()].turn(from).await {
+            break place;
+        }
+    };
+    // Whoever was before us may have read it.
+    if let Some(chunk) = readers.get(lane, from) {
+        return Ok(chunk);
+    }
+    let (shared, partitions) = (shared.clone(), partitions.to_vec());
+    let blocking = shared.blocking;
+    let read = move || {
+        // Until it has read, also when nobody waits for it any more: it holds its chunks.
+        let _place = place;
+        read_for_all(&shared, lane, &partitions, from, below)
+    };
+    blocking.run(read).await?
 }
 
 fn wanted(

@@ -10,6 +10,7 @@ mod log_reader;
 pub mod registry;
 mod session;
 mod snapshot;
+mod turns;
 
 use crate::{
     access::{Access, Call},

@@ -8,10 +8,11 @@ use crate::{
         log_reader,
         registry::{Begin, Lease, Subscription},
         snapshot,
+        turns::Turns,
     },
     filter::FilterSpec,
     ingress::{check_name, first_frame},
-    overload::GiveWay,
+    overload::{GiveWay, ReadsFrom},
     tail::{Packing, TailEntry, TailRead},
 };
 use bytes::Bytes;
@@ -23,8 +24,6 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Status, Streaming};
 
-/// Urgent records come as long as the last one is not older.
-const URGENT_FOR: Duration = Duration::from_secs(1);
 const BOOKMARK_EVERY: Duration = Duration::from_millis(limits::BOOKMARK_EVERY_MS);
 
 pub type Out = mpsc::Sender<Result<Frame, Status>>;
@@ -99,7 +98,7 @@ impl Session {
             () = attached.end.cancelled() => Err(Reason::SubscriptionTakenOver.into()),
             begun = self.begin(start, lease, &credit) => begun,
             // Credit and acks must be read while a snapshot is sent.
-            read = self.control(&mut input, lease, &credit, credit_bytes) => read,
+            read = self.control(&mut input, lease, &credit) => read,
         };
         if begun.is_err() {
             self.shared.subscriptions.forget_unbegun(lease);
@@ -109,7 +108,7 @@ impl Session {
             biased;
             () = attached.end.cancelled() => Err(Reason::SubscriptionTakenOver.into()),
             () = self.out.closed() => Ok(()),
-            read = self.control(&mut input, lease, &credit, credit_bytes) => read,
+            read = self.control(&mut input, lease, &credit) => read,
             pumped = self.pump(lease, &credit) => pumped,
         }
     }
@@ -218,7 +217,6 @@ impl Session {
         input: &mut Streaming<Frame>,
         lease: &Lease,
         credit: &Credit,
-        credit_bytes: u64,
     ) -> Result<(), Refusal> {
         use api::subscribe_request::Message;
         loop {
@@ -232,7 +230,7 @@ impl Session {
                             Cursor::from_api(&cursor, self.shared.log_id, "applied.cursor")?;
                         lease.acknowledge(cursor, (self.shared.clock)())?;
                     }
-                    Some(Message::Credit(more)) => credit.give(more.bytes, credit_bytes),
+                    Some(Message::Credit(more)) => credit.give(more.bytes),
                     Some(Message::Open(_)) => return Err(Reason::OpenRepeated.into()),
                     None => {
                         return Err(
@@ -258,27 +256,32 @@ impl Session {
         // Bulk that is on its way from the log: many may wait for that, and urgent must not. A task of its
         // own, so that it holds up no other reader while this client takes nothing.
         let mut reading = None;
-        let mut urgent_at: Option<Instant> = None;
+        let mut turns = Turns::default();
+        let mut reader = self.shared.overload.reader();
         loop {
             applied.borrow_and_update();
             let mut sent = false;
+            let bulk = turns.bulk(credit);
             if !credit.available() && !planted!(CreditIgnored) {
                 self.shared.metrics.credit_exhausted(self.platform);
+                reader.reads(ReadsFrom::Nowhere);
             } else if !(planted!(BulkFirst) && self.bulk_waits(lease))
                 && self.step_urgent(lease, credit).await?
             {
                 // Look at urgent again before any bulk.
                 sent = true;
-                urgent_at = Some(Instant::now());
-            } else if reading.is_none() {
-                let urgent = urgent_at.is_some_and(|at| at.elapsed() < URGENT_FOR);
-                let target = match urgent {
-                    true => limits::BULK_BESIDE_URGENT_BYTES,
-                    false => limits::DELIVERY_BYTES_TARGET,
-                };
+                turns.urgent_sent();
+            } else if let (None, Ok(target)) = (&reading, bulk) {
                 match self.read_ring(Lane::Bulk, target, lease)? {
-                    Some(chunk) => sent = self.deliver(Lane::Bulk, chunk, lease, credit).await?,
-                    None => reading = Some(self.read_log(Lane::Bulk, target, lease)),
+                    Some(chunk) => {
+                        reader.reads(ReadsFrom::Ring);
+                        sent = self.deliver(Lane::Bulk, chunk, lease, credit).await?;
+                        turns.bulk_sent();
+                    }
+                    None => {
+                        reader.reads(ReadsFrom::Log);
+                        reading = Some(self.read_log(Lane::Bulk, target, lease));
+                    }
                 }
             }
             if Instant::now() >= bookmark_at {
@@ -291,12 +294,7 @@ impl Session {
             let draining = self.shared.draining.is_cancelled();
             // Who can still take something gets all that is applied first.
             if draining && (reading.is_none() || !credit.available()) {
-                self.bookmark(&lease.subscription).await?;
-                let reason = "the broker is stopping".to_owned();
-                let bye = api::Draining { reason };
-                return self
-                    .send(api::subscribe_response::Message::Draining(bye))
-                    .await;
+                return self.say_goodbye(lease).await;
             }
             let read = async {
                 match &mut reading {
@@ -304,6 +302,7 @@ impl Session {
                     None => std::future::pending().await,
                 }
             };
+            let wake_at = bulk.map_or_else(|again| again.min(bookmark_at), |_| bookmark_at);
             tokio::select! {
                 biased;
                 changed = applied.changed() => {
@@ -311,16 +310,25 @@ impl Session {
                         return Err(Reason::ShuttingDown.into());
                     }
                 }
-                read = read, if credit.available() => {
+                read = read, if credit.available() && bulk.is_ok() => {
                     reading = None;
                     let chunk = read_chunk(read, lease)?;
                     self.deliver(Lane::Bulk, chunk, lease, credit).await?;
+                    turns.bulk_sent();
                 }
                 () = credit.changed() => {}
-                () = tokio::time::sleep_until(bookmark_at) => {}
+                () = tokio::time::sleep_until(wake_at) => {}
                 () = self.shared.draining.cancelled(), if !draining => {}
             }
         }
+    }
+
+    async fn say_goodbye(&self, lease: &Lease) -> Result<(), Refusal> {
+        self.bookmark(&lease.subscription).await?;
+        let reason = "the broker is stopping".to_owned();
+        let bye = api::Draining { reason };
+        self.send(api::subscribe_response::Message::Draining(bye))
+            .await
     }
 
     fn bulk_waits(&self, lease: &Lease) -> bool {

@@ -111,6 +111,10 @@ impl SubscriberOptions {
     }
 }
 
+/// Credit is given back after so much at the latest: what the broker thinks to be under way holds bulk up
+/// while urgent records come.
+const CREDIT_STEP_BYTES_MAX: u64 = limits::BULK_UNDER_WAY_BESIDE_URGENT_BYTES as u64 / 4;
+
 /// What comes out of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -365,7 +369,7 @@ impl Subscriber {
             0 => limits::SUBSCRIBE_CREDIT_BYTES_DEFAULT,
             bytes => bytes,
         };
-        if stream.consumed >= window / 8 && stream.consumed > 0 {
+        if stream.consumed >= (window / 8).min(CREDIT_STEP_BYTES_MAX) && stream.consumed > 0 {
             let bytes = stream.consumed;
             let credit = api::SubscribeCredit { bytes };
             if stream.say(subscribe_request::Message::Credit(credit)) {

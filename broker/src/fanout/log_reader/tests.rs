@@ -256,8 +256,8 @@ async fn a_read_that_nobody_waits_for_any_more_has_its_place_until_it_ends() {
     }
     bench.all_readers_of_bulk_are_at_work().await;
     bench.reads.shutdown().await;
-    let permits = &bench.fanout.log_readers.permits[Lane::Bulk.index()];
-    assert_eq!(permits.available_permits(), 0, "its chunk is in memory");
+    let places = &bench.fanout.log_readers.places[Lane::Bulk.index()];
+    assert_eq!(places.free(), 0, "its chunk is in memory");
     bench.read(Lane::Bulk);
     bench.door.open();
     assert_eq!(bench.ended().await, Lane::Bulk);
