@@ -19,7 +19,7 @@ use crate::{
         embedded::{Commit, CommitFailed, EmbeddedLog, EmbeddedOptions},
     },
     metrics::{Metrics, Recorder},
-    overload::Overload,
+    overload::{BulkGate, Overload},
     query::Query,
     reload::Live,
     state::{Flush, State, StateError, StateOptions},
@@ -399,9 +399,11 @@ async fn open_stores(
     recorder: &Recorder,
 ) -> Result<(Arc<dyn Log>, Arc<State>), StartError> {
     let dir = config.data_dir.clone();
+    let bulk_gate = Arc::<BulkGate>::default();
     let log_options = EmbeddedOptions {
         group_bytes_max: config.group_bytes as usize,
         clock: Arc::clone(clock),
+        bulk_gate: Arc::clone(&bulk_gate),
         observer: {
             let recorder = recorder.clone();
             Arc::new(move |commit: Result<Commit, CommitFailed>| match commit {
@@ -414,6 +416,7 @@ async fn open_stores(
     let state_options = StateOptions {
         gather_bytes_max: config.memory.gather as usize,
         block_cache_bytes: config.memory.block_cache as usize,
+        bulk_gate,
         observer: {
             let recorder = recorder.clone();
             Arc::new(move |f: Flush| recorder.state_flushed(f.rows, f.bytes, f.took))

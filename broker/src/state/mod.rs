@@ -15,7 +15,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use crate::rocks;
+use crate::{overload::BulkGate, rocks};
 use gather::Gather;
 use hutong_proto::{EntityId, Kind, Micros, Offset};
 use keys::RegisterKey;
@@ -50,6 +50,8 @@ pub struct StateOptions {
     /// Gathered values beyond this go down.
     pub gather_bytes_max: usize,
     pub block_cache_bytes: usize,
+    /// Shut while there is room for little more than what is urgent.
+    pub bulk_gate: Arc<BulkGate>,
     /// Told about each run that went down.
     pub observer: Arc<dyn Fn(Flush) + Send + Sync>,
 }
@@ -64,8 +66,14 @@ impl std::fmt::Debug for StateOptions {
 }
 
 impl StateOptions {
+    /// Gathered values that a snapshot copies; more are frozen for it.
     fn copied(&self) -> usize {
         self.gather_bytes_max / COPIED_SHARE
+    }
+
+    /// Gathered values beyond this leave room only for what is urgent, while no more runs may wait.
+    fn bulk_bytes_max(&self) -> usize {
+        self.gather_bytes_max / 4 * 3
     }
 }
 
@@ -74,6 +82,7 @@ impl Default for StateOptions {
         StateOptions {
             gather_bytes_max: 64 << 20,
             block_cache_bytes: 32 << 20,
+            bulk_gate: Arc::default(),
             observer: Arc::new(|_| {}),
         }
     }
@@ -199,8 +208,7 @@ struct Shared {
     log_time: Arc<AtomicU64>,
     /// Nothing below is in the log any more.
     log_start: Arc<AtomicU64>,
-    /// Gathered values that a snapshot copies; more are frozen for it.
-    copied_bytes_max: usize,
+    options: StateOptions,
     stats: Mutex<StateStats>,
 }
 
@@ -242,7 +250,7 @@ impl State {
         };
         log_time.store(stored.log_time.0, Ordering::Release);
         let (wake, woken) = crossbeam_channel::bounded(1);
-        let shared = Shared::new(db, dir, stored, wake, log_time, log_start, options.copied());
+        let shared = Shared::new(db, dir, stored, wake, log_time, log_start, options.clone());
         let shared = Arc::new(shared);
         let flusher = Arc::clone(&shared);
         let observer = Arc::clone(&options.observer);
@@ -468,8 +476,15 @@ impl State {
             stored.ok_or_else(|| StateError::damaged(&keys::applied(), "does not decode"))?;
         let (wake, _) = crossbeam_channel::bounded(1);
         let times = || Arc::new(AtomicU64::new(0));
-        let copied = options.copied();
-        let shared = Shared::new(db, Path::new(""), stored, wake, times(), times(), copied);
+        let shared = Shared::new(
+            db,
+            Path::new(""),
+            stored,
+            wake,
+            times(),
+            times(),
+            options.clone(),
+        );
         Ok(State {
             shared: Arc::new(shared),
             options,
@@ -515,7 +530,7 @@ impl Shared {
         wake: crossbeam_channel::Sender<()>,
         log_time: Arc<AtomicU64>,
         log_start: Arc<AtomicU64>,
-        copied_bytes_max: usize,
+        options: StateOptions,
     ) -> Shared {
         Shared {
             db,
@@ -532,7 +547,7 @@ impl Shared {
             wake,
             log_time,
             log_start,
-            copied_bytes_max,
+            options,
             stats: Mutex::new(StateStats::default()),
         }
     }
@@ -569,6 +584,15 @@ impl Shared {
             }
             self.changed.wait(&mut signal);
         }
+    }
+
+    /// Bulk stops before apply has to wait.
+    fn look_at_room(&self, memory: &Memory) {
+        let last = memory.frozen.len() >= FROZEN_MAX;
+        let full = last && memory.active.bytes() > self.options.bulk_bytes_max();
+        self.options
+            .bulk_gate
+            .shut(full || memory.frozen.len() > FROZEN_MAX);
     }
 
     fn freeze(&self, memory: &mut Memory) {
@@ -677,5 +701,6 @@ impl Group<'_> {
         if active.bytes() > self.state.options.gather_bytes_max || active.is_full() {
             self.state.shared.freeze(&mut self.memory);
         }
+        self.state.shared.look_at_room(&self.memory);
     }
 }

@@ -161,6 +161,7 @@ pub fn flush(shared: &Shared, run: &Arc<Frozen>, serial: u64) -> Result<Flush, S
         let mut memory = shared.memory.write();
         memory.frozen.remove(0);
         memory.stored = run.applied;
+        shared.look_at_room(&memory);
         let log_time = run.applied.log_time.0;
         shared.log_time.store(log_time, Ordering::Release);
     }

@@ -55,7 +55,7 @@ impl<'a> SnapshotRows<'a> {
             let ingest = shared.ingest.lock();
             let mut memory = shared.memory.write();
             let (applied, gathered) = (memory.applied, memory.active.bytes());
-            if gathered <= shared.copied_bytes_max {
+            if gathered <= shared.options.copied() {
                 let gather = memory.active.clone();
                 let mut runs = memory.frozen.clone();
                 runs.push(Arc::new(Frozen { gather, applied }));

@@ -16,6 +16,7 @@ use crate::{
         Tail, faults::Faults,
     },
     metrics::StoreGauges,
+    overload::BulkGate,
     rocks,
 };
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -51,6 +52,8 @@ pub struct EmbeddedOptions {
     pub group_bytes_max: usize,
     pub clock: Clock,
     pub faults: Faults,
+    /// Bulk is committed only while it is open.
+    pub bulk_gate: Arc<BulkGate>,
     /// Told about each commit, and about the one that failed.
     pub observer: Arc<dyn Fn(Result<Commit, CommitFailed>) + Send + Sync>,
 }
@@ -82,6 +85,7 @@ impl Default for EmbeddedOptions {
             group_bytes_max: 1 << 20,
             clock: crate::clock::system(),
             faults: Faults::default(),
+            bulk_gate: Arc::default(),
             observer: Arc::new(|_| {}),
         }
     }

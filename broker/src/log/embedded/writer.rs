@@ -6,7 +6,7 @@ use crate::log::{
     faults::WriteFault,
 };
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, never, select};
 use hutong_proto::{Micros, Offset, Partition};
 use rocksdb::WriteBatch;
 use std::{
@@ -28,6 +28,8 @@ pub struct Writer {
     bulk: Receiver<Append>,
     options: EmbeddedOptions,
     urgent_at: Option<Instant>,
+    /// Nothing comes any more: what is left is committed, whatever the gate says.
+    closing: bool,
 }
 
 /// A group with its places, before it is written.
@@ -51,6 +53,7 @@ impl Writer {
             bulk,
             options,
             urgent_at: None,
+            closing: false,
         }
     }
 
@@ -62,7 +65,8 @@ impl Writer {
         self.shared.positions.lock().tail = None;
     }
 
-    /// What is ready: all urgent, then bulk as far as there is room. Waits only when there is nothing.
+    /// What is ready: all urgent, then bulk as far as there is room. Waits only when there is nothing, or
+    /// nothing but bulk before a shut gate.
     fn group(&mut self) -> Option<Vec<Append>> {
         let mut group = Vec::new();
         let mut bytes = 0;
@@ -80,7 +84,10 @@ impl Writer {
                 true => max.min(bytes + BULK_BESIDE_URGENT_BYTES),
                 false => max,
             };
-            while bytes < bulk_max
+            let gate = Arc::clone(&self.options.bulk_gate);
+            let takes_bulk = gate.is_open() || self.closing;
+            while takes_bulk
+                && bytes < bulk_max
                 && let Ok(append) = self.bulk.try_recv()
             {
                 bytes += append.record.len();
@@ -89,9 +96,12 @@ impl Writer {
             if !group.is_empty() {
                 return Some(group);
             }
+            let never = never();
+            let bulk = if takes_bulk { &self.bulk } else { &never };
             let first = select! {
                 recv(self.urgent) -> append => append,
-                recv(self.bulk) -> append => append,
+                recv(bulk) -> append => append,
+                recv(gate.opened()) -> _ => continue,
             };
             match first {
                 Ok(append) => {
@@ -100,7 +110,7 @@ impl Writer {
                 }
                 // Both are closed together; what the other one still holds is taken above.
                 Err(_) if self.urgent.is_empty() && self.bulk.is_empty() => return None,
-                Err(_) => {}
+                Err(_) => self.closing = true,
             }
         }
     }
