@@ -17,7 +17,7 @@ use std::{
 
 /// Bulk in one group while urgent records come, at most: the next urgent one waits until this group
 /// and those before it are written and applied.
-const BULK_BESIDE_URGENT_BYTES: usize = 512 << 10;
+const BULK_BESIDE_URGENT_BYTES: usize = 256 << 10;
 /// Urgent records come as long as the last one is not older.
 const URGENT_FOR: Duration = Duration::from_secs(1);
 
