@@ -34,7 +34,7 @@ const BLOCK_BYTES: usize = 16 << 10;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 const RUNS_MERGED: i32 = 48;
 /// Runs that wait to be merged, at most: then the next one waits, and with it apply and producers.
-pub(super) const RUNS_MAX: i32 = 56;
+pub(super) const RUNS_MAX: i32 = 96;
 /// How often it is looked whether there is room for a run; nobody tells.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
