@@ -46,6 +46,7 @@ pub struct Place {
     pub kinds: KindSet,
     /// Index in the batch's table.
     pub provenance: u32,
+    pub committed_at: Micros,
 }
 
 /// What admission has to know besides the batch.
@@ -85,6 +86,7 @@ pub fn admit<'a>(bytes: &'a [u8], rules: &Rules) -> Result<Admitted<'a>, Refusal
                 shard: delta.entity.shard(rules.shards),
                 kinds: KindSet::from_iter([delta.kind()]),
                 provenance: delta.provenance,
+                committed_at: delta.committed_at,
             }),
             Err(refusal) => refused.push((index, refusal)),
         }

@@ -4,15 +4,19 @@
 //! together with all others, before any port is bound.
 
 use crate::overload::{GiveWay, Policy};
+use hutong_telemetry::catalogue::Label;
 use hutong_config::{ByteSize, ConfigErrors, Document, Table, Value, read};
 use hutong_proto::{Issuer, limits};
 use hutong_telemetry::{LogFormat, logs};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
+
+/// Certificates that are watched.
+pub const CERTIFICATES_MAX: usize = Label::Certificate.values_max();
 
 /// Everything between two stages must be able to hold one batch.
 const ONE_BATCH: ByteSize = ByteSize(limits::BATCH_BYTES_MAX as u64);
@@ -116,6 +120,8 @@ pub struct Limits {
 pub struct Telemetry {
     pub format: LogFormat,
     pub filter: String,
+    /// Files of certificates whose expiry is a metric.
+    pub certificates: Vec<PathBuf>,
 }
 
 /// What holds for what a file leaves out.
@@ -177,6 +183,7 @@ mod defaults {
         Telemetry {
             format: LogFormat::Text,
             filter: "info".to_owned(),
+            certificates: Vec::new(),
         }
     }
 }
@@ -476,7 +483,20 @@ fn telemetry(mut table: Table<'_>) -> Telemetry {
     Telemetry {
         format: table.with_default_as("format", default.format, read::one_of(&LogFormat::WORDS)),
         filter: table.with_default_as("filter", default.filter, filter),
+        certificates: table.with_default_as("certificates", default.certificates, certificates),
     }
+}
+
+/// Their names are labels, so each has one of its own.
+fn certificates(value: &Value<'_>) -> Option<Vec<PathBuf>> {
+    let files = read::list(read::text(1..=4096), 0..=CERTIFICATES_MAX)(value)?;
+    let files: Vec<PathBuf> = files.into_iter().map(PathBuf::from).collect();
+    let names: BTreeSet<_> = files.iter().map(|file| file.file_name()).collect();
+    if names.len() < files.len() || names.contains(&None) {
+        let help = "give each file a name of its own: metrics and alerts tell them apart by it";
+        return value.fail("two certificates have the same file name, or one has none", help);
+    }
+    Some(files)
 }
 
 fn filter(value: &Value<'_>) -> Option<String> {

@@ -37,7 +37,9 @@ Exit codes:
   3    stopped by itself, because a write to disk failed or stored data is damaged
   130  a second signal arrived while draining
 
-SIGTERM and SIGINT drain: no new batches, commits finish, subscribers take what is applied.";
+SIGTERM and SIGINT drain: no new batches, commits finish, subscribers take what is applied.
+SIGHUP reads the configuration again: `retention` and `telemetry.certificates` are taken over, and a file that
+changes anything else, or is wrong, is refused as a whole.";
 
 /// The broker that keeps provincial health-code platforms in sync.
 #[derive(Debug, Parser)]
@@ -66,7 +68,7 @@ enum Command {
 
 fn main() {
     let code = match Arguments::parse().command {
-        Command::Run { config } => load(&config).map_or(USAGE, run),
+        Command::Run { config } => load(&config).map_or(USAGE, |read| run(&config, read)),
         Command::Check { config } => load(&config).map_or(USAGE, |read| check(&config, &read)),
     };
     // At once, without what else happens at the end of a process: after a failure threads may still
@@ -102,7 +104,7 @@ fn say(text: &str) {
     }
 }
 
-fn run(config: Config) -> u8 {
+fn run(path: &Path, config: Config) -> u8 {
     if let Err(error) = logs::init(config.telemetry.format, &config.telemetry.filter) {
         eprintln!("hutong-broker: {error}");
         return CANNOT_START;
@@ -117,15 +119,16 @@ fn run(config: Config) -> u8 {
             return CANNOT_START;
         }
     };
-    let code = runtime.block_on(serve(config));
+    let code = runtime.block_on(serve(path, config));
     // What still blocks a thread has had its deadline.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
 }
 
-async fn serve(config: Config) -> u8 {
-    let mut stop = match Stop::new() {
-        Ok(stop) => stop,
+async fn serve(path: &Path, config: Config) -> u8 {
+    let signals = Stop::new().and_then(|stop| Ok((stop, signal(SignalKind::hangup())?)));
+    let (mut stop, mut hangup) = match signals {
+        Ok(signals) => signals,
         Err(error) => {
             tracing::error!(%error, "cannot listen to signals");
             return CANNOT_START;
@@ -155,17 +158,34 @@ async fn serve(config: Config) -> u8 {
     // The log says it too; this line is for programs that asked for free ports.
     let (grpc, http) = (broker.grpc_addr(), broker.http_addr());
     say(&format!("listening grpc={grpc} http={http}\n"));
-    let signal = tokio::select! {
-        reason = broker.failed() => {
-            tracing::error!(reason, "stopping at once: the broker can no longer keep its promises");
-            // Closing would wait for a disk that may never answer.
-            mem::forget(broker);
-            return FAIL_STOP;
+    let signal = loop {
+        // Each is cancel-safe: what did not come yet comes to the next round.
+        tokio::select! {
+            reason = broker.failed() => {
+                tracing::error!(reason, "stopping at once: the broker can no longer keep its promises");
+                // Closing would wait for a disk that may never answer.
+                mem::forget(broker);
+                return FAIL_STOP;
+            }
+            signal = stop.next() => break signal,
+            _ = hangup.recv() => reload(path, &broker),
         }
-        signal = stop.next() => signal,
     };
     tracing::info!(signal, "draining; a second signal stops at once");
     drain(broker.shutdown(), stop).await
+}
+
+/// What came of it is in the log, and a metric.
+fn reload(path: &Path, broker: &Broker) {
+    let read = Config::load(path).map_err(|errors| errors.render(Look::Plain));
+    match broker.reload(read) {
+        Ok(()) => tracing::info!(file = %path.display(), "the configuration was loaded again"),
+        Err(why) => tracing::error!(
+            file = %path.display(),
+            why,
+            "the configuration was not loaded again; what ran before goes on"
+        ),
+    }
 }
 
 async fn drain(shutdown: impl Future<Output = ()>, mut stop: Stop) -> u8 {

@@ -4,11 +4,12 @@
 
 use crate::{filter::FilterSpec, log::EntryHead};
 use bytes::Bytes;
-use hutong_proto::{Lane, Offset, record};
+use hutong_proto::{Lane, Micros, Offset, record};
 use parking_lot::RwLock;
 use std::{
     collections::VecDeque,
     sync::{Arc, OnceLock},
+    time::Instant,
 };
 use tokio::sync::watch;
 
@@ -18,6 +19,10 @@ pub struct TailEntry {
     pub head: EntryHead,
     /// The log's bytes.
     pub record: Bytes,
+    /// At the source, of the oldest delta; `None` for what was read from the log again.
+    pub committed_at: Option<Micros>,
+    /// When it came into the ring; `None` for what was read from the log.
+    pub applied_at: Option<Instant>,
     /// Packed by the first who sends it so, for all others too. Nothing for a record that stays plain.
     packed: Arc<OnceLock<Option<Bytes>>>,
 }
@@ -34,7 +39,18 @@ impl TailEntry {
         TailEntry {
             head,
             record,
+            committed_at: None,
+            applied_at: None,
             packed: Arc::default(),
+        }
+    }
+
+    /// Says when its oldest delta was committed at its source.
+    #[must_use]
+    pub fn committed(self, committed_at: Option<Micros>) -> TailEntry {
+        TailEntry {
+            committed_at,
+            ..self
         }
     }
 
@@ -112,9 +128,11 @@ impl TailRings {
         let (urgent, bulk): (Vec<_>, Vec<_>) = group
             .into_iter()
             .partition(|e| e.head.partition.lane == Lane::Urgent);
+        let now = Instant::now();
         for (lane, entries) in self.lanes.iter().zip([urgent, bulk]) {
             let mut ring = lane.write();
-            for entry in entries {
+            for mut entry in entries {
+                entry.applied_at = Some(now);
                 assert!(entry.head.offset >= ring.next, "the tail goes forward only");
                 ring.bytes += entry.bytes();
                 ring.entries.push_back(entry);

@@ -4,10 +4,14 @@
 //! - [`Exporter`]: OpenTelemetry instruments, read in Prometheus' text format. No globals: whoever
 //!   measures is handed a meter.
 //! - [`Health`]: is the process alive, and is it ready to serve, and if not, why?
+//! - [`catalogue`]: every metric of every program, once.
+//! - [`certificates`]: when they expire.
 //! - [`http`]: `/metrics`, `/livez` and `/readyz`.
 //!
 //! What goes into any of them names no person: pseudonyms are identifiers too.
 
+pub mod catalogue;
+pub mod certificates;
 mod exporter;
 mod health;
 pub mod http;

@@ -3,6 +3,7 @@
 //! clock's. One thread owns it.
 
 pub mod exceptions;
+mod flip_flops;
 pub mod producers;
 pub mod provenances;
 #[cfg(test)]
@@ -11,7 +12,7 @@ pub mod waiters;
 
 use crate::{
     log::{Entry, Tail},
-    metrics::Recorder,
+    metrics::{Colours, Recorder},
     state::{
         Applied, Group, State, StateError,
         keys::{self, RegisterKey},
@@ -20,8 +21,9 @@ use crate::{
     tail::{TailEntry, TailRings},
 };
 use exceptions::Dropped;
+use flip_flops::FlipFlops;
 use hutong_proto::{
-    Issuer, Kind, Lane, Reason, Refusal, Revision, Shard, api, delta::DeltaParts,
+    Issuer, Kind, Lane, Micros, Reason, Refusal, Revision, Shard, api, delta::DeltaParts,
     record::RecordView,
 };
 use producers::{Fate, Producer};
@@ -58,18 +60,35 @@ pub struct Apply {
     highest: HashMap<(Issuer, Kind, Shard), Revision>,
     producers: HashMap<(Issuer, Arc<str>), Producer>,
     provenances: HashMap<(Issuer, Box<[u8]>), ProvenanceId>,
+    /// Which entities changed colour last.
+    flips: FlipFlops,
     /// The row in the making.
     row: Vec<u8>,
 }
 
 /// What a group changed, to be told after it is committed.
-#[derive(Default)]
 struct Effects {
+    began: Instant,
     tail: Vec<TailEntry>,
     parts: Vec<(BatchKey, PartOutcome)>,
     producers: HashSet<(Issuer, Arc<str>)>,
     highest: HashSet<(Issuer, Kind, Shard)>,
     deltas: u64,
+    colours: HashMap<Issuer, Colours>,
+}
+
+impl Default for Effects {
+    fn default() -> Effects {
+        Effects {
+            began: Instant::now(),
+            tail: Vec::new(),
+            parts: Vec::new(),
+            producers: HashSet::new(),
+            highest: HashSet::new(),
+            deltas: 0,
+            colours: HashMap::new(),
+        }
+    }
 }
 
 impl Apply {
@@ -88,6 +107,7 @@ impl Apply {
             highest: HashMap::new(),
             producers: HashMap::new(),
             provenances: HashMap::new(),
+            flips: FlipFlops::default(),
             row: Vec::new(),
         };
         let damaged = |key: &[u8]| StateError::damaged(key, "does not decode");
@@ -160,7 +180,12 @@ impl Apply {
         });
         failpoint!(ApplyVisible);
         self.rings.push(effects.tail, next);
-        for (key, part) in effects.parts {
+        for (issuer, colours) in &effects.colours {
+            self.metrics.colours(*issuer, colours);
+        }
+        let applied_at = Instant::now();
+        for (key, mut part) in effects.parts {
+            part.applied_at = applied_at;
             self.waiters.applied(&key, part);
         }
         Ok(())
@@ -181,9 +206,9 @@ impl Apply {
         let known = self.producers.entry(producer_key.clone()).or_default();
         let fate = known.observe(&record.header);
         effects.producers.insert(producer_key);
-        let stale = match fate {
+        let (stale, committed_at) = match fate {
             Fate::Fresh => self.deltas(entry, &record, group, effects)?,
-            Fate::Duplicate | Fate::Fenced => Vec::new(),
+            Fate::Duplicate | Fate::Fenced => (Vec::new(), None),
         };
         let dropped = match fate {
             Fate::Fresh if stale.is_empty() => Dropped::Nothing,
@@ -196,7 +221,8 @@ impl Apply {
             group.put(&keys::exception(entry.head.offset), &row);
         }
         if let Some(delivered) = dropped.cut(&entry.head, &entry.record, &record) {
-            effects.tail.push(TailEntry::new(entry.head, delivered));
+            let tail = TailEntry::new(entry.head, delivered);
+            effects.tail.push(tail.committed(committed_at));
         }
         let key = BatchKey {
             issuer: record.header.partition.issuer,
@@ -210,6 +236,8 @@ impl Apply {
                 partition: entry.head.partition,
                 offset: entry.head.offset,
                 durable_at: entry.head.durable_at,
+                // Not yet: set when the group is.
+                applied_at: effects.began,
                 fate,
                 stale,
             },
@@ -217,17 +245,20 @@ impl Apply {
         Ok(())
     }
 
-    /// Applies the deltas of a fresh record; returns those that are not newer than what is there.
+    /// Applies the deltas of a fresh record. Returns those that are not newer than what is there, and when the
+    /// oldest one of the others was committed at its source.
     fn deltas(
         &mut self,
         entry: &Entry,
         record: &RecordView<'_>,
         group: &mut Group<'_>,
         effects: &mut Effects,
-    ) -> Result<Vec<u32>, EntryError> {
+    ) -> Result<(Vec<u32>, Option<Micros>), EntryError> {
         let issuer = entry.head.partition.issuer;
         let shard = entry.head.partition.shard;
         let mut stale = Vec::new();
+        let mut oldest: Option<Micros> = None;
+        let mut colours = Colours::default();
         // Issuer and shard are the record's, so there is one for each kind, looked up once.
         let mut highest = Kind::ALL.map(|kind| {
             let bucket = (issuer, kind, shard);
@@ -267,6 +298,15 @@ impl Apply {
             row_of(&delta, entry, provenance).encode(&mut self.row);
             group.put_register(&key, &self.row);
             effects.deltas += 1;
+            let committed_at = delta.committed_at;
+            oldest = Some(oldest.map_or(committed_at, |at| at.min(committed_at)));
+            if delta.kind == Kind::HealthCode {
+                self.flips
+                    .count(&key, delta.value, entry.head.durable_at, &mut colours);
+            }
+        }
+        if colours != Colours::default() {
+            effects.colours.entry(issuer).or_default().add(&colours);
         }
         for (bucket, revision) in highest {
             let known = self.highest.entry(bucket).or_default();
@@ -275,7 +315,7 @@ impl Apply {
                 effects.highest.insert(bucket);
             }
         }
-        Ok(stale)
+        Ok((stale, oldest))
     }
 
     /// The id of a provenance entry, storing the entry when it is new.

@@ -4,6 +4,7 @@
 mod blocking;
 pub mod credit;
 pub mod cursors;
+mod flight;
 pub mod history;
 mod log_reader;
 pub mod registry;
@@ -11,7 +12,7 @@ mod session;
 mod snapshot;
 
 use crate::{
-    access::{Access, Call},
+    access::{Access, Call, clock_ahead_us},
     clock::Clock,
     control::ControlWriter,
     ingress::FrameStream,
@@ -92,6 +93,9 @@ impl SubscribeService for Fanout {
             .access
             .check(request.metadata(), Call::Subscribe)
             .and_then(|identity| identity.platform())?;
+        if let Some(ahead_us) = clock_ahead_us(request.metadata(), (self.clock)()) {
+            self.metrics.clock_said(platform, ahead_us);
+        }
         let (session, frames) = self.session(platform, request.into_inner());
         self.tasks.spawn(session);
         Ok(Response::new(frames))

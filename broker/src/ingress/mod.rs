@@ -7,7 +7,7 @@ mod session;
 pub use session::check_name;
 
 use crate::{
-    access::{Access, Call},
+    access::{Access, Call, clock_ahead_us},
     clock::Clock,
     log::Log,
     metrics::Metrics,
@@ -82,6 +82,9 @@ impl PublishService for Ingress {
             .access
             .check(request.metadata(), Call::Publish)
             .and_then(|identity| identity.platform())?;
+        if let Some(ahead_us) = clock_ahead_us(request.metadata(), (self.clock)()) {
+            self.metrics.clock_said(platform, ahead_us);
+        }
         let (session, frames) = self.session(platform, request.into_inner());
         self.tasks.spawn(session);
         Ok(Response::new(frames))

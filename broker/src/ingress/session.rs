@@ -12,13 +12,14 @@ use crate::{
         registry::{self, Claim},
     },
     log::AppendError,
+    metrics::{Direction, Hop},
     overload::GiveWay,
     routing::{self, Origin, Routed},
     state::{keys, row::ProvenanceId},
 };
 use bytes::Bytes;
 use hutong_proto::{
-    Epoch, Issuer, Lane, Reason, Refusal, Sequence, api,
+    Epoch, Issuer, Lane, Micros, Reason, Refusal, Sequence, api,
     batch::BatchView,
     frame::Frame,
     limits,
@@ -27,7 +28,7 @@ use hutong_proto::{
 use prost::Message;
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -61,11 +62,19 @@ struct Owed {
     /// Of the batch as a whole.
     error: Option<Refusal>,
     refused: Vec<(u32, Refusal)>,
-    /// Index in the batch for each index in each record, by partition.
-    indexes: HashMap<u32, Vec<u32>>,
+    /// Its records, by partition.
+    sent: HashMap<u32, Sent>,
     outcome: Outcome,
     /// For what is refused.
     held: Option<OwnedSemaphorePermit>,
+}
+
+/// A record of a batch, on its way.
+struct Sent {
+    /// Index in the batch for each index in the record.
+    indexes: Vec<u32>,
+    /// When it was synced; told by the log before apply sees it.
+    durable_at: Arc<OnceLock<Instant>>,
 }
 
 enum Outcome {
@@ -286,6 +295,10 @@ impl Session {
         };
         let (routed, error) = match admission::admit(&bytes, &rules) {
             Ok(mut admitted) => {
+                let newest = admitted.accepted.iter().map(|place| place.committed_at).max();
+                if let Some(newest) = newest {
+                    self.shared.metrics.clock_seen(self.platform, newest, rules.now);
+                }
                 self.keep_quota(&mut admitted)?;
                 (routing::route(admitted, &origin), None)
             }
@@ -299,7 +312,7 @@ impl Session {
             }
         };
         let held = self.refused_room(routed.refused.len()).await?;
-        let mut owed = self.submit(routed, charge, opened).await?;
+        let mut owed = self.submit(routed, charge, opened, rules.now).await?;
         owed.error = error;
         owed.held = held;
         Ok(owed)
@@ -343,7 +356,13 @@ impl Session {
     }
 
     /// Appends the records of a batch, urgent first. Waiting for room slows this producer alone.
-    async fn submit(&self, routed: Routed, charge: u64, opened: &Opened) -> Result<Owed, Refusal> {
+    async fn submit(
+        &self,
+        routed: Routed,
+        charge: u64,
+        opened: &Opened,
+        arrived_at: Micros,
+    ) -> Result<Owed, Refusal> {
         let key = BatchKey {
             issuer: self.platform,
             producer: Arc::clone(&opened.producer),
@@ -359,6 +378,11 @@ impl Session {
         let mut owed = Owed::settled(routed.sequence, charge, Outcome::Submitted(outcome));
         owed.refused = routed.refused;
         for part in routed.parts {
+            if let Some(committed_at) = part.committed_at {
+                let seconds = arrived_at.seconds_since(committed_at);
+                let lane = part.partition.lane;
+                self.shared.metrics.hop(Hop::SourceToBroker, lane, seconds);
+            }
             let room = self
                 .shared
                 .queues
@@ -375,13 +399,18 @@ impl Session {
                 Lane::Control => {}
             }
             let (waiters, key) = (Arc::clone(&self.shared.waiters), key.clone());
-            let (append, indexes) = part.into_append(Box::new(move |result| {
-                // Success is told by apply, which sees the record come out of the log.
-                if let Err(error) = result {
-                    waiters.failed(&key, error);
-                }
+            let durable_at = Arc::new(OnceLock::new());
+            let synced = Arc::clone(&durable_at);
+            let (append, indexes) = part.into_append(Box::new(move |result| match result {
+                // That it is applied is told by apply, which sees the record come out of the log.
+                Ok(_) => drop(synced.set(Instant::now())),
+                Err(error) => waiters.failed(&key, error),
             }));
-            owed.indexes.insert(append.partition.to_number(), indexes);
+            let sent = Sent {
+                indexes,
+                durable_at,
+            };
+            owed.sent.insert(append.partition.to_number(), sent);
             self.shared.log.append(append);
         }
         registration.complete();
@@ -448,46 +477,21 @@ impl Session {
         match owed.outcome {
             Outcome::Duplicate => ack.duplicate = true,
             Outcome::Submitted(_) if planted!(AckBeforeCommit) => {
-                let deltas = owed.indexes.values().map(Vec::len);
+                let deltas = owed.sent.values().map(|sent| sent.indexes.len());
                 ack.accepted = deltas.sum::<usize>() as u32;
             }
             Outcome::Submitted(outcome) => {
-                let parts = settled(outcome).await?;
-                let mut accepted = 0;
-                for part in parts {
-                    let indexes = &owed.indexes[&part.partition.to_number()];
-                    match part.fate {
-                        Fate::Fenced => return Err(Reason::ProducerFenced.into()),
-                        Fate::Duplicate => {
-                            ack.duplicate = true;
-                            continue;
-                        }
-                        Fate::Fresh => accepted += indexes.len() - part.stale.len(),
-                    }
-                    let fresh = (indexes.len() - part.stale.len()) as u64;
-                    self.shared
-                        .metrics
-                        .accepted(self.platform, part.partition.lane, fresh);
-                    refused.extend(not_newer(&part, indexes));
-                    if !part.stale.is_empty() {
-                        let stale = part.stale.len() as u64;
-                        self.shared
-                            .metrics
-                            .refused(self.platform, Reason::RevisionNotNewer, stale);
-                    }
-                    if !indexes.is_empty() {
-                        ack.positions.push(api::Position {
-                            lane: part.partition.lane.to_api().into(),
-                            shard: part.partition.shard.0,
-                            offset: part.offset.0,
-                            durable_at_us: part.durable_at.0,
-                        });
+                for part in settled(outcome).await? {
+                    let sent = &owed.sent[&part.partition.to_number()];
+                    self.applied(&part, sent, arrived, &mut ack)?;
+                    if part.fate == Fate::Fresh {
+                        refused.extend(not_newer(&part, &sent.indexes));
                     }
                 }
-                ack.accepted = accepted as u32;
             }
         }
         let metrics = &self.shared.metrics;
+        metrics.credit(self.platform, Direction::ToProducers, charge);
         if ack.duplicate {
             metrics.batch_duplicate(self.platform);
         }
@@ -505,6 +509,49 @@ impl Session {
             credit: charge,
             held: owed.held,
         })
+    }
+
+    /// Counts what became of a record, and says it in the ack of its batch.
+    fn applied(
+        &self,
+        part: &PartOutcome,
+        sent: &Sent,
+        arrived: Instant,
+        ack: &mut api::PublishAck,
+    ) -> Result<(), Refusal> {
+        match part.fate {
+            Fate::Fenced => return Err(Reason::ProducerFenced.into()),
+            Fate::Duplicate => {
+                ack.duplicate = true;
+                return Ok(());
+            }
+            Fate::Fresh => {}
+        }
+        let (metrics, lane) = (&self.shared.metrics, part.partition.lane);
+        let fresh = sent.indexes.len() - part.stale.len();
+        ack.accepted += fresh as u32;
+        metrics.accepted(self.platform, lane, fresh as u64);
+        if !part.stale.is_empty() {
+            let stale = part.stale.len() as u64;
+            metrics.refused(self.platform, Reason::RevisionNotNewer, stale);
+        }
+        if sent.indexes.is_empty() {
+            return Ok(());
+        }
+        if let Some(durable_at) = sent.durable_at.get() {
+            let hop = |hop, from: Instant, to: Instant| {
+                metrics.hop(hop, lane, to.saturating_duration_since(from).as_secs_f64());
+            };
+            hop(Hop::BrokerToDurable, arrived, *durable_at);
+            hop(Hop::DurableToApplied, *durable_at, part.applied_at);
+        }
+        ack.positions.push(api::Position {
+            lane: lane.to_api().into(),
+            shard: part.partition.shard.0,
+            offset: part.offset.0,
+            durable_at_us: part.durable_at.0,
+        });
+        Ok(())
     }
 
     async fn send(&self, message: api::publish_response::Message) -> Result<(), Refusal> {
@@ -535,7 +582,7 @@ impl Owed {
             arrived: Instant::now(),
             error: None,
             refused: Vec::new(),
-            indexes: HashMap::new(),
+            sent: HashMap::new(),
             outcome,
             held: None,
         }

@@ -1,6 +1,7 @@
 //! Wires the stages together and owns every task and thread. `ARCHITECTURE.md` draws the picture.
 mod data_dir;
 mod observe;
+mod reload;
 pub mod retention;
 mod serve;
 
@@ -26,6 +27,7 @@ use crate::{
 };
 
 use data_dir::DataDir;
+use reload::Reloads;
 use hutong_proto::{Issuer, Offset, Partition};
 use hutong_telemetry::Health;
 use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
@@ -85,6 +87,7 @@ pub struct Broker {
     failure: watch::Receiver<Option<String>>,
     drain: Drain,
     health: Health,
+    reloads: Arc<Reloads>,
     drain_timeout: Duration,
 }
 
@@ -173,6 +176,7 @@ struct Parts {
     control: ControlWriter,
     snapshots: Arc<Snapshots>,
     overload: Arc<Overload>,
+    reloads: Arc<Reloads>,
     drain: Drain,
 }
 
@@ -223,6 +227,7 @@ impl Broker {
                 config.platforms.iter().map(|p| p.issuer),
             )),
             overload: Arc::new(Overload::new(config.overload.clone())),
+            reloads: Arc::new(Reloads::new(&config, &clock)),
             drain: Drain::new(),
             clock,
             log,
@@ -255,6 +260,7 @@ impl Broker {
             failure,
             drain: parts.drain,
             health,
+            reloads: parts.reloads,
             drain_timeout: parts.config.drain_timeout,
         })
     }
@@ -265,6 +271,12 @@ impl Broker {
 
     pub fn http_addr(&self) -> SocketAddr {
         self.http_addr
+    }
+
+    /// Takes over what the configuration file says now, as far as that is possible while it runs; otherwise says
+    /// why not, and everything stays as it is. The error of a file that cannot be read comes in.
+    pub fn reload(&self, read: Result<Config, String>) -> Result<(), String> {
+        self.reloads.take(read)
     }
 
     /// Resolves when the broker must stop because it can no longer keep its promises.
@@ -490,7 +502,7 @@ impl Parts {
             Arc::clone(&self.log),
             Arc::clone(&self.state),
             Arc::clone(&self.metrics),
-            self.config.retention.clone(),
+            self.reloads.retention(),
             Arc::clone(&self.clock),
             stop.clone(),
         ));

@@ -10,6 +10,7 @@ use crate::{
 };
 use hutong_proto::{Lane, Micros, Offset};
 use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const EVERY: Duration = Duration::from_secs(20);
@@ -18,7 +19,7 @@ pub async fn run(
     log: Arc<dyn Log>,
     state: Arc<State>,
     metrics: Arc<Metrics>,
-    retention: Retention,
+    retention: watch::Receiver<Retention>,
     clock: Clock,
     stop: CancellationToken,
 ) {
@@ -29,7 +30,9 @@ pub async fn run(
             () = stop.cancelled() => return,
             _ = every.tick() => {}
         }
-        let (log, state, retention) = (Arc::clone(&log), Arc::clone(&state), retention.clone());
+        // As the configuration says now: it may be loaded again.
+        let retention = retention.borrow().clone();
+        let (log, state) = (Arc::clone(&log), Arc::clone(&state));
         let now = clock();
         let done = tokio::task::spawn_blocking(move || {
             let trims = enforce(&*log, &retention, state.stored().next, now)?;

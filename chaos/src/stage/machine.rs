@@ -92,8 +92,8 @@ impl Machine {
                 Cgroup::available()
             }
             What::ReloadExpired => Err(
-                "the broker reads its configuration once, when it starts: there is no reload yet, and \
-                 nothing in it expires"
+                "a configuration that is loaded again changes how long the log is kept and which \
+                 certificates are watched: there is no reload of one that expires, because none does"
                     .to_owned(),
             ),
             What::KillBroker

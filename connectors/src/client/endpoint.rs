@@ -1,6 +1,6 @@
 //! Where the broker is, and who we are.
 
-use crate::client::ClientError;
+use crate::{client::ClientError, state::now};
 use hutong_proto::{
     Issuer,
     api::{admin_service_client::AdminServiceClient, query_service_client::QueryServiceClient},
@@ -103,6 +103,9 @@ impl Endpoint {
         request
             .metadata_mut()
             .insert(metadata::IDENTITY, self.metadata()?);
+        request
+            .metadata_mut()
+            .insert(metadata::CLOCK, now().0.into());
         Ok(request)
     }
 

@@ -16,7 +16,7 @@ mod tests;
 
 pub use housekeeping::{Housekeeping, HousekeepingError};
 pub use link::{Connect, Heard, Inlet, LinkError, Outcome, Outlet, Pending, RefusedDelta};
-pub use metrics::{Metric, register};
+pub use metrics::register;
 pub use sdk::{BrokerInlet, BrokerOutlet, BrokerSource, BrokerTarget};
 pub use sink::SinkRunner;
 pub use source::{SourceRunner, SourceState};
