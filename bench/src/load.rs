@@ -136,6 +136,7 @@ impl Generator {
                 expires_at: Micros(self.revision + 172_800_000_000),
                 provenance: 0,
                 evidence: "tube-2022-09-02-00417723-07",
+                trace: None,
                 kind,
                 value: &value,
             }

@@ -122,6 +122,10 @@ pub struct Telemetry {
     pub filter: String,
     /// Files of certificates whose expiry is a metric.
     pub certificates: Vec<PathBuf>,
+    /// Where metrics and spans are pushed by OTLP.
+    pub otlp: Option<String>,
+    /// A batch that takes longer is traced, whether it was sampled or not.
+    pub slow: Duration,
 }
 
 /// What holds for what a file leaves out.
@@ -184,6 +188,8 @@ mod defaults {
             format: LogFormat::Text,
             filter: "info".to_owned(),
             certificates: Vec::new(),
+            otlp: None,
+            slow: Duration::from_secs(1),
         }
     }
 }
@@ -484,6 +490,25 @@ fn telemetry(mut table: Table<'_>) -> Telemetry {
         format: table.with_default_as("format", default.format, read::one_of(&LogFormat::WORDS)),
         filter: table.with_default_as("filter", default.filter, filter),
         certificates: table.with_default_as("certificates", default.certificates, certificates),
+        otlp: table.optional_as("otlp", otlp),
+        slow: table.with_default_as(
+            "slow",
+            default.slow,
+            read::duration(Duration::from_millis(1)..=Duration::from_secs(600)),
+        ),
+    }
+}
+
+/// Without TLS, as everything in trial mode: a collector on this machine.
+fn otlp(value: &Value<'_>) -> Option<String> {
+    let text = read::text(1..=256)(value)?;
+    let uri: Option<http::Uri> = text.parse().ok();
+    match uri {
+        Some(uri) if uri.scheme_str() == Some("http") && uri.port().is_some() => Some(text),
+        _ => value.fail_expected(
+            "the address of a collector",
+            "write it with its port, such as \"http://127.0.0.1:4317\"",
+        ),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::{filter::FilterSpec, log::EntryHead};
 use bytes::Bytes;
-use hutong_proto::{Lane, Micros, Offset, record};
+use hutong_proto::{Lane, Micros, Offset, TraceContext, record};
 use parking_lot::RwLock;
 use std::{
     collections::VecDeque,
@@ -21,6 +21,8 @@ pub struct TailEntry {
     pub record: Bytes,
     /// At the source, of the oldest delta; `None` for what was read from the log again.
     pub committed_at: Option<Micros>,
+    /// Of its deltas that are traced: a few at most, mostly none.
+    pub traces: Option<Arc<[TraceContext]>>,
     /// When it came into the ring; `None` for what was read from the log.
     pub applied_at: Option<Instant>,
     /// Packed by the first who sends it so, for all others too. Nothing for a record that stays plain.
@@ -40,16 +42,18 @@ impl TailEntry {
             head,
             record,
             committed_at: None,
+            traces: None,
             applied_at: None,
             packed: Arc::default(),
         }
     }
 
-    /// Says when its oldest delta was committed at its source.
+    /// Says when its oldest delta was committed at its source, and which of them are traced.
     #[must_use]
-    pub fn committed(self, committed_at: Option<Micros>) -> TailEntry {
+    pub fn about(self, committed_at: Option<Micros>, traces: &[TraceContext]) -> TailEntry {
         TailEntry {
             committed_at,
+            traces: (!traces.is_empty()).then(|| traces.into()),
             ..self
         }
     }

@@ -23,7 +23,7 @@ use crate::{
 use exceptions::Dropped;
 use flip_flops::FlipFlops;
 use hutong_proto::{
-    Issuer, Kind, Lane, Micros, Reason, Refusal, Revision, Shard, api, delta::DeltaParts,
+    Issuer, Kind, Lane, Micros, Reason, Refusal, Revision, Shard, TraceContext, api, delta::DeltaParts,
     record::RecordView,
 };
 use producers::{Fate, Producer};
@@ -37,6 +37,9 @@ use waiters::{BatchKey, PartOutcome, Waiters};
 
 /// Provenance entries whose id is remembered; a platform uses a few hundred.
 const PROVENANCE_CACHE_MAX: usize = 16_384;
+
+/// Deltas of one record whose way to subscribers is traced.
+const TRACES_PER_RECORD_MAX: usize = 8;
 
 /// Why apply had to stop. The broker stops with it: an order of effects that cannot be continued
 /// must not be guessed.
@@ -206,10 +209,11 @@ impl Apply {
         let known = self.producers.entry(producer_key.clone()).or_default();
         let fate = known.observe(&record.header);
         effects.producers.insert(producer_key);
-        let (stale, committed_at) = match fate {
+        let applied = match fate {
             Fate::Fresh => self.deltas(entry, &record, group, effects)?,
-            Fate::Duplicate | Fate::Fenced => (Vec::new(), None),
+            Fate::Duplicate | Fate::Fenced => Deltas::default(),
         };
+        let stale = applied.stale;
         let dropped = match fate {
             Fate::Fresh if stale.is_empty() => Dropped::Nothing,
             Fate::Fresh if stale.len() < record.deltas.len() => Dropped::Some(stale.clone()),
@@ -222,7 +226,7 @@ impl Apply {
         }
         if let Some(delivered) = dropped.cut(&entry.head, &entry.record, &record) {
             let tail = TailEntry::new(entry.head, delivered);
-            effects.tail.push(tail.committed(committed_at));
+            effects.tail.push(tail.about(applied.committed_at, &applied.traces));
         }
         let key = BatchKey {
             issuer: record.header.partition.issuer,
@@ -245,19 +249,17 @@ impl Apply {
         Ok(())
     }
 
-    /// Applies the deltas of a fresh record. Returns those that are not newer than what is there, and when the
-    /// oldest one of the others was committed at its source.
+    /// Applies the deltas of a fresh record.
     fn deltas(
         &mut self,
         entry: &Entry,
         record: &RecordView<'_>,
         group: &mut Group<'_>,
         effects: &mut Effects,
-    ) -> Result<(Vec<u32>, Option<Micros>), EntryError> {
+    ) -> Result<Deltas, EntryError> {
         let issuer = entry.head.partition.issuer;
         let shard = entry.head.partition.shard;
-        let mut stale = Vec::new();
-        let mut oldest: Option<Micros> = None;
+        let mut applied = Deltas::default();
         let mut colours = Colours::default();
         // Issuer and shard are the record's, so there is one for each kind, looked up once.
         let mut highest = Kind::ALL.map(|kind| {
@@ -283,7 +285,7 @@ impl Apply {
                 && row.revision >= delta.revision
                 && !planted!(RevisionIgnored)
             {
-                stale.push(index as u32);
+                applied.stale.push(index as u32);
                 continue;
             }
             let provenance = match ids.get(&delta.provenance) {
@@ -298,8 +300,7 @@ impl Apply {
             row_of(&delta, entry, provenance).encode(&mut self.row);
             group.put_register(&key, &self.row);
             effects.deltas += 1;
-            let committed_at = delta.committed_at;
-            oldest = Some(oldest.map_or(committed_at, |at| at.min(committed_at)));
+            applied.count(&delta);
             if delta.kind == Kind::HealthCode {
                 self.flips
                     .count(&key, delta.value, entry.head.durable_at, &mut colours);
@@ -315,7 +316,7 @@ impl Apply {
                 effects.highest.insert(bucket);
             }
         }
-        Ok((stale, oldest))
+        Ok(applied)
     }
 
     /// The id of a provenance entry, storing the entry when it is new.
@@ -341,6 +342,29 @@ impl Apply {
         }
         self.provenances.insert(cache_key, id);
         Ok(id)
+    }
+}
+
+/// What came of the deltas of a record.
+#[derive(Default)]
+struct Deltas {
+    /// Not newer than what is there: their indexes.
+    stale: Vec<u32>,
+    /// At its source, of the oldest one of the others.
+    committed_at: Option<Micros>,
+    /// Of the others.
+    traces: Vec<TraceContext>,
+}
+
+impl Deltas {
+    fn count(&mut self, delta: &DeltaParts<'_>) {
+        let at = delta.committed_at;
+        self.committed_at = Some(self.committed_at.map_or(at, |oldest| oldest.min(at)));
+        if let Some(trace) = delta.trace
+            && self.traces.len() < TRACES_PER_RECORD_MAX
+        {
+            self.traces.push(trace);
+        }
     }
 }
 

@@ -1,20 +1,22 @@
 //! What is on its way to a subscriber: when it was sent and how old it is, until the platform says that it has
 //! applied it. Bounded: a subscriber that takes long has its newest deliveries counted as one.
 
-use hutong_proto::{Micros, Offset};
+use hutong_proto::{Micros, Offset, TraceContext};
 use std::collections::VecDeque;
 
 /// Of one lane. Credit bounds what is under way to a few deliveries of a usual size; many small ones may be more.
 const FLIGHTS_MAX: usize = 1024;
 
 /// A delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flight {
     /// It holds nothing from here on.
     pub below: Offset,
     /// Of the oldest delta in it, at its source.
     pub committed_at: Micros,
     pub sent_at: Micros,
+    /// Of its deltas that are traced.
+    pub traces: Vec<TraceContext>,
 }
 
 /// In the order in which they were sent.
@@ -45,6 +47,7 @@ mod tests {
             below: Offset(n),
             committed_at: Micros(1_000_000 - n),
             sent_at: Micros(n),
+            traces: Vec::new(),
         }
     }
 

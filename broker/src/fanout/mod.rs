@@ -12,7 +12,7 @@ mod session;
 mod snapshot;
 
 use crate::{
-    access::{Access, Call, clock_ahead_us},
+    access::{Access, Call, clock_ahead_us, trace_parent},
     clock::Clock,
     control::ControlWriter,
     ingress::FrameStream,
@@ -33,6 +33,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Messages to a subscriber that wait for its connection; each is up to about 1 MiB, and what waits
@@ -96,8 +97,16 @@ impl SubscribeService for Fanout {
         if let Some(ahead_us) = clock_ahead_us(request.metadata(), (self.clock)()) {
             self.metrics.clock_said(platform, ahead_us);
         }
+        let trace = trace_parent(request.metadata());
         let (session, frames) = self.session(platform, request.into_inner());
-        self.tasks.spawn(session);
+        match trace {
+            // What it logs then carries the trace.
+            Some(trace) => {
+                let span = tracing::info_span!("subscribe", trace_id = %trace);
+                self.tasks.spawn(session.instrument(span))
+            }
+            None => self.tasks.spawn(session),
+        };
         Ok(Response::new(frames))
     }
 }

@@ -11,13 +11,14 @@ use crate::{
     },
     filter::FilterSpec,
     ingress::check_name,
-    metrics::{Conflict, Direction, Hop},
+    metrics::{Conflict, Direction, Hop, spans},
     overload::GiveWay,
     tail::{Packing, TailEntry, TailRead},
 };
 use bytes::Bytes;
 use hutong_proto::{
-    Cursor, Issuer, Lane, Micros, Offset, Reason, RecordView, Refusal, api, frame::Frame, limits, record,
+    Cursor, Issuer, Lane, Micros, Offset, Reason, RecordView, Refusal, TraceContext, api, frame::Frame, limits,
+    record,
 };
 use prost::Message;
 use std::{sync::Arc, time::Duration};
@@ -28,6 +29,8 @@ use tonic::{Status, Streaming};
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Urgent records come as long as the last one is not older.
 const URGENT_FOR: Duration = Duration::from_secs(1);
+/// Deltas of one delivery whose way is traced.
+const TRACES_PER_DELIVERY_MAX: usize = 16;
 const BOOKMARK_EVERY: Duration = Duration::from_millis(limits::BOOKMARK_EVERY_MS);
 
 pub type Out = mpsc::Sender<Result<Frame, Status>>;
@@ -49,6 +52,7 @@ struct Chunk {
     committed_at: Micros,
     /// How long the first record has waited since it was applied.
     waited: Waited,
+    traces: Vec<TraceContext>,
     /// Everything of the lane below this is covered.
     next: Offset,
 }
@@ -296,6 +300,10 @@ impl Session {
                 metrics.hop(Hop::SentToPlatform, lane, sent);
                 let whole = now.seconds_since(flight.committed_at);
                 metrics.hop(Hop::SourceToPlatform, lane, whole);
+                for trace in &flight.traces {
+                    let span = spans::deliver(*trace, self.platform, lane, flight.sent_at, now);
+                    metrics.traces().record(span, None);
+                }
             }
         }
     }
@@ -514,6 +522,7 @@ impl Chunk {
             below,
             committed_at: self.committed_at,
             sent_at,
+            traces: self.traces.clone(),
         })
     }
 }
@@ -543,9 +552,11 @@ fn chunk(entries: Vec<TailEntry>, next: Offset, lease: &Lease) -> Result<Chunk, 
     let oldest = entries
         .iter()
         .map(|e| e.committed_at.unwrap_or(e.head.durable_at));
+    let traced = entries.iter().filter_map(|e| e.traces.as_deref());
     Ok(Chunk {
         records: entries.len(),
         pieces,
+        traces: traced.flatten().copied().take(TRACES_PER_DELIVERY_MAX).collect(),
         below: entries.last().map(|e| e.head.offset.next()),
         committed_at: oldest.min().unwrap_or_default(),
         waited: match first.and_then(|e| e.applied_at) {

@@ -19,15 +19,17 @@ use crate::{
 };
 use bytes::Bytes;
 use hutong_proto::{
-    Epoch, Issuer, Lane, Micros, Reason, Refusal, Sequence, api,
+    Epoch, Issuer, Lane, Micros, Reason, Refusal, Sequence, TraceContext, api,
     batch::BatchView,
     frame::Frame,
     limits,
     wire::{FieldValue, Reader},
 };
 use prost::Message;
+use outcome::{Sent, not_newer};
 use std::{
     collections::HashMap,
+    mem,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -35,6 +37,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+mod outcome;
 #[cfg(test)]
 mod tests;
 
@@ -65,16 +68,10 @@ struct Owed {
     /// Its records, by partition.
     sent: HashMap<u32, Sent>,
     outcome: Outcome,
+    /// Of its deltas that are traced.
+    traces: Vec<TraceContext>,
     /// For what is refused.
     held: Option<OwnedSemaphorePermit>,
-}
-
-/// A record of a batch, on its way.
-struct Sent {
-    /// Index in the batch for each index in the record.
-    indexes: Vec<u32>,
-    /// When it was synced; told by the log before apply sees it.
-    durable_at: Arc<OnceLock<Instant>>,
 }
 
 enum Outcome {
@@ -293,8 +290,10 @@ impl Session {
             epoch: opened.epoch,
             epoch_base: opened.base,
         };
+        let mut traces = Vec::new();
         let (routed, error) = match admission::admit(&bytes, &rules) {
             Ok(mut admitted) => {
+                traces = mem::take(&mut admitted.traces);
                 let newest = admitted.accepted.iter().map(|place| place.committed_at).max();
                 if let Some(newest) = newest {
                     self.shared.metrics.clock_seen(self.platform, newest, rules.now);
@@ -314,6 +313,7 @@ impl Session {
         let held = self.refused_room(routed.refused.len()).await?;
         let mut owed = self.submit(routed, charge, opened, rules.now).await?;
         owed.error = error;
+        owed.traces = traces;
         owed.held = held;
         Ok(owed)
     }
@@ -466,7 +466,7 @@ impl Session {
     }
 
     async fn ack(&self, owed: Owed) -> Result<Outgoing, Refusal> {
-        let (charge, arrived) = (owed.charge, owed.arrived);
+        let (charge, arrived, traces) = (owed.charge, owed.arrived, owed.traces);
         let mut ack = api::PublishAck {
             sequence: owed.sequence.0,
             credit_bytes: charge,
@@ -497,6 +497,7 @@ impl Session {
         }
         metrics.acknowledged(arrived.elapsed());
         refused.sort_by_key(|(index, _)| *index);
+        self.trace(&ack, &refused, arrived, &traces);
         ack.refused = refused
             .into_iter()
             .map(|(index, refusal)| api::Refusal {
@@ -509,49 +510,6 @@ impl Session {
             credit: charge,
             held: owed.held,
         })
-    }
-
-    /// Counts what became of a record, and says it in the ack of its batch.
-    fn applied(
-        &self,
-        part: &PartOutcome,
-        sent: &Sent,
-        arrived: Instant,
-        ack: &mut api::PublishAck,
-    ) -> Result<(), Refusal> {
-        match part.fate {
-            Fate::Fenced => return Err(Reason::ProducerFenced.into()),
-            Fate::Duplicate => {
-                ack.duplicate = true;
-                return Ok(());
-            }
-            Fate::Fresh => {}
-        }
-        let (metrics, lane) = (&self.shared.metrics, part.partition.lane);
-        let fresh = sent.indexes.len() - part.stale.len();
-        ack.accepted += fresh as u32;
-        metrics.accepted(self.platform, lane, fresh as u64);
-        if !part.stale.is_empty() {
-            let stale = part.stale.len() as u64;
-            metrics.refused(self.platform, Reason::RevisionNotNewer, stale);
-        }
-        if sent.indexes.is_empty() {
-            return Ok(());
-        }
-        if let Some(durable_at) = sent.durable_at.get() {
-            let hop = |hop, from: Instant, to: Instant| {
-                metrics.hop(hop, lane, to.saturating_duration_since(from).as_secs_f64());
-            };
-            hop(Hop::BrokerToDurable, arrived, *durable_at);
-            hop(Hop::DurableToApplied, *durable_at, part.applied_at);
-        }
-        ack.positions.push(api::Position {
-            lane: lane.to_api().into(),
-            shard: part.partition.shard.0,
-            offset: part.offset.0,
-            durable_at_us: part.durable_at.0,
-        });
-        Ok(())
     }
 
     async fn send(&self, message: api::publish_response::Message) -> Result<(), Refusal> {
@@ -584,6 +542,7 @@ impl Owed {
             refused: Vec::new(),
             sent: HashMap::new(),
             outcome,
+            traces: Vec::new(),
             held: None,
         }
     }
@@ -642,15 +601,6 @@ async fn first(input: &mut Streaming<Frame>) -> Result<api::PublishOpen, Refusal
             Err(Refusal::from(Reason::SessionTakenOver).detail("no `open` came"))
         }
     }
-}
-
-/// Deltas of a part that came too late, by their index in the batch.
-fn not_newer(part: &PartOutcome, indexes: &[u32]) -> impl Iterator<Item = (u32, Refusal)> {
-    part.stale.iter().map(|i| {
-        let index = indexes[*i as usize];
-        let field = format!("deltas[{index}].revision");
-        (index, Refusal::new(Reason::RevisionNotNewer, field))
-    })
 }
 
 /// What came of a batch, once all its records are durable and applied.

@@ -7,11 +7,12 @@
 mod export;
 mod process;
 mod skew;
+pub mod spans;
 
 use crate::overload::GiveWay;
 use hutong_proto::{Issuer, Lane, Micros, Offset, Reason, delta::Colour};
 pub use hutong_telemetry::catalogue::Broker as Name;
-use hutong_telemetry::{Exporter, catalogue};
+use hutong_telemetry::{Exporter, Traces, catalogue};
 use opentelemetry::metrics::{BoundHistogram, Histogram};
 use skew::Skew;
 use std::{
@@ -324,11 +325,17 @@ impl fmt::Debug for Histograms {
 /// one of these, never the [`Metrics`], whose observer keeps them.
 #[derive(Clone, Debug)]
 pub struct Recorder {
+    traces: Traces,
     counters: Arc<Counters>,
     histograms: Histograms,
 }
 
 impl Recorder {
+    /// Where spans go.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
+    }
+
     /// Deltas that a producer was told are durable and applied.
     pub fn accepted(&self, platform: Issuer, lane: Lane, deltas: u64) {
         self.platform(platform).accepted[lane.index()].fetch_add(deltas, Relaxed);
@@ -490,10 +497,18 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics with an exporter of their own.
+    /// Metrics with an exporter of their own; nothing is pushed or traced.
     pub fn new(platforms: impl IntoIterator<Item = Issuer>) -> Metrics {
         let exporter =
             Exporter::new(catalogue::series_max).expect("an empty registry takes its one collector");
+        Metrics::with(platforms, exporter, Traces::off())
+    }
+
+    pub fn with(
+        platforms: impl IntoIterator<Item = Issuer>,
+        exporter: Exporter,
+        traces: Traces,
+    ) -> Metrics {
         let mut platforms: Vec<Issuer> = platforms.into_iter().collect();
         platforms.sort_unstable();
         platforms.dedup();
@@ -517,6 +532,7 @@ impl Metrics {
         });
         Metrics {
             recorder: Recorder {
+                traces,
                 histograms: export::histograms(&meter),
                 counters,
             },

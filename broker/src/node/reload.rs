@@ -93,6 +93,8 @@ fn changed(running: &Config, new: &Config) -> Vec<&'static str> {
                 format,
                 filter,
                 certificates: _,
+                otlp,
+                slow,
             },
     } = running;
     let all = [
@@ -108,6 +110,8 @@ fn changed(running: &Config, new: &Config) -> Vec<&'static str> {
         ("`log.group_bytes`", *group_bytes != new.group_bytes),
         ("`telemetry.format`", *format != new.telemetry.format),
         ("`telemetry.filter`", *filter != new.telemetry.filter),
+        ("`telemetry.otlp`", *otlp != new.telemetry.otlp),
+        ("`telemetry.slow`", *slow != new.telemetry.slow),
     ];
     let changed = all.into_iter().filter(|(_, changed)| *changed);
     changed.map(|(part, _)| part).collect()

@@ -105,7 +105,7 @@ fn green(revision: &AtomicU64) -> Delta {
     delta(u64::MAX, revision.fetch_add(1, Ordering::Relaxed), Colour::Green)
 }
 
-fn delta(n: u64, revision: u64, colour: Colour) -> Delta {
+pub fn delta(n: u64, revision: u64, colour: Colour) -> Delta {
     let mut entity = [7; 16];
     entity[8..].copy_from_slice(&n.to_be_bytes());
     Delta {

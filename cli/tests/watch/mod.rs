@@ -137,15 +137,22 @@ pub struct Broker {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
     dir: PathBuf,
+    /// Where it pushes.
+    otlp: Option<SocketAddr>,
     program: Option<Program>,
 }
 
 impl Broker {
     pub async fn start(dir: &Path) -> Broker {
+        Broker::start_pushing(dir, None).await
+    }
+
+    pub async fn start_pushing(dir: &Path, otlp: Option<SocketAddr>) -> Broker {
         let mut broker = Broker {
             grpc: free_address(),
             http: free_address(),
             dir: dir.to_owned(),
+            otlp,
             program: None,
         };
         broker.write_config("7d");
@@ -181,6 +188,9 @@ impl Broker {
              [retention]\nage = \"{age}\"\n[telemetry]\ncertificates = [\"{dir}/proxy.pem\"]\n",
             self.grpc, self.http
         );
+        if let Some(otlp) = self.otlp {
+            text += &format!("otlp = \"http://{otlp}\"\n");
+        }
         for code in [ANHUI, SICHUAN, SHANGHAI] {
             text += &format!("[[platforms]]\ncode = {code}\nname = \"{code}\"\n");
         }

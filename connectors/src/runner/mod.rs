@@ -11,6 +11,7 @@ mod outgoing;
 mod sdk;
 mod sink;
 mod source;
+mod trace;
 #[cfg(test)]
 mod tests;
 
