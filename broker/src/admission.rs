@@ -93,12 +93,12 @@ pub fn admit<'a>(bytes: &'a [u8], rules: &Rules) -> Result<Admitted<'a>, Refusal
                     traces.push(trace);
                 }
                 accepted.push(Place {
-                index,
-                lane: delta.lane(),
-                shard: delta.entity.shard(rules.shards),
-                kinds: KindSet::from_iter([delta.kind()]),
-                provenance: delta.provenance,
-                committed_at: delta.committed_at,
+                    index,
+                    lane: delta.lane(),
+                    shard: delta.entity.shard(rules.shards),
+                    kinds: KindSet::from_iter([delta.kind()]),
+                    provenance: delta.provenance,
+                    committed_at: delta.committed_at,
                 });
             }
             Err(refusal) => refused.push((index, refusal)),

@@ -4,9 +4,9 @@
 //! together with all others, before any port is bound.
 
 use crate::overload::{GiveWay, Policy};
-use hutong_telemetry::catalogue::Label;
 use hutong_config::{ByteSize, ConfigErrors, Document, Table, Value, read};
 use hutong_proto::{Issuer, limits};
+use hutong_telemetry::catalogue::Label;
 use hutong_telemetry::{LogFormat, logs};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -519,7 +519,10 @@ fn certificates(value: &Value<'_>) -> Option<Vec<PathBuf>> {
     let names: BTreeSet<_> = files.iter().map(|file| file.file_name()).collect();
     if names.len() < files.len() || names.contains(&None) {
         let help = "give each file a name of its own: metrics and alerts tell them apart by it";
-        return value.fail("two certificates have the same file name, or one has none", help);
+        return value.fail(
+            "two certificates have the same file name, or one has none",
+            help,
+        );
     }
     Some(files)
 }

@@ -28,7 +28,10 @@ fn each_alert_says_how_bad_it_is_in_two_languages_and_where_to_read_on() {
     let pages = rules::folder().join("../docs/runbooks/alerts");
     for (name, rule) in alerts() {
         let severity = value(&rule, "severity:");
-        assert!(["critical", "warning", "none"].contains(&severity), "{name}: {severity}");
+        assert!(
+            ["critical", "warning", "none"].contains(&severity),
+            "{name}: {severity}"
+        );
         assert!(!value(&rule, "summary:").is_empty(), "{name}");
         let chinese = value(&rule, "summary_zh:");
         assert!(chinese.chars().any(|c| c > '\u{4e00}'), "{name}: {chinese}");
@@ -54,7 +57,10 @@ fn there_is_no_page_without_an_alert_and_none_is_left_out_of_the_list() {
     assert_eq!(pages, names);
     let list = fs::read_to_string(folder.join("README.md")).expect("a list");
     for name in names {
-        assert!(list.contains(&format!("[{name}]({name}.md)")), "{name} is not in the list");
+        assert!(
+            list.contains(&format!("[{name}]({name}.md)")),
+            "{name} is not in the list"
+        );
     }
 }
 
@@ -63,16 +69,25 @@ fn rules_name_only_metrics_that_there_are() {
     let mut text = rules::read("prometheus/alerts.yml") + &rules::read("prometheus/recording.yml");
     text.push_str(&rules::read("prometheus/tests.yml"));
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
-    for name in text.split(|c| !word(c)).filter(|w| w.starts_with("hutong_")) {
+    for name in text
+        .split(|c| !word(c))
+        .filter(|w| w.starts_with("hutong_"))
+    {
         let stem = ["_bucket", "_sum", "_count"]
             .iter()
             .fold(name, |name, end| name.strip_suffix(end).unwrap_or(name));
-        assert!(catalogue::all().any(|d| d.name == stem || d.name == name), "{name}");
+        assert!(
+            catalogue::all().any(|d| d.name == stem || d.name == name),
+            "{name}"
+        );
     }
 }
 
 fn promtool(arguments: &[&str], folder: &Path) {
-    let output = program("promtool").args(arguments).current_dir(folder).output();
+    let output = program("promtool")
+        .args(arguments)
+        .current_dir(folder)
+        .output();
     let output = output.expect("promtool");
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
@@ -106,7 +121,11 @@ async fn promtool_finds_nothing_wrong_with_what_a_broker_and_a_connector_say() {
         input.write_all(page.as_bytes()).expect("read");
         drop(input);
         let output = check.wait_with_output().expect("its end");
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.is_empty(), "{address}: {text}");
+        let text =
+            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && text.is_empty(),
+            "{address}: {text}"
+        );
     }
 }

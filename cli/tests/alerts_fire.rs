@@ -38,7 +38,10 @@ impl Stage {
         let sichuan = Sink::start(&broker, SICHUAN).await;
         let shanghai = Some(Sink::start(&broker, SHANGHAI).await);
         let connector = Connector::start(dir.path(), &broker).await;
-        let targets = [("hutong-broker", broker.http), ("hutong-connect", connector.http)];
+        let targets = [
+            ("hutong-broker", broker.http),
+            ("hutong-connect", connector.http),
+        ];
         let names = rules::write_short(dir.path());
         let prometheus = Prometheus::start(dir.path(), &names, &targets).await;
         Stage {
@@ -72,10 +75,16 @@ fn check_texts(alert: &Alert) {
     assert_eq!(text("runbook_url"), page);
     for key in ["summary", "summary_zh"] {
         let summary = text(key);
-        let whole = !summary.is_empty() && !summary.contains("<no value>") && !summary.contains("error");
+        let whole =
+            !summary.is_empty() && !summary.contains("<no value>") && !summary.contains("error");
         assert!(whole, "{name}: {summary:?}");
     }
-    assert!(text("summary_zh").chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c)), "{name}");
+    assert!(
+        text("summary_zh")
+            .chars()
+            .any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c)),
+        "{name}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,20 +100,35 @@ async fn every_alert_fires_for_its_fault_and_clears_when_it_is_mended() {
     a_disk_that_is_slow_and_then_full(&mut stage).await;
     a_broker_that_is_gone(&mut stage).await;
     let alerts = rules::read("prometheus/alerts.yml");
-    let all = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let all = alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
     let all: BTreeSet<String> = all.map(str::to_owned).collect();
-    assert_eq!(stage.fired, all, "those that fired, and those that there are");
+    assert_eq!(
+        stage.fired, all,
+        "those that fired, and those that there are"
+    );
 }
 
 async fn a_platform_stops_applying(stage: &mut Stage) {
     stage.sichuan.stall(true);
     who_since_when_and_which_change(stage).await;
-    stage.fires("LagHigh", &[("platform", "510000"), ("lane", "urgent")]).await;
-    stage.fires("OldestUnappliedStale", &[("issuer", "340000"), ("receiver", "510000")]).await;
+    stage
+        .fires("LagHigh", &[("platform", "510000"), ("lane", "urgent")])
+        .await;
+    stage
+        .fires(
+            "OldestUnappliedStale",
+            &[("issuer", "340000"), ("receiver", "510000")],
+        )
+        .await;
     stage.fires("LagGrowing", &[("platform", "510000")]).await;
     let firing = stage.prometheus.firing().expect("alerts");
     let others = firing.iter().find(|a| {
-        let whom = a.labels.get("platform").or_else(|| a.labels.get("receiver"));
+        let whom = a
+            .labels
+            .get("platform")
+            .or_else(|| a.labels.get("receiver"));
         whom.map(String::as_str) != Some("510000")
     });
     assert!(others.is_none(), "{others:?} has nothing to do with it");
@@ -132,7 +156,10 @@ async fn who_since_when_and_which_change(stage: &mut Stage) {
     let mut admin = admin(&endpoint).expect("an address");
     until("all say the same", async || {
         let request = api::GetLagMatrixRequest {};
-        let matrix = admin.get_lag_matrix(request).await.map_err(|e| e.to_string())?;
+        let matrix = admin
+            .get_lag_matrix(request)
+            .await
+            .map_err(|e| e.to_string())?;
         let pairs = matrix.into_inner().pairs;
         let is = |pair: &&api::LagPair| (pair.issuer, pair.receiver) == (ANHUI, SICHUAN);
         let pair = pairs.iter().find(is).ok_or("no such pair")?;
@@ -169,13 +196,18 @@ fn command_line(address: &str) -> Result<(u64, u64), String> {
         .output()
         .map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))?;
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))?;
     let pairs = json.as_array().ok_or("no list of pairs")?;
     let pair = pairs
         .iter()
         .find(|p| p["issuer"] == ANHUI && p["receiver"] == SICHUAN)
         .ok_or(format!("no such pair in {text}"))?;
-    let number = |key: &str| pair["urgent"][key].as_u64().ok_or(format!("no {key} in {pair}"));
+    let number = |key: &str| {
+        pair["urgent"][key]
+            .as_u64()
+            .ok_or(format!("no {key} in {pair}"))
+    };
     Ok((number("records")?, number("oldest_at_us")?))
 }
 
@@ -183,7 +215,9 @@ async fn a_platform_is_gone_and_one_is_silent(stage: &mut Stage) {
     stage.shanghai = None;
     stage.source.be_silent(true);
     stage.fires("PlatformDown", &[("platform", "310000")]).await;
-    stage.fires("PlatformSilent", &[("platform", "340000")]).await;
+    stage
+        .fires("PlatformSilent", &[("platform", "340000")])
+        .await;
     stage.source.be_silent(false);
     stage.shanghai = Some(Sink::start(&stage.broker, SHANGHAI).await);
     stage.prometheus.is_quiet().await;
@@ -195,7 +229,12 @@ async fn a_wave_a_wrong_clock_and_a_wrong_cursor(stage: &mut Stage) {
     call_with_clock(&stage.broker, SICHUAN, -120).await;
     claim_too_much(&stage.broker, SHANGHAI, log_id).await;
     stage.fires("ColourWave", &[("platform", "340000")]).await;
-    stage.fires("ViewsDiffer", &[("platform", "310000"), ("conflict", "cursor_ahead")]).await;
+    stage
+        .fires(
+            "ViewsDiffer",
+            &[("platform", "310000"), ("conflict", "cursor_ahead")],
+        )
+        .await;
     stage.fires("ClockSkew", &[("platform", "510000")]).await;
     call_with_clock(&stage.broker, SICHUAN, 0).await;
     stage.prometheus.is_quiet().await;
@@ -204,7 +243,10 @@ async fn a_wave_a_wrong_clock_and_a_wrong_cursor(stage: &mut Stage) {
 async fn log_id(broker: &Broker) -> LogId {
     let operator = Identity::Operator("test".to_owned());
     let mut admin = admin(&Endpoint::new(broker.address(), operator)).expect("an address");
-    let status = admin.get_status(api::GetStatusRequest {}).await.expect("a status");
+    let status = admin
+        .get_status(api::GetStatusRequest {})
+        .await
+        .expect("a status");
     LogId(status.into_inner().log_id)
 }
 
@@ -223,7 +265,9 @@ async fn files_that_are_wrong(stage: &mut Stage) {
     stage.broker.certificate("expired.pem");
     std::fs::write(stage.broker.config(), "nothing = \"right\"\n").expect("written");
     stage.broker.reload();
-    stage.fires("CertificateExpiring", &[("certificate", "proxy.pem")]).await;
+    stage
+        .fires("CertificateExpiring", &[("certificate", "proxy.pem")])
+        .await;
     stage.fires("ConfigReloadFailed", &[]).await;
     stage.broker.certificate("until-2126.pem");
     // Another age is something that it can take over.

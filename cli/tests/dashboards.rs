@@ -55,7 +55,9 @@ fn expressions(panel: &Value) -> impl Iterator<Item = &str> {
 /// What the recording rules make.
 fn recorded() -> BTreeSet<String> {
     let rules = rules::read("prometheus/recording.yml");
-    let names = rules.lines().filter_map(|line| line.trim().strip_prefix("- record: "));
+    let names = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- record: "));
     names.map(str::to_owned).collect()
 }
 
@@ -83,11 +85,19 @@ fn every_panel_says_what_it_shows_in_which_unit_and_from_where() {
     let mut found = Vec::new();
     let mut uids = BTreeSet::new();
     for (file, dashboard) in dashboards() {
-        assert!(uids.insert(text(&dashboard, "uid").to_owned()), "{file}: its uid is taken");
+        assert!(
+            uids.insert(text(&dashboard, "uid").to_owned()),
+            "{file}: its uid is taken"
+        );
         assert!(!text(&dashboard, "description").is_empty(), "{file}");
-        let variables = dashboard["templating"]["list"].as_array().expect("variables");
+        let variables = dashboard["templating"]["list"]
+            .as_array()
+            .expect("variables");
         let source = variables.iter().find(|v| v["type"] == "datasource");
-        assert!(source.is_some_and(|v| v["name"] == "datasource"), "{file}: no data source to choose");
+        assert!(
+            source.is_some_and(|v| v["name"] == "datasource"),
+            "{file}: no data source to choose"
+        );
         let mut ids = BTreeSet::new();
         for panel in panels(&dashboard) {
             let title = text(panel, "title");
@@ -108,7 +118,10 @@ fn every_panel_says_what_it_shows_in_which_unit_and_from_where() {
                 if expression.contains("rate(") && !expression.contains("$__rate_interval") {
                     wrong(format!("{expression}: use $__rate_interval"));
                 }
-                for metric in metrics(expression).iter().filter(|m| !is_known(m, &recorded)) {
+                for metric in metrics(expression)
+                    .iter()
+                    .filter(|m| !is_known(m, &recorded))
+                {
                     wrong(format!("{metric} is nowhere in the catalogue"));
                 }
             }
@@ -127,7 +140,11 @@ fn no_two_panels_overlap() {
             assert!(at("x") + at("w") <= 24, "{file}: {}", text(panel, "title"));
             for x in at("x")..at("x") + at("w") {
                 for y in at("y")..at("y") + at("h") {
-                    assert!(taken.insert((x, y)), "{file}: {} overlaps", text(panel, "title"));
+                    assert!(
+                        taken.insert((x, y)),
+                        "{file}: {} overlaps",
+                        text(panel, "title")
+                    );
                 }
             }
         }
@@ -137,8 +154,15 @@ fn no_two_panels_overlap() {
 #[test]
 fn the_files_are_what_the_script_makes() {
     let script = rules::folder().join("../tools/grafana-dashboards");
-    let output = Command::new(script).arg("--check").output().expect("python3");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(script)
+        .arg("--check")
+        .output()
+        .expect("python3");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -153,7 +177,9 @@ fn a_metric_that_is_not_there_would_be_found() {
 
 /// A week ago, so that there is something to compare with: what Anhui published in that hour, once a minute.
 fn last_week() -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970");
     let week_ago = since.as_secs() - 7 * 86_400;
     let mut text = "# TYPE hutong_deltas_accepted counter\n".to_owned();
     for minute in 0..75 {
@@ -179,7 +205,9 @@ fn filled_in(expression: &str) -> String {
         ("$lane", "urgent"),
     ]
     .iter()
-    .fold(expression.to_owned(), |text, (name, value)| text.replace(name, value))
+    .fold(expression.to_owned(), |text, (name, value)| {
+        text.replace(name, value)
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,7 +221,11 @@ async fn every_expression_says_something_while_a_broker_works() {
         .arg(dir.path().join("tsdb"))
         .output()
         .expect("promtool");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
 
     let broker = Broker::start(dir.path()).await;
     let source = Source::start(&broker).await;
@@ -202,7 +234,10 @@ async fn every_expression_says_something_while_a_broker_works() {
     // Anhui takes what the others publish, which is nothing.
     let _anhui = Sink::start(&broker, watch::ANHUI).await;
     let connector = Connector::start(dir.path(), &broker).await;
-    let targets = [("hutong-broker", broker.http), ("hutong-connect", connector.http)];
+    let targets = [
+        ("hutong-broker", broker.http),
+        ("hutong-connect", connector.http),
+    ];
     let names = rules::write_short(dir.path());
     let prometheus = Prometheus::start(dir.path(), &names, &targets).await;
 

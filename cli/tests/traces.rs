@@ -90,7 +90,10 @@ impl Collector {
     /// In the trace of the first change that a source began: names and how often.
     fn trace(&self) -> Result<(Vec<u8>, Vec<(String, usize)>), String> {
         let spans = self.spans();
-        let root = spans.iter().find(|s| s.name == "hutong.source").ok_or("no source yet")?;
+        let root = spans
+            .iter()
+            .find(|s| s.name == "hutong.source")
+            .ok_or("no source yet")?;
         let mut names: Vec<(String, usize)> = Vec::new();
         for span in spans.iter().filter(|s| s.trace_id == root.trace_id) {
             match names.iter_mut().find(|(name, _)| *name == span.name) {
@@ -127,7 +130,11 @@ async fn sink(broker: &Broker, code: u32, traces: Traces) {
         include_own: false,
     };
     let source = BrokerSource::new(broker.address(), issuer(code), subscription);
-    let mut inlet = source.traced(traces).connect(None).await.expect("connected");
+    let mut inlet = source
+        .traced(traces)
+        .connect(None)
+        .await
+        .expect("connected");
     drop(tokio::spawn(async move {
         while let Ok(heard) = inlet.next().await {
             let cursor = match heard {
@@ -160,7 +167,11 @@ async fn one_trace_leads_from_the_commit_to_every_sink_and_batches_link_to_it() 
     let folder = StateFolder::new(dir.path(), "source");
     folder.create().expect("created");
     let target = BrokerTarget::one_stream(broker.address(), issuer(ANHUI), "s".to_owned(), &folder);
-    let mut outlet = target.traced(traces.clone()).connect(None).await.expect("connected");
+    let mut outlet = target
+        .traced(traces.clone())
+        .connect(None)
+        .await
+        .expect("connected");
     publish(&mut outlet, clients::delta(1, 1, Colour::Red)).await;
 
     let expected = [
@@ -169,7 +180,9 @@ async fn one_trace_leads_from_the_commit_to_every_sink_and_batches_link_to_it() 
         ("hutong.deliver", 2),
         ("hutong.source", 1),
     ];
-    let expected = expected.map(|(name, count)| (name.to_owned(), count)).to_vec();
+    let expected = expected
+        .map(|(name, count)| (name.to_owned(), count))
+        .to_vec();
     until("the whole trace", async || match collector.trace()? {
         (_, names) if names == expected => Ok(()),
         other => Err(format!("{other:?}")),
@@ -190,7 +203,10 @@ async fn one_trace_leads_from_the_commit_to_every_sink_and_batches_link_to_it() 
     .await;
     // Streams say what they are part of, and the broker's log repeats it.
     let spans = collector.spans();
-    let stream = spans.iter().find(|s| s.name == "hutong.stream").expect("a stream");
+    let stream = spans
+        .iter()
+        .find(|s| s.name == "hutong.stream")
+        .expect("a stream");
     let id: String = stream.trace_id.iter().map(|b| format!("{b:02x}")).collect();
     let log = std::fs::read_to_string(dir.path().join("broker.log")).expect("a log");
     assert!(log.contains(&id), "{id} is not in:\n{log}");
@@ -224,7 +240,11 @@ async fn what_is_refused_is_traced_although_nobody_sampled_it_and_names_no_perso
     let spans = collector.spans();
     // Those of the other batches were quick, right and not sampled.
     assert!(spans.iter().all(|s| s.name == "hutong.ingest"), "{spans:?}");
-    let allowed = ["hutong.issuer", "hutong.deltas.accepted", "hutong.deltas.refused"];
+    let allowed = [
+        "hutong.issuer",
+        "hutong.deltas.accepted",
+        "hutong.deltas.refused",
+    ];
     for attribute in spans.iter().flat_map(|s| &s.attributes) {
         assert!(allowed.contains(&attribute.key.as_str()), "{attribute:?}");
     }

@@ -222,9 +222,14 @@ fn telemetry(table: &mut Table<'_>) -> TelemetrySettings {
 
 fn share(value: &Value<'_>) -> Option<f64> {
     let share = value.as_number();
-    share.filter(|share| (0.0..=1.0).contains(share)).or_else(|| {
-        value.fail_expected("a share", "write a number from 0 to 1, such as 0.01 for one change in a hundred")
-    })
+    share
+        .filter(|share| (0.0..=1.0).contains(share))
+        .or_else(|| {
+            value.fail_expected(
+                "a share",
+                "write a number from 0 to 1, such as 0.01 for one change in a hundred",
+            )
+        })
 }
 
 fn source(root: &mut Table<'_>) -> Option<Work> {

@@ -76,11 +76,19 @@ mod tests {
         };
         assert_eq!(TraceContext::from_slice(&context.to_bytes()), Some(context));
         let parent = context.to_trace_parent();
-        assert_eq!(parent, "00-abababababababababababababababab-0707070707070707-01");
+        assert_eq!(
+            parent,
+            "00-abababababababababababababababab-0707070707070707-01"
+        );
         assert_eq!(TraceContext::from_trace_parent(&parent), Some(context));
         assert_eq!(TraceContext::from_slice(&[1; 23]), None);
         assert_eq!(TraceContext::from_slice(&[0; 24]), None);
-        for wrong in ["", "00-ab-07-01", &parent.replace("-01", "-00"), &parent.replace('a', "é")] {
+        for wrong in [
+            "",
+            "00-ab-07-01",
+            &parent.replace("-01", "-00"),
+            &parent.replace('a', "é"),
+        ] {
             assert_eq!(TraceContext::from_trace_parent(wrong), None, "{wrong}");
         }
     }

@@ -103,7 +103,9 @@ fn element(der: &[u8]) -> Result<(u8, &[u8], &[u8]), &'static str> {
         if bytes > 3 || rest.len() < bytes {
             return Err(CUT);
         }
-        len = rest[..bytes].iter().fold(0, |n, b| (n << 8) | usize::from(*b));
+        len = rest[..bytes]
+            .iter()
+            .fold(0, |n, b| (n << 8) | usize::from(*b));
         rest = &rest[bytes..];
     }
     if rest.len() < len {
@@ -118,7 +120,10 @@ fn seconds(tag: u8, text: &str) -> Option<u64> {
     let (year, rest) = match tag {
         UTC_TIME => {
             let year: u64 = digits.get(..2)?.parse().ok()?;
-            (if year < 50 { 2000 + year } else { 1900 + year }, digits.get(2..)?)
+            (
+                if year < 50 { 2000 + year } else { 1900 + year },
+                digits.get(2..)?,
+            )
         }
         GENERALIZED_TIME => (digits.get(..4)?.parse().ok()?, digits.get(4..)?),
         _ => return None,
@@ -166,7 +171,10 @@ mod tests {
     fn real_certificates_say_when_they_expire() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
         // As `openssl x509 -enddate` says, once as GeneralizedTime and once as UTCTime.
-        for (file, expected) in [("until-2126.pem", 4_949_242_751), ("expired.pem", 1_795_729_202)] {
+        for (file, expected) in [
+            ("until-2126.pem", 4_949_242_751),
+            ("expired.pem", 1_795_729_202),
+        ] {
             let found = not_after(&folder.join(file)).expect("a certificate");
             assert_eq!(found, expected, "{file}");
         }
@@ -174,7 +182,11 @@ mod tests {
 
     #[test]
     fn damage_is_an_error_and_nothing_else() {
-        for text in ["", BEGIN, "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----"] {
+        for text in [
+            "",
+            BEGIN,
+            "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----",
+        ] {
             assert!(of_pem(text).is_err(), "{text:?}");
         }
         assert_eq!(base64("aGk\n="), Some(b"hi".to_vec()));

@@ -1,11 +1,11 @@
 //! OpenTelemetry instruments, read in Prometheus' text format.
 
 use opentelemetry::metrics::{Meter, MeterProvider as _};
+use opentelemetry_otlp::{MetricExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
     Resource,
     metrics::{Instrument, PeriodicReader, SdkMeterProvider, Stream},
 };
-use opentelemetry_otlp::{MetricExporter, WithExportConfig as _};
 use prometheus::{Registry, TextEncoder};
 use std::{
     fmt,
@@ -79,7 +79,11 @@ impl Exporter {
                 .ok()
         };
         let mut provider = SdkMeterProvider::builder()
-            .with_resource(Resource::builder_empty().with_service_name("hutong").build())
+            .with_resource(
+                Resource::builder_empty()
+                    .with_service_name("hutong")
+                    .build(),
+            )
             .with_reader(reader)
             .with_view(view);
         if let Some(otlp) = otlp {
@@ -89,7 +93,9 @@ impl Exporter {
                 .build()
                 .map_err(|e| ScrapeError::SetUp(e.to_string()))?;
             // It would read without the hooks: it is told when.
-            let reader = PeriodicReader::builder(exporter).with_interval(NEVER).build();
+            let reader = PeriodicReader::builder(exporter)
+                .with_interval(NEVER)
+                .build();
             provider = provider.with_reader(reader);
         }
         Ok(Exporter(Arc::new(Inner {

@@ -176,13 +176,22 @@ impl Traces {
         let inner = self.0.as_ref()?;
         let ids = RandomIdGenerator::default();
         let own = own.unwrap_or_else(|| SpanRef {
-            trace_id: span.parent.map_or_else(|| ids.new_trace_id().to_bytes(), |p| p.trace_id),
+            trace_id: span
+                .parent
+                .map_or_else(|| ids.new_trace_id().to_bytes(), |p| p.trace_id),
             span_id: ids.new_span_id().to_bytes(),
         });
         let mut links = SpanLinks::default();
-        links.links = span.links.iter().take(LINKS_MAX).map(|l| Link::with_context(l.context())).collect();
+        links.links = span
+            .links
+            .iter()
+            .take(LINKS_MAX)
+            .map(|l| Link::with_context(l.context()))
+            .collect();
         links.dropped_count = span.links.len().saturating_sub(LINKS_MAX) as u32;
-        let parent = span.parent.map_or(SpanId::INVALID, |p| SpanId::from_bytes(p.span_id));
+        let parent = span
+            .parent
+            .map_or(SpanId::INVALID, |p| SpanId::from_bytes(p.span_id));
         inner.processor.on_end(SpanData {
             span_context: own.context(),
             parent_span_id: parent,
@@ -257,7 +266,10 @@ mod tests {
             share,
             slow: Duration::from_secs(1),
         };
-        (Traces::with_processor(Box::new(kept.clone()), &settings), kept)
+        (
+            Traces::with_processor(Box::new(kept.clone()), &settings),
+            kept,
+        )
     }
 
     fn span(parent: Option<SpanRef>, links: Vec<SpanRef>) -> Span {
@@ -289,7 +301,9 @@ mod tests {
         let (traces, kept) = traces(1.0);
         let root = traces.sample().expect("all are");
         traces.record(span(None, Vec::new()), Some(root));
-        let child = traces.record(span(Some(root), vec![root; 100]), None).expect("on");
+        let child = traces
+            .record(span(Some(root), vec![root; 100]), None)
+            .expect("on");
         assert_eq!(child.trace_id, root.trace_id);
         assert_ne!(child.span_id, root.span_id);
         let kept = kept.0.lock().expect("no panic");
@@ -306,7 +320,9 @@ mod tests {
         let (quick, slow) = (Duration::from_millis(1), Duration::from_secs(2));
         assert!(!traces.keeps(quick, false, 0));
         assert!(traces.keeps(slow, false, 0) && traces.keeps(quick, true, 0));
-        let kept = (0..1000).filter(|_| traces.keeps(quick, true, 5_000_000)).count();
+        let kept = (0..1000)
+            .filter(|_| traces.keeps(quick, true, 5_000_000))
+            .count();
         assert_eq!(kept as u64, KEPT_PER_SECOND_MAX);
         assert!(traces.keeps(quick, true, 6_000_000), "the next second");
     }

@@ -110,7 +110,10 @@ mod tests {
         use Colour::{Green, Red, Yellow};
         for (changes, expected) in [
             (&[(1, Red, 10), (1, Green, 20), (1, Red, 30)][..], 1),
-            (&[(1, Red, 10), (1, Green, 20), (1, Red, 30), (1, Green, 40)], 2),
+            (
+                &[(1, Red, 10), (1, Green, 20), (1, Red, 30), (1, Green, 40)],
+                2,
+            ),
             (&[(1, Red, 10), (1, Green, 20), (1, Red, 4000)], 0),
             (&[(1, Red, 10), (1, Green, 20), (1, Yellow, 30)], 0),
             (&[(1, Red, 10), (1, Red, 20), (1, Red, 30)], 0),
@@ -132,7 +135,12 @@ mod tests {
                 kind: Kind::HealthCode,
                 issuer: Issuer::new(340_000).expect("a code"),
             };
-            flips.count(&key, &Value::HealthCode(Colour::Green).encode(), Micros(1), &mut colours);
+            flips.count(
+                &key,
+                &Value::HealthCode(Colour::Green).encode(),
+                Micros(1),
+                &mut colours,
+            );
         }
         assert_eq!(colours.applied, [200_000, 0, 0]);
         assert_eq!(flips.0.len(), PLACES);

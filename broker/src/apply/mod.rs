@@ -23,8 +23,8 @@ use crate::{
 use exceptions::Dropped;
 use flip_flops::FlipFlops;
 use hutong_proto::{
-    Issuer, Kind, Lane, Micros, Reason, Refusal, Revision, Shard, TraceContext, api, delta::DeltaParts,
-    record::RecordView,
+    Issuer, Kind, Lane, Micros, Reason, Refusal, Revision, Shard, TraceContext, api,
+    delta::DeltaParts, record::RecordView,
 };
 use producers::{Fate, Producer};
 use prost::Message;
@@ -226,7 +226,9 @@ impl Apply {
         }
         if let Some(delivered) = dropped.cut(&entry.head, &entry.record, &record) {
             let tail = TailEntry::new(entry.head, delivered);
-            effects.tail.push(tail.about(applied.committed_at, &applied.traces));
+            effects
+                .tail
+                .push(tail.about(applied.committed_at, &applied.traces));
         }
         let key = BatchKey {
             issuer: record.header.partition.issuer,

@@ -122,7 +122,8 @@ mod tests {
             );
         }
         assert_eq!(history.when(Lane::Bulk, Offset(4)), None);
-        for (from, upto, expected) in [(5, 9, true), (5, 8, false), (9, 11, false), (12, 99, false)] {
+        for (from, upto, expected) in [(5, 9, true), (5, 8, false), (9, 11, false), (12, 99, false)]
+        {
             let reached = history.reached_between(Lane::Urgent, Offset(from), Offset(upto));
             assert_eq!(reached, expected, "{from} to {upto}");
         }

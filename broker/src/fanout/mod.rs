@@ -33,8 +33,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::Instrument;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument;
 
 /// Messages to a subscriber that wait for its connection; each is up to about 1 MiB, and what waits
 /// here an urgent record cannot overtake.

@@ -17,8 +17,8 @@ use crate::{
 };
 use bytes::Bytes;
 use hutong_proto::{
-    Cursor, Issuer, Lane, Micros, Offset, Reason, RecordView, Refusal, TraceContext, api, frame::Frame, limits,
-    record,
+    Cursor, Issuer, Lane, Micros, Offset, Reason, RecordView, Refusal, TraceContext, api,
+    frame::Frame, limits, record,
 };
 use prost::Message;
 use std::{sync::Arc, time::Duration};
@@ -556,7 +556,11 @@ fn chunk(entries: Vec<TailEntry>, next: Offset, lease: &Lease) -> Result<Chunk, 
     Ok(Chunk {
         records: entries.len(),
         pieces,
-        traces: traced.flatten().copied().take(TRACES_PER_DELIVERY_MAX).collect(),
+        traces: traced
+            .flatten()
+            .copied()
+            .take(TRACES_PER_DELIVERY_MAX)
+            .collect(),
         below: entries.last().map(|e| e.head.offset.next()),
         committed_at: oldest.min().unwrap_or_default(),
         waited: match first.and_then(|e| e.applied_at) {

@@ -22,8 +22,8 @@ use queue::Queues;
 use registry::Producers;
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::Instrument;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument;
 
 use crate::apply::waiters::Waiters;
 

@@ -25,8 +25,8 @@ use hutong_proto::{
     limits,
     wire::{FieldValue, Reader},
 };
-use prost::Message;
 use outcome::{Sent, not_newer};
+use prost::Message;
 use std::{
     collections::HashMap,
     mem,
@@ -294,9 +294,15 @@ impl Session {
         let (routed, error) = match admission::admit(&bytes, &rules) {
             Ok(mut admitted) => {
                 traces = mem::take(&mut admitted.traces);
-                let newest = admitted.accepted.iter().map(|place| place.committed_at).max();
+                let newest = admitted
+                    .accepted
+                    .iter()
+                    .map(|place| place.committed_at)
+                    .max();
                 if let Some(newest) = newest {
-                    self.shared.metrics.clock_seen(self.platform, newest, rules.now);
+                    self.shared
+                        .metrics
+                        .clock_seen(self.platform, newest, rules.now);
                 }
                 self.keep_quota(&mut admitted)?;
                 (routing::route(admitted, &origin), None)

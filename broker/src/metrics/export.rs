@@ -115,11 +115,15 @@ fn read(counters: &Counters, name: Name, emit: Emit<'_>) {
         Name::FlipFlops => platforms(counters, emit, |p| &p.flip_flops),
         Name::Credit => {
             let directions = Direction::ALL.map(Direction::name);
-            by(counters, emit, (Label::Direction, directions), |p| &p.credit);
+            by(counters, emit, (Label::Direction, directions), |p| {
+                &p.credit
+            });
         }
         Name::ViewConflicts => {
             let conflicts = Conflict::ALL.map(Conflict::name);
-            by(counters, emit, (Label::Conflict, conflicts), |p| &p.conflicts);
+            by(counters, emit, (Label::Conflict, conflicts), |p| {
+                &p.conflicts
+            });
         }
         Name::RecordsDelivered => platforms(counters, emit, |p| &p.records_delivered),
         Name::DeliveredBytes => platforms(counters, emit, |p| &p.delivered_bytes),
@@ -177,8 +181,14 @@ fn read_gauges(counters: &Counters, observed: &Observed, name: Name, emit: Emit<
         Name::SchedulingDelay => emit(gauges.scheduling_delay.as_secs_f64(), &[]),
         Name::ConfigReloadOk => emit(f64::from(gauges.reload.ok), &[]),
         Name::ConfigReloadAt => emit(seconds(gauges.reload.at), &[]),
-        Name::DiskFree => gauges.disk.into_iter().for_each(|d| emit(d.free as f64, &[])),
-        Name::DiskSize => gauges.disk.into_iter().for_each(|d| emit(d.size as f64, &[])),
+        Name::DiskFree => gauges
+            .disk
+            .into_iter()
+            .for_each(|d| emit(d.free as f64, &[])),
+        Name::DiskSize => gauges
+            .disk
+            .into_iter()
+            .for_each(|d| emit(d.size as f64, &[])),
         Name::CertificateExpiry => {
             for (file, at) in &gauges.certificates {
                 emit(seconds(*at), &[label(Label::Certificate, file.clone())]);
@@ -376,7 +386,9 @@ pub(super) fn pairs_of(lags: &[LagSample]) -> Pairs {
         let Some(issuer) = sample.issuer else {
             continue;
         };
-        let pair = pairs.entry((issuer, sample.lane, sample.platform)).or_default();
+        let pair = pairs
+            .entry((issuer, sample.lane, sample.platform))
+            .or_default();
         pair.records = pair.records.max(sample.records);
         pair.seconds = pair.seconds.max(sample.seconds);
         pair.oldest_at = match (pair.oldest_at, sample.oldest_at) {

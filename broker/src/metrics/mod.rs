@@ -499,8 +499,8 @@ pub struct Metrics {
 impl Metrics {
     /// Metrics with an exporter of their own; nothing is pushed or traced.
     pub fn new(platforms: impl IntoIterator<Item = Issuer>) -> Metrics {
-        let exporter =
-            Exporter::new(catalogue::series_max).expect("an empty registry takes its one collector");
+        let exporter = Exporter::new(catalogue::series_max)
+            .expect("an empty registry takes its one collector");
         Metrics::with(platforms, exporter, Traces::off())
     }
 

@@ -26,7 +26,9 @@ impl Process {
             cpu_seconds: stat_ticks(&stat, 14)
                 .zip(stat_ticks(&stat, 15))
                 .map(|(user, system)| user + system),
-            open_files: fs::read_dir("/proc/self/fd").ok().map(|fds| fds.count() as u64),
+            open_files: fs::read_dir("/proc/self/fd")
+                .ok()
+                .map(|fds| fds.count() as u64),
             max_files: number(&file("/proc/self/limits"), "Max open files"),
             started_seconds: boot.zip(started).map(|(boot, ticks)| boot as f64 + ticks),
         }

@@ -68,7 +68,11 @@ mod tests {
         skew.ahead(2_000_000, at);
         assert_eq!(skew.seconds(at), Some(2.0));
         skew.said(-500_000);
-        assert_eq!(skew.seconds(at), Some(2.0), "it went ahead since it said so");
+        assert_eq!(
+            skew.seconds(at),
+            Some(2.0),
+            "it went ahead since it said so"
+        );
         assert_eq!(skew.seconds(Micros(at.0 + SEEN_FOR_US)), Some(-0.5));
         skew.said(7_000_000);
         assert_eq!(skew.seconds(at), Some(7.0));

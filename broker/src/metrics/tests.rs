@@ -1,9 +1,9 @@
 //! What a scrape shows.
 
 use super::*;
-use hutong_telemetry::catalogue::{Kind, Label};
 use crate::config::CERTIFICATES_MAX;
 use hutong_proto::limits;
+use hutong_telemetry::catalogue::{Kind, Label};
 use std::collections::{BTreeMap, BTreeSet};
 
 const ANHUI: u32 = 340_000;
@@ -301,7 +301,10 @@ fn the_largest_broker_stays_within_the_bounds_of_the_catalogue() {
     }
     metrics.observe(Arc::new(Largest(platforms)));
     let text = scrape(&metrics);
-    assert!(!text.contains("otel_metric_overflow"), "a series is missing");
+    assert!(
+        !text.contains("otel_metric_overflow"),
+        "a series is missing"
+    );
     let mut series: BTreeMap<&str, usize> = BTreeMap::new();
     for (name, ..) in text.lines().filter_map(sample) {
         *series.entry(name).or_default() += 1;
@@ -335,7 +338,10 @@ fn the_bounds_of_the_catalogue_are_those_of_the_broker() {
         assert_eq!(label.values_max(), real, "{label:?}");
     }
     assert!(Reason::ALL.len() <= Label::Reason.values_max());
-    assert!(Colour::ALL.is_sorted(), "their places are those of the counters");
+    assert!(
+        Colour::ALL.is_sorted(),
+        "their places are those of the counters"
+    );
 }
 
 #[test]

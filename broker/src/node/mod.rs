@@ -27,9 +27,9 @@ use crate::{
 };
 
 use data_dir::DataDir;
-use reload::Reloads;
 use hutong_proto::{Issuer, Offset, Partition};
 use hutong_telemetry::{Exporter, Health, TraceSettings, Traces, catalogue};
+use reload::Reloads;
 use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};

@@ -100,7 +100,12 @@ impl Observe for Observer {
             commit_running: self.log.commit_running(),
             last_records: last_records(&partitions),
             disk: disk(&self.data_dir),
-            certificates: self.reloads.certificates().iter().map(certificate).collect(),
+            certificates: self
+                .reloads
+                .certificates()
+                .iter()
+                .map(certificate)
+                .collect(),
             reload: self.reloads.last(),
             queue_bytes: self.queues.bytes(),
             tail_bytes: self.rings.bytes(),
@@ -129,7 +134,9 @@ fn last_records(partitions: &[PartitionInfo]) -> Vec<(Issuer, Micros)> {
         let at = last.entry(info.partition.issuer).or_default();
         *at = info.last_durable_at.max(*at);
     }
-    last.into_iter().filter(|(_, at)| *at != Micros::ZERO).collect()
+    last.into_iter()
+        .filter(|(_, at)| *at != Micros::ZERO)
+        .collect()
 }
 
 /// `None` where the system does not say.

@@ -142,7 +142,9 @@ mod tests {
         assert_eq!(retention.borrow().age, Duration::from_secs(3600));
         let at = reloads.last().at;
         assert!(!reloads.last().ok);
-        reloads.take(Err("no file".to_owned())).expect_err("refused");
+        reloads
+            .take(Err("no file".to_owned()))
+            .expect_err("refused");
         assert_eq!(reloads.last().at, at, "of the last that was taken over");
         reloads.take(Ok(shorter)).expect("taken");
         assert!(reloads.last().ok);

@@ -25,7 +25,9 @@ use tonic::{Request, transport::Channel};
 const EVERY: Duration = Duration::from_millis(200);
 
 pub fn now() -> Micros {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970");
     Micros(since.as_micros() as u64)
 }
 
@@ -57,7 +59,9 @@ impl Source {
                     }
                     let delta = green(&revision);
                     // The broker may be gone at the end of a test.
-                    let Ok(sent) = publisher.publish(vec![delta]).await else { return };
+                    let Ok(sent) = publisher.publish(vec![delta]).await else {
+                        return;
+                    };
                     drop(sent.await);
                     tokio::time::sleep(EVERY).await;
                 }
@@ -86,7 +90,12 @@ impl Source {
     pub async fn publish_wrong(&self) {
         let mut delta = self.delta(0, Colour::Green);
         delta.committed_at.0 += 2 * 86_400 * 1_000_000;
-        let receipt = self.publisher.publish(vec![delta]).await.expect("taken").await;
+        let receipt = self
+            .publisher
+            .publish(vec![delta])
+            .await
+            .expect("taken")
+            .await;
         assert_eq!(receipt.expect("acknowledged").refused.len(), 1);
     }
 
@@ -102,7 +111,11 @@ impl Drop for Source {
 }
 
 fn green(revision: &AtomicU64) -> Delta {
-    delta(u64::MAX, revision.fetch_add(1, Ordering::Relaxed), Colour::Green)
+    delta(
+        u64::MAX,
+        revision.fetch_add(1, Ordering::Relaxed),
+        Colour::Green,
+    )
 }
 
 pub fn delta(n: u64, revision: u64, colour: Colour) -> Delta {
@@ -160,7 +173,9 @@ impl Sink {
                     },
                     changed = told.changed() => if changed.is_err() { return },
                 }
-                if !*told.borrow() && let Some(cursor) = cursor.take() {
+                if !*told.borrow()
+                    && let Some(cursor) = cursor.take()
+                {
                     if subscriber.applied(cursor).await.is_err() {
                         return;
                     }
@@ -184,7 +199,10 @@ impl Sink {
 
 fn take(event: Event, seen: &mut Applied, cursor: &mut Option<Cursor>) {
     match event {
-        Event::Records { deltas, cursor: upto } => {
+        Event::Records {
+            deltas,
+            cursor: upto,
+        } => {
             seen.deltas += deltas.len() as u64;
             // One record a batch here: told apart by their offsets.
             let mut offsets: Vec<_> = deltas.iter().map(|d| d.offset).collect();
@@ -218,7 +236,10 @@ pub async fn claim_too_much(broker: &Broker, code: u32, log_id: LogId) {
 
 /// Calls as a client whose clock is so far ahead.
 pub async fn call_with_clock(broker: &Broker, code: u32, ahead_seconds: i64) {
-    let channel = Channel::from_shared(broker.address()).expect("an address").connect().await;
+    let channel = Channel::from_shared(broker.address())
+        .expect("an address")
+        .connect()
+        .await;
     let mut client = PublishServiceClient::new(channel.expect("connected"));
     let mut request = Request::new(tokio_stream::empty::<Frame>());
     let identity = format!("platform/{code}").parse().expect("ascii");

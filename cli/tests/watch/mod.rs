@@ -34,7 +34,10 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> Result<(), String
             return;
         };
         let seconds = PATIENCE.as_secs();
-        assert!(begun.elapsed() < PATIENCE, "{what}: not within {seconds} s: {missing}");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{what}: not within {seconds} s: {missing}"
+        );
         tokio::time::sleep(POLL).await;
     }
 }
@@ -86,7 +89,9 @@ impl Program {
         let file = File::options().create(true).append(true).open(&log);
         let file = file.expect("a log");
         command.stdin(Stdio::null());
-        command.stdout(file.try_clone().expect("a log")).stderr(file);
+        command
+            .stdout(file.try_clone().expect("a log"))
+            .stderr(file);
         let child = command.spawn().unwrap_or_else(|e| panic!("{name}: {e}"));
         let name = name.to_owned();
         Program { name, log, child }
@@ -97,7 +102,9 @@ impl Program {
     }
 
     pub fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args([signal, &self.id().to_string()]).status();
+        let status = Command::new("kill")
+            .args([signal, &self.id().to_string()])
+            .status();
         assert!(status.expect("kill").success(), "{}", self.name);
     }
 
@@ -119,7 +126,11 @@ impl Drop for Program {
         if std::thread::panicking() {
             let log = self.log();
             let end = log.len().saturating_sub(4000);
-            println!("end of the log of {}:\n{}", self.name, log.get(end..).unwrap_or(&log));
+            println!(
+                "end of the log of {}:\n{}",
+                self.name,
+                log.get(end..).unwrap_or(&log)
+            );
         }
     }
 }
@@ -128,7 +139,10 @@ impl Drop for Program {
 fn ours(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_hutong")).with_file_name(name);
     let shown = path.display();
-    assert!(path.exists(), "{shown} is not there: build all programs first, with `./dev build`");
+    assert!(
+        path.exists(),
+        "{shown} is not there: build all programs first, with `./dev build`"
+    );
     path
 }
 
@@ -168,7 +182,11 @@ impl Broker {
         // The process becomes the broker; the mount is its alone, and goes with it.
         let script = "mount -t tmpfs -o \"$1\" hutong \"$2\" && exec \"$3\" run \"$4\"";
         let mut command = Command::new("unshare");
-        command.args(if is_root() { &["--mount"][..] } else { &["--user", "--map-root-user", "--mount"] });
+        command.args(if is_root() {
+            &["--mount"][..]
+        } else {
+            &["--user", "--map-root-user", "--mount"]
+        });
         command.args(["sh", "-c", script, "sh", DISK]).arg(&disk);
         command.arg(ours("hutong-broker")).arg(self.config());
         self.program = Some(Program::start(&self.dir, "broker", &mut command));
@@ -226,7 +244,11 @@ impl Broker {
         let free = metric(&page, "hutong_disk_free_bytes").expect("known") as u64;
         let size = metric(&page, "hutong_disk_size_bytes").expect("known") as u64;
         // Seen through the broker's own mounts.
-        let disk = format!("/proc/{}/root{}", self.id(), self.dir.join("disk").display());
+        let disk = format!(
+            "/proc/{}/root{}",
+            self.id(),
+            self.dir.join("disk").display()
+        );
         let path = Path::new(&disk).join("fill");
         let mut file = File::create(&path).expect("created");
         let zeros = vec![0u8; 1 << 20];
@@ -290,7 +312,9 @@ fn is_traced(process: u32) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
     threads.flatten().all(|thread| {
         let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+        let tracer = status
+            .lines()
+            .find_map(|line| line.strip_prefix("TracerPid:"));
         tracer.is_some_and(|tracer| tracer.trim() != "0")
     })
 }
@@ -298,7 +322,11 @@ fn is_traced(process: u32) -> bool {
 impl Drop for SlowSyncs {
     fn drop(&mut self) {
         // With SIGINT it lets go of the process; killed, it would leave it stopped.
-        drop(Command::new("kill").args(["-INT", &self.0.id().to_string()]).status());
+        drop(
+            Command::new("kill")
+                .args(["-INT", &self.0.id().to_string()])
+                .status(),
+        );
         drop(self.0.wait());
     }
 }

@@ -62,7 +62,10 @@ impl Prometheus {
         let mut command = program("prometheus");
         command
             .arg(format!("--config.file={}", file.display()))
-            .arg(format!("--storage.tsdb.path={}", dir.join("tsdb").display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                dir.join("tsdb").display()
+            ))
             .arg(format!("--web.listen-address={address}"))
             .arg("--log.level=warn");
         let program = Program::start(dir, "prometheus", &mut command);
@@ -119,11 +122,15 @@ impl Prometheus {
         until(&format!("{name} with {labels:?} fires"), async || {
             let alerts = self.alerts()?;
             let is = |alert: &Alert| {
-                let has = |(k, v): &(&str, &str)| alert.labels.get(*k).map(String::as_str) == Some(*v);
+                let has =
+                    |(k, v): &(&str, &str)| alert.labels.get(*k).map(String::as_str) == Some(*v);
                 alert.name() == name && alert.state == "firing" && labels.iter().all(has)
             };
             found = alerts.into_iter().find(is);
-            found.as_ref().map(drop).ok_or_else(|| "it does not fire".to_owned())
+            found
+                .as_ref()
+                .map(drop)
+                .ok_or_else(|| "it does not fire".to_owned())
         })
         .await;
         found.expect("it was found")
@@ -133,7 +140,10 @@ impl Prometheus {
     pub async fn clears(&self, names: &[&str]) {
         until(&format!("{names:?} clear"), async || {
             let firing = self.firing()?;
-            let still: Vec<_> = firing.iter().filter(|a| names.contains(&a.name())).collect();
+            let still: Vec<_> = firing
+                .iter()
+                .filter(|a| names.contains(&a.name()))
+                .collect();
             match still.is_empty() {
                 true => Ok(()),
                 false => Err(format!("{still:?}")),

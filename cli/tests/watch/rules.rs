@@ -21,10 +21,16 @@ const SHORT: &[(&str, &str)] = &[
     ("offset 10m", "offset 8s"),
     ("offset 15m", "offset 8s"),
     ("{lane=\"urgent\"}) > 5", "{lane=\"urgent\"}) > 2"),
-    ("hutong_subscription_lag_seconds > 60", "hutong_subscription_lag_seconds > 3"),
+    (
+        "hutong_subscription_lag_seconds > 60",
+        "hutong_subscription_lag_seconds > 3",
+    ),
     (" > 600", " > 3"),
     (" > 7200", " > 6"),
-    ("hutong_commit_running_seconds) > 2", "hutong_commit_running_seconds) > 0.5"),
+    (
+        "hutong_commit_running_seconds) > 2",
+        "hutong_commit_running_seconds) > 0.5",
+    ),
 ];
 
 /// Writes them into a folder, and returns their names there.
@@ -32,7 +38,10 @@ pub fn write_short(dir: &Path) -> [&'static str; 2] {
     let names = ["recording.yml", "alerts.yml"];
     let texts = names.map(|name| read(&format!("prometheus/{name}")));
     for (long, _) in SHORT {
-        assert!(texts.iter().any(|text| text.contains(long)), "no rule has {long:?}");
+        assert!(
+            texts.iter().any(|text| text.contains(long)),
+            "no rule has {long:?}"
+        );
     }
     for (name, text) in names.iter().zip(texts) {
         std::fs::write(dir.join(name), short(&text)).expect("written");
@@ -49,7 +58,9 @@ fn short(text: &str) -> String {
             Some(("interval", _)) => format!("{indent}interval: 500ms"),
             _ => line.to_owned(),
         };
-        let line = SHORT.iter().fold(line, |line, (long, short)| line.replace(long, short));
+        let line = SHORT
+            .iter()
+            .fold(line, |line, (long, short)| line.replace(long, short));
         out += &line;
         out.push('\n');
     }

@@ -116,7 +116,9 @@ impl Endpoint {
             .metadata_mut()
             .insert(metadata::CLOCK, now().0.into());
         if let Some(parent) = self.trace.and_then(|t| t.to_trace_parent().parse().ok()) {
-            request.metadata_mut().insert(metadata::TRACE_PARENT, parent);
+            request
+                .metadata_mut()
+                .insert(metadata::TRACE_PARENT, parent);
         }
         Ok(request)
     }

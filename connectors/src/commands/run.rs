@@ -57,7 +57,13 @@ async fn work(config: Config, folder: StateFolder, new_log: bool) -> Result<(), 
         tracing::info!(%address, "serving /metrics, /livez and /readyz");
     }
     let traces = traces(&config.telemetry)?;
-    let running = connect(config, &folder, new_log, board.clone(), (stop.clone(), traces.clone()));
+    let running = connect(
+        config,
+        &folder,
+        new_log,
+        board.clone(),
+        (stop.clone(), traces.clone()),
+    );
     let ended = tokio::select! {
         ended = running => ended,
         () = overdue(&stop) => Err(CommandError::Trouble(Trouble {

@@ -27,7 +27,9 @@ fn make(meter: &Meter, metric: Metric, board: Board) {
                 .with_unit(d.unit)
                 .with_description(d.help)
                 .with_callback(move |to| {
-                    read(metric, &board, &mut |value, labels| to.observe(value, labels));
+                    read(metric, &board, &mut |value, labels| {
+                        to.observe(value, labels)
+                    });
                 })
                 .build(),
         ),
@@ -37,7 +39,9 @@ fn make(meter: &Meter, metric: Metric, board: Board) {
                 .with_unit(d.unit)
                 .with_description(d.help)
                 .with_callback(move |to| {
-                    read(metric, &board, &mut |value, labels| to.observe(value, labels));
+                    read(metric, &board, &mut |value, labels| {
+                        to.observe(value, labels)
+                    });
                 })
                 .build(),
         ),

@@ -11,9 +11,9 @@ mod outgoing;
 mod sdk;
 mod sink;
 mod source;
-mod trace;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 pub use housekeeping::{Housekeeping, HousekeepingError};
 pub use link::{Connect, Heard, Inlet, LinkError, Outcome, Outlet, Pending, RefusedDelta};

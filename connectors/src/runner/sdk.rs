@@ -1,9 +1,9 @@
 //! The broker's client, as the runners see it.
 
 use super::{
-    trace::{self, SinkTracer, SourceTracer},
     link::{Connect, Heard, Inlet, LinkError, Outcome, Outlet, Pending, RefusedDelta},
     on_disk,
+    trace::{self, SinkTracer, SourceTracer},
 };
 use crate::{
     checkpoint::{EpochFile, StateFolder},

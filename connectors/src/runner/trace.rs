@@ -15,7 +15,9 @@ pub fn stream(traces: &Traces) -> Option<TraceContext> {
         return None;
     }
     let opened = now().0;
-    traces.record(span("hutong.stream", None, opened, opened), None).map(context)
+    traces
+        .record(span("hutong.stream", None, opened, opened), None)
+        .map(context)
 }
 
 fn context(span: SpanRef) -> TraceContext {
@@ -155,7 +157,10 @@ impl SinkTracer {
                 return true;
             }
             let parent = Some(reference(&waiting.trace));
-            traces.record(span("hutong.apply", parent, waiting.came_us, applied_us), None);
+            traces.record(
+                span("hutong.apply", parent, waiting.came_us, applied_us),
+                None,
+            );
             false
         });
     }

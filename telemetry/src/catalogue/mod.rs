@@ -206,9 +206,17 @@ mod tests {
                 "s" => assert!(stem.ends_with("_seconds"), "{}", d.name),
                 "By" => assert!(stem.contains("_bytes"), "{}", d.name),
                 "By/s" => assert!(stem.ends_with("_bytes_per_second"), "{}", d.name),
-                unit => assert!(unit.is_empty() || unit.starts_with('{'), "{}: {unit}", d.name),
+                unit => assert!(
+                    unit.is_empty() || unit.starts_with('{'),
+                    "{}: {unit}",
+                    d.name
+                ),
             }
-            assert!(d.help.ends_with('.') && !d.help.contains('\n'), "{}", d.name);
+            assert!(
+                d.help.ends_with('.') && !d.help.contains('\n'),
+                "{}",
+                d.name
+            );
             assert!(d.labels.is_sorted(), "{}", d.name);
             if let Kind::Histogram(bounds) = d.kind {
                 assert!(bounds.is_sorted() && bounds.len() <= 20, "{}", d.name);

@@ -16,7 +16,11 @@ at 0 with the process. Times are in seconds, sizes in bytes. Nothing here names 
 /// `docs/metrics.md`.
 pub fn page() -> String {
     let mut page = HEAD.to_owned();
-    section(&mut page, "Of the broker", Broker::ALL.iter().map(|m| m.definition()));
+    section(
+        &mut page,
+        "Of the broker",
+        Broker::ALL.iter().map(|m| m.definition()),
+    );
     let connector = Connector::ALL.iter().map(|m| m.definition());
     section(&mut page, "Of a connector", connector);
     page += "\n## Labels\n\n| label | values | at most |\n|---|---|---|\n";
@@ -28,7 +32,10 @@ pub fn page() -> String {
     for d in super::all() {
         if let Kind::Histogram(bounds) = d.kind {
             let bounds: Vec<_> = bounds.iter().map(f64::to_string).collect();
-            line(&mut page, format_args!("- `{}`: {}", d.name, bounds.join(", ")));
+            line(
+                &mut page,
+                format_args!("- `{}`: {}", d.name, bounds.join(", ")),
+            );
         }
     }
     page
@@ -42,7 +49,10 @@ fn section(page: &mut String, title: &str, metrics: impl Iterator<Item = Definit
         let (kind, labels, series) = (d.kind.name(), labels.join(", "), d.series_max());
         line(
             page,
-            format_args!("| `{}` | {kind} | {labels} | {series} | {} |", d.name, d.help),
+            format_args!(
+                "| `{}` | {kind} | {labels} | {series} | {} |",
+                d.name, d.help
+            ),
         );
     }
 }

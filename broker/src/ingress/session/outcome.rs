@@ -82,7 +82,10 @@ impl Session {
         let whole = ack.error.as_ref().map(|_| "BATCH_REFUSED");
         // Repeats after a broken line are no mistake of anybody.
         let mistakes = refused.iter().map(|(_, refusal)| refusal.reason);
-        let reason = mistakes.filter(|r| *r != Reason::RevisionNotNewer).map(Reason::code).next();
+        let reason = mistakes
+            .filter(|r| *r != Reason::RevisionNotNewer)
+            .map(Reason::code)
+            .next();
         let reason = whole.or(reason);
         if deltas.is_empty() && !traces.keeps(took, reason.is_some(), now.0) {
             return;
