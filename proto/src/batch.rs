@@ -242,13 +242,7 @@ impl<'a> DeltaView<'a> {
                 (6, FieldValue::Len(b)) => {
                     evidence = text(b, "evidence", limits::EVIDENCE_BYTES_MAX)?;
                 }
-                (7, FieldValue::Len(b)) => {
-                    let context = TraceContext::from_slice(b).ok_or_else(|| {
-                        Refusal::new(Reason::ValueOutOfRange, "trace")
-                            .detail("16 bytes of a trace and 8 of a span, neither all zero")
-                    })?;
-                    trace = Some(context);
-                }
+                (7, FieldValue::Len(b)) => trace = Some(trace_context(b)?),
                 (number @ 10..=31, FieldValue::Len(b)) => {
                     if value.is_some() {
                         return Err(Refusal::new(Reason::KindUnknown, "value")
@@ -479,6 +473,13 @@ impl<'a> PathView<'a> {
             None
         })
     }
+}
+
+fn trace_context(bytes: &[u8]) -> Result<TraceContext> {
+    TraceContext::from_slice(bytes).ok_or_else(|| {
+        Refusal::new(Reason::ValueOutOfRange, "trace")
+            .detail("16 bytes of a trace and 8 of a span, neither all zero")
+    })
 }
 
 /// Which fields of a message were seen: a field that stands twice means different things to
