@@ -6,7 +6,7 @@ mod watch;
 use hutong_connectors::{
     checkpoint::StateFolder,
     config::SubscriptionSettings,
-    runner::{BrokerSource, BrokerTarget, Connect as _, Heard, Inlet as _, Outlet as _},
+    runner::{BrokerSource, BrokerTarget, Connect as _, Heard, Inlet as _, Outlet},
 };
 use hutong_proto::{Delta, Issuer, Lane, delta::Colour};
 use hutong_telemetry::{TraceSettings, Traces};
@@ -150,7 +150,7 @@ async fn sink(broker: &Broker, code: u32, traces: Traces) {
     }));
 }
 
-async fn publish(outlet: &mut impl hutong_connectors::runner::Outlet, delta: Delta) {
+async fn publish(outlet: &mut impl Outlet, delta: Delta) {
     let pending = outlet.publish(Lane::Urgent, vec![delta]).await;
     pending.expect("taken").await.expect("acknowledged");
 }
