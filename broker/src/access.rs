@@ -1,6 +1,6 @@
 //! Who is on the other end, and what it may do. Nothing else knows how identity was established.
 
-use hutong_proto::{Issuer, Reason, Refusal, metadata};
+use hutong_proto::{Issuer, Micros, Reason, Refusal, TraceContext, limits, metadata};
 use std::{collections::BTreeSet, fmt};
 use tonic::metadata::MetadataMap;
 
@@ -42,6 +42,20 @@ impl fmt::Display for Identity {
             Role::Auditor => write!(f, "auditor/{}", self.name),
         }
     }
+}
+
+/// How far the caller's clock is ahead of ours, in microseconds, if it says what time it is. A time that cannot be
+/// is no time.
+pub fn clock_ahead_us(said: &MetadataMap, now: Micros) -> Option<i64> {
+    let said: u64 = said.get(metadata::CLOCK)?.to_str().ok()?.parse().ok()?;
+    let possible = (limits::TIME_US_MIN..=limits::TIME_US_MAX).contains(&said);
+    possible.then(|| said as i64 - now.0 as i64)
+}
+
+/// The span that a call is part of, if its caller says one.
+pub fn trace_parent(said: &MetadataMap) -> Option<TraceContext> {
+    let parent = said.get(metadata::TRACE_PARENT)?.to_str().ok()?;
+    TraceContext::from_trace_parent(parent)
 }
 
 /// Every call, so that a new one does not compile without a line in [`allowed`].

@@ -19,7 +19,7 @@ mod conformance;
 use crate::metrics::StoreGauges;
 use bytes::Bytes;
 use hutong_proto::{KindSet, LogId, Micros, Offset, Partition};
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// A durable record and what is known of it without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,6 +198,11 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
     /// What its store says about itself, for metrics.
     fn store(&self) -> StoreGauges {
         StoreGauges::default()
+    }
+
+    /// How long the commit that is under way has taken so far, for metrics; zero when there is none.
+    fn commit_running(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// Why the log takes nothing, if so.

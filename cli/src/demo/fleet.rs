@@ -393,6 +393,7 @@ mod tests {
                 issuer,
                 offset: Offset(1),
                 durable_at: Micros(1),
+                trace: None,
                 delta: Delta {
                     entity: *entity,
                     revision: Revision(BASE.0 + n),

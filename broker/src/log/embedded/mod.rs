@@ -118,6 +118,8 @@ struct Shared {
     /// Held from a write to the end of its sync: no record is written behind one that is not on disk,
     /// which is how `wal.rs` knows a torn end from damage.
     committing: Mutex<()>,
+    /// When the commit that is under way began.
+    commit_since: Mutex<Option<std::time::Instant>>,
     faults: Faults,
 }
 
@@ -159,6 +161,7 @@ impl EmbeddedLog {
             positions: Mutex::new(positions),
             poison: Mutex::new(None),
             committing: Mutex::new(()),
+            commit_since: Mutex::new(None),
             faults: options.faults.clone(),
         });
         let (urgent, urgent_queue) = unbounded();
@@ -512,6 +515,11 @@ impl Log for EmbeddedLog {
 
     fn store(&self) -> StoreGauges {
         rocks::gauges(&self.shared.db, &[ENTRIES, META])
+    }
+
+    fn commit_running(&self) -> std::time::Duration {
+        let since = *self.shared.commit_since.lock();
+        since.map_or_else(Default::default, |since| since.elapsed())
     }
 
     fn poisoned(&self) -> Option<String> {
