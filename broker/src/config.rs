@@ -36,6 +36,8 @@ pub struct Config {
     /// Bytes in one group commit, at most, unless one record is larger.
     pub group_bytes: u64,
     pub telemetry: Telemetry,
+    /// Where reports of drills are, for the console.
+    pub drills: Option<PathBuf>,
 }
 
 /// How a connection proves who it is.
@@ -228,6 +230,7 @@ impl Config {
             drain_timeout: Duration::from_secs(10),
             group_bytes: defaults::GROUP_BYTES,
             telemetry: defaults::telemetry(),
+            drills: None,
         }
     }
 
@@ -282,6 +285,7 @@ fn config(doc: &Document) -> Option<Config> {
         read::bytes(ByteSize::kib(64)..=ByteSize::mib(64)),
     );
     let telemetry = telemetry(root.table("telemetry"));
+    let drills = root.table("console").optional("drills");
     root.finish();
     Some(Config {
         identity: identity?,
@@ -296,6 +300,7 @@ fn config(doc: &Document) -> Option<Config> {
         drain_timeout,
         group_bytes,
         telemetry,
+        drills,
     })
 }
 

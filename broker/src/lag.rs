@@ -14,6 +14,8 @@ pub struct Lag {
     pub records: u64,
     /// Durable time of the oldest record not applied.
     pub oldest_at: Option<Micros>,
+    /// Where that record is.
+    pub oldest: Option<(Offset, Partition)>,
     pub seconds: f64,
 }
 
@@ -25,6 +27,11 @@ impl Lag {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
+        // Times rise with offsets, so the lowest offset is the oldest record.
+        self.oldest = match (self.oldest, other.oldest) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
     }
 
     pub fn to_api(self) -> api::LaneLag {
@@ -32,6 +39,8 @@ impl Lag {
             records: self.records,
             seconds: self.seconds,
             oldest_at_us: self.oldest_at.map_or(0, |at| at.0),
+            oldest_offset: self.oldest.map_or(0, |(offset, _)| offset.0),
+            oldest_issuer: self.oldest.map_or(0, |(_, p)| p.issuer.code()),
         }
     }
 }
@@ -119,6 +128,7 @@ impl Lags {
             Ok(Some(head)) => Lag {
                 records: (info.last_ordinal + 1).saturating_sub(head.ordinal),
                 oldest_at: Some(head.durable_at),
+                oldest: Some((head.offset, partition)),
                 seconds: now.seconds_since(head.durable_at),
             },
             Ok(None) => Lag::default(),

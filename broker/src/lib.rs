@@ -12,6 +12,7 @@ pub mod admission;
 pub mod apply;
 pub mod clock;
 pub mod config;
+mod console;
 pub mod control;
 pub mod fanout;
 pub mod filter;

@@ -76,6 +76,7 @@ const MODULES: &[&str] = &[
     "resolution",
     "query",
     "admin",
+    "console",
     "http",
     "node",
 ];
@@ -411,6 +412,7 @@ const CLOCKS: &[&str] = &[
     "connectors/src/sources/snapshot_folder/folder.rs",
     "connectors/src/sources/snapshot_folder/mod.rs",
     "connectors/src/state.rs",
+    "telemetry/src/recent.rs",
 ];
 
 #[test]

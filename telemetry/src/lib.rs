@@ -5,6 +5,7 @@
 //!   measures is handed a meter.
 //! - [`Health`]: is the process alive, and is it ready to serve, and if not, why?
 //! - [`http`]: `/metrics`, `/livez` and `/readyz`.
+//! - [`recent`]: the last warnings and errors of the log, for who asks later.
 //!
 //! What goes into any of them names no person: pseudonyms are identifiers too.
 
@@ -12,6 +13,7 @@ mod exporter;
 mod health;
 pub mod http;
 pub mod logs;
+pub mod recent;
 
 pub use exporter::{Exporter, ScrapeError};
 pub use health::Health;

@@ -6,11 +6,14 @@
 
 mod export;
 pub mod names;
+mod totals;
 
 use crate::overload::GiveWay;
 use hutong_proto::{Issuer, Lane, Offset, Reason};
 use hutong_telemetry::Exporter;
 use opentelemetry::{Key, metrics::Histogram};
+pub use totals::Totals;
+
 use std::{
     fmt,
     ops::Deref,

@@ -10,6 +10,7 @@ use crate::{
     apply::{Apply, ApplyError, waiters::Waiters},
     clock::{self, Clock},
     config::Config,
+    console::{self, Console},
     control::ControlWriter,
     fanout::{Blocking, Fanout, Snapshots, registry::Subscriptions},
     ingress::{Ingress, queue::Queues, registry::Producers},
@@ -542,6 +543,16 @@ impl Parts {
             tasks: self.drain.fanout_tasks.clone(),
             draining: self.drain.fanout.clone(),
         }
+    }
+
+    fn console(&self) -> Arc<Console> {
+        Console::new(console::Parts {
+            access: self.access(),
+            admin: self.admin(),
+            query: self.query(),
+            drills: self.config.drills.clone(),
+            stop: self.drain.servers.clone(),
+        })
     }
 
     fn query(&self) -> Query {

@@ -84,7 +84,9 @@ pub fn start(
     let http_addr = listeners.http.local_addr().map_err(other)?;
     let (tasks, stop) = (&parts.drain.server_tasks, &parts.drain.servers);
 
-    let router = http::router(health.clone(), parts.metrics.registry());
+    let console = parts.console();
+    tasks.spawn(Arc::clone(&console).run());
+    let router = http::router(health.clone(), parts.metrics.registry(), console.router());
     tasks.spawn(http::serve(listeners.http, router, stop.clone()));
 
     let reflection = || {
