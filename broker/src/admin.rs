@@ -2,6 +2,7 @@
 
 use crate::{
     access::{Access, Call},
+    checkpoint::{CheckpointError, Checkpoints},
     config::PlatformConfig,
     control::ControlWriter,
     fanout::registry::Subscriptions,
@@ -33,6 +34,7 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     pub control: ControlWriter,
     pub started_at: Micros,
+    pub checkpoints: Arc<Checkpoints>,
 }
 
 impl std::fmt::Debug for Admin {
@@ -251,6 +253,36 @@ impl AdminService for Admin {
             .map_err(|_| Refusal::from(Reason::Internal))??;
         Ok(Response::new(api::TrimPartitionResponse {
             trimmed_below: trimmed.0,
+        }))
+    }
+
+    async fn create_checkpoint(
+        &self,
+        request: Request<api::CreateCheckpointRequest>,
+    ) -> Result<Response<api::CreateCheckpointResponse>, Status> {
+        self.access
+            .check(request.metadata(), Call::CreateCheckpoint)?;
+        let this = self.clone();
+        let made = move || this.checkpoints.create(&*this.log, &this.state);
+        let made = tokio::task::spawn_blocking(made)
+            .await
+            .map_err(|_| Refusal::from(Reason::Internal))?;
+        let made = made.map_err(|error| match error {
+            CheckpointError::InUse { .. } => {
+                Refusal::from(Reason::CheckpointInUse).detail(error.to_string())
+            }
+            error => {
+                tracing::error!(%error, "no copy for a backup could be made");
+                Refusal::from(Reason::Internal).detail(error.to_string())
+            }
+        })?;
+        tracing::info!(folder = %made.folder.display(), stored = %made.stored, "copied for a backup");
+        Ok(Response::new(api::CreateCheckpointResponse {
+            folder: made.folder.display().to_string(),
+            log_id: self.log.id().0,
+            stored_offset: made.stored.0,
+            next_offset: made.next.0,
+            at_us: (self.lags.clock)().0,
         }))
     }
 

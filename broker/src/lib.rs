@@ -10,6 +10,8 @@ pub mod access;
 mod admin;
 pub mod admission;
 pub mod apply;
+pub mod backup;
+pub mod checkpoint;
 pub mod clock;
 pub mod config;
 mod console;

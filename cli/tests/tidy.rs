@@ -63,6 +63,7 @@ const MODULES: &[&str] = &[
     "rocks",
     "log",
     "state",
+    "checkpoint",
     "filter",
     "tail",
     "admission",
@@ -79,6 +80,7 @@ const MODULES: &[&str] = &[
     "console",
     "http",
     "node",
+    "backup",
 ];
 
 /// Modules that deal in domain types alone: the wire was converted before it came to them.

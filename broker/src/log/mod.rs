@@ -19,7 +19,7 @@ mod conformance;
 use crate::metrics::StoreGauges;
 use bytes::Bytes;
 use hutong_proto::{KindSet, LogId, Micros, Offset, Partition};
-use std::fmt;
+use std::{fmt, path::Path};
 
 /// A durable record and what is known of it without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,6 +194,13 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
 
     /// The offset that the next record gets at least.
     fn next_offset(&self) -> Offset;
+
+    /// Makes a copy in `dir`, which must not be there: everything that was durable when it was called, perhaps
+    /// some of what came after, and never a hole. Appends go on meanwhile.
+    fn checkpoint(&self, dir: &Path) -> Result<(), LogError> {
+        let why = "this kind of log cannot be copied";
+        Err(LogError::Io(format!("{}: {why}", dir.display())))
+    }
 
     /// What its store says about itself, for metrics.
     fn store(&self) -> StoreGauges {

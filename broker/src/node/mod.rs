@@ -8,6 +8,7 @@ use crate::{
     access::Access,
     admin::Admin,
     apply::{Apply, ApplyError, waiters::Waiters},
+    checkpoint::Checkpoints,
     clock::{self, Clock},
     config::Config,
     console::{self, Console},
@@ -26,14 +27,13 @@ use crate::{
     tail::TailRings,
 };
 
-use data_dir::DataDir;
 use hutong_proto::{Issuer, Offset, Partition};
 use hutong_telemetry::Health;
 use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use data_dir::DataDirError;
+pub use data_dir::{DataDir, DataDirError, VERSION_FILE, layout_version, write_durably};
 
 /// Gathered state goes down at least this often, so that a restart has little to replay.
 const ROTATE_EVERY: Duration = Duration::from_secs(30);
@@ -578,6 +578,7 @@ impl Parts {
             metrics: Arc::clone(&self.metrics),
             control: self.control.clone(),
             started_at: (self.clock)(),
+            checkpoints: Arc::new(Checkpoints::new(&self.config.data_dir)),
         }
     }
 }

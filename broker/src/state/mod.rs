@@ -391,6 +391,18 @@ impl State {
         Ok(())
     }
 
+    /// Makes a copy of what is on disk in `dir`, which must not be there. Returns what is applied in it, at
+    /// least: a run goes down whole, with its position, so whatever more is in it belongs to a later position.
+    pub fn checkpoint(&self, dir: &Path) -> Result<Applied, StateError> {
+        self.check()?;
+        let stored = self.stored();
+        let Some(db) = self.shared.db.database() else {
+            return Err(StateError::Failed("it is in memory alone".to_owned()));
+        };
+        rocks::checkpoint(db, dir).map_err(StateError::Failed)?;
+        Ok(stored)
+    }
+
     /// Flushes and stops.
     pub fn close(&self) -> Result<(), StateError> {
         let flushed = self.flush();
