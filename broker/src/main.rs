@@ -155,7 +155,11 @@ fn carried(
                 done.stored,
                 done.files,
                 done.bytes,
-                if done.live { ", while the broker ran" } else { "" },
+                if done.live {
+                    ", while the broker ran"
+                } else {
+                    ""
+                },
             ));
             DONE
         }

@@ -11,7 +11,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Who watches takes 2 for "critical": a check that was asked wrongly knows nothing.
 fn wrong_usage(error: &clap::Error) -> ! {
-    let check = std::env::args().nth(1).is_some_and(|first| first == "check");
+    let check = std::env::args()
+        .nth(1)
+        .is_some_and(|first| first == "check");
     if check && error.use_stderr() {
         // It may be closed; the exit code tells.
         drop(error.print());

@@ -134,6 +134,9 @@ fn every_file_says_what_it_is_for() {
         (".rs", "//! "),
         (".proto", "// "),
         (".py", "\"\"\""),
+        (".js", "// "),
+        (".mjs", "// "),
+        (".css", "/* "),
         (".toml", "#"),
     ];
     let mut found = Vec::new();

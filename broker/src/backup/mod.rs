@@ -56,7 +56,9 @@ pub enum BackupError {
     Io { path: PathBuf, why: String },
     #[error("{dir} is no backup: {why}; a backup that was cut short has no manifest: make another")]
     NoBackup { dir: PathBuf, why: String },
-    #[error("the backup's file {file} is damaged: {why}; nothing was restored, take another backup")]
+    #[error(
+        "the backup's file {file} is damaged: {why}; nothing was restored, take another backup"
+    )]
     Damaged { file: PathBuf, why: String },
     #[error(
         "the broker that uses the data folder cannot be asked at {address}: {why}; name its gRPC address with \
@@ -155,7 +157,8 @@ async fn live(config: &Config, address: Option<&str>) -> Result<Made, BackupErro
         address: address.clone(),
         why,
     };
-    let endpoint = Endpoint::from_shared(address.clone()).map_err(|e| unreachable(e.to_string()))?;
+    let endpoint =
+        Endpoint::from_shared(address.clone()).map_err(|e| unreachable(e.to_string()))?;
     let channel = endpoint
         .timeout(CHECKPOINT_MAX)
         .connect()

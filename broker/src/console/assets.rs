@@ -122,7 +122,10 @@ mod tests {
         for (key, english) in &en {
             let chinese = &zh[key];
             assert_eq!(places(english), places(chinese), "{key}");
-            assert!(!english.trim().is_empty() && !chinese.trim().is_empty(), "{key}");
+            assert!(
+                !english.trim().is_empty() && !chinese.trim().is_empty(),
+                "{key}"
+            );
         }
         // What is the same in both is a unit or a name, or was forgotten.
         let same: Vec<_> = en.iter().filter(|(key, word)| zh[*key] == **word).collect();
@@ -135,7 +138,11 @@ mod tests {
         let others = script.split("(t(\"").skip(1);
         let more = script.split("[t(\"").skip(1);
         let inside = script.split("{t(\"").skip(1);
-        calls.chain(others).chain(more).chain(inside).filter_map(|rest| rest.split('"').next())
+        calls
+            .chain(others)
+            .chain(more)
+            .chain(inside)
+            .filter_map(|rest| rest.split('"').next())
     }
 
     #[test]
@@ -157,7 +164,8 @@ mod tests {
             used.extend(page.split('"').next().map(str::to_owned));
         }
         let is_used = |key: &String| {
-            used.iter().any(|u| u == key || (u.ends_with('.') && key.starts_with(u.as_str())))
+            used.iter()
+                .any(|u| u == key || (u.ends_with('.') && key.starts_with(u.as_str())))
         };
         let unused: Vec<_> = en.keys().filter(|key| !is_used(key)).collect();
         assert!(unused.is_empty(), "{unused:?}");
@@ -168,7 +176,10 @@ mod tests {
         for (name, _, bytes) in ASSETS {
             let text = str::from_utf8(bytes).expect("UTF-8");
             let outside = text.replace("http://www.w3.org/", "");
-            assert!(!outside.contains("http://") && !outside.contains("https://"), "{name}");
+            assert!(
+                !outside.contains("http://") && !outside.contains("https://"),
+                "{name}"
+            );
             assert!(!text.contains("innerHTML"), "{name}");
         }
         let page = text("index.html");
@@ -180,10 +191,16 @@ mod tests {
     #[test]
     fn every_module_says_what_it_is_for_and_imports_what_is_there() {
         for (name, script) in scripts() {
-            assert!(script.starts_with("// "), "{name}: open it with what it is for");
+            assert!(
+                script.starts_with("// "),
+                "{name}: open it with what it is for"
+            );
             for import in script.split(" from \"./").skip(1) {
                 let other = import.split('"').next().expect("a name");
-                assert!(ASSETS.iter().any(|(known, _, _)| *known == other), "{name}: {other}");
+                assert!(
+                    ASSETS.iter().any(|(known, _, _)| *known == other),
+                    "{name}: {other}"
+                );
             }
         }
     }

@@ -31,7 +31,9 @@ struct Report {
 pub async fn list(State(console): Shared, headers: HeaderMap) -> Result<Response, Failed> {
     console.check(&headers, Call::GetStatus)?;
     let Some(dir) = console.drills.clone() else {
-        return Ok(as_json(&serde_json::json!({ "configured": false, "reports": [] })));
+        return Ok(as_json(
+            &serde_json::json!({ "configured": false, "reports": [] }),
+        ));
     };
     let reports = tokio::task::spawn_blocking(move || reports(&dir)).await;
     match reports {
@@ -69,7 +71,11 @@ fn reports(dir: &Path) -> io::Result<Vec<Report>> {
             changed_at_us: changed.unwrap_or_default().as_micros() as u64,
         });
     }
-    reports.sort_by(|a, b| b.changed_at_us.cmp(&a.changed_at_us).then(a.name.cmp(&b.name)));
+    reports.sort_by(|a, b| {
+        b.changed_at_us
+            .cmp(&a.changed_at_us)
+            .then(a.name.cmp(&b.name))
+    });
     reports.truncate(REPORTS_MAX);
     Ok(reports)
 }

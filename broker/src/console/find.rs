@@ -64,7 +64,9 @@ pub async fn area(
     let parts: Vec<&str> = path.split('/').collect();
     if parts.len() > limits::PATH_PARTS_MAX || parts.iter().any(|part| part.trim().is_empty()) {
         let what = format!("1 to {} parts, none of them empty", limits::PATH_PARTS_MAX);
-        return Err(Refusal::new(Reason::EntityInvalid, "path").detail(what).into());
+        return Err(Refusal::new(Reason::EntityInvalid, "path")
+            .detail(what)
+            .into());
     }
     let entity = area::entity(parts).to_string();
     Ok(as_json(&json!({ "entity": entity })))
@@ -124,7 +126,8 @@ fn of_record(log: &dyn Log, partition: Partition, offset: Offset) -> Result<Valu
     let entry = entries.first().filter(|e| e.head.offset == offset);
     let entry = entry.ok_or_else(not_found)?;
     let record = RecordView::parse(&entry.record)?;
-    let whole = api::Record::decode(&entry.record[..]).map_err(|_| Refusal::from(Reason::Internal))?;
+    let whole =
+        api::Record::decode(&entry.record[..]).map_err(|_| Refusal::from(Reason::Internal))?;
     let deltas: Vec<Value> = whole
         .deltas
         .iter()

@@ -172,7 +172,12 @@ mod tests {
             (LIVE, Good, None, Lane::Urgent),
             (urgent(0.4), Good, None, Lane::Urgent),
             (urgent(4.0), Warning, Some(Why::NotApplying), Lane::Urgent),
-            (urgent(40_000.0), Critical, Some(Why::NotApplying), Lane::Urgent),
+            (
+                urgent(40_000.0),
+                Critical,
+                Some(Why::NotApplying),
+                Lane::Urgent,
+            ),
             (
                 behind(Lane::Urgent, 4.0, 9),
                 Warning,

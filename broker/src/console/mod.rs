@@ -106,14 +106,23 @@ impl Console {
             .route("/errors", get(errors))
             .route("/entity/{entity}", get(find::entity))
             .route("/area/{*path}", get(find::area))
-            .route("/trace/{entity}/{issuer}/{kind}/{revision}", get(find::trace))
-            .route("/record/{issuer}/{lane}/{shard}/{offset}", get(find::record))
+            .route(
+                "/trace/{entity}/{issuer}/{kind}/{revision}",
+                get(find::trace),
+            )
+            .route(
+                "/record/{issuer}/{lane}/{shard}/{offset}",
+                get(find::record),
+            )
             .route("/drills", get(drills::list))
             .route("/drills/{name}", get(drills::report))
             .with_state(Arc::clone(self));
         Router::new()
             .nest("/console/api", api)
-            .route("/console", get(|| async { Redirect::permanent("/console/") }))
+            .route(
+                "/console",
+                get(|| async { Redirect::permanent("/console/") }),
+            )
             .route("/console/", get(assets::index))
             .route("/console/{name}", get(assets::asset))
             .layer(middleware::map_response(harden))
@@ -140,7 +149,9 @@ impl Console {
 async fn harden(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let mut set = |name, value| {
-        headers.entry(name).or_insert(HeaderValue::from_static(value));
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
     };
     set(header::CONTENT_SECURITY_POLICY, POLICY);
     set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
@@ -163,7 +174,9 @@ fn host_is_plain(headers: &HeaderMap) -> bool {
 
 /// Of the header, or of the cookie of the same name.
 fn identity(headers: &HeaderMap) -> Option<tonic::metadata::MetadataValue<tonic::metadata::Ascii>> {
-    let header = headers.get(metadata::IDENTITY).and_then(|h| h.to_str().ok());
+    let header = headers
+        .get(metadata::IDENTITY)
+        .and_then(|h| h.to_str().ok());
     let cookies = headers.get_all(header::COOKIE).iter();
     let cookie = || {
         cookies
@@ -198,7 +211,10 @@ impl Failed {
 
     fn busy() -> Failed {
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        Failed::message(status, "as many look at the console as may; try again later")
+        Failed::message(
+            status,
+            "as many look at the console as may; try again later",
+        )
     }
 }
 

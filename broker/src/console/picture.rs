@@ -234,11 +234,7 @@ fn subscription(
     (shape, finding)
 }
 
-fn finding(
-    shape: &SubscriptionShape,
-    verdict: &Verdict,
-    lag: &SubscriptionLag,
-) -> Option<Finding> {
+fn finding(shape: &SubscriptionShape, verdict: &Verdict, lag: &SubscriptionLag) -> Option<Finding> {
     let why = verdict.why?;
     let lane = &shape.lag[verdict.lane.index()];
     let outstanding = |lags: &&[Lag; 2]| lags[verdict.lane.index()].records > 0;
@@ -282,7 +278,11 @@ fn platforms(
         *at = (*at).max(info.last_durable_at);
     }
     let shape = |p: &PlatformConfig| {
-        let own = || subscriptions.iter().filter(|s| s.platform == p.issuer.code());
+        let own = || {
+            subscriptions
+                .iter()
+                .filter(|s| s.platform == p.issuer.code())
+        };
         let mut lag = [LaneShape::default(); 2];
         for s in own() {
             lag.iter_mut().zip(&s.lag).for_each(|(a, b)| a.worse(b));

@@ -185,7 +185,11 @@ mod tests {
     fn each_state_has_its_code_and_the_worst_is_named_first() {
         let good = || lag(310_000, "live", 0.2, 1.0);
         for (lags, code, begins) in [
-            (vec![good()], WELL, "HUTONG OK - 1 subscriptions keep up | urgent_lag=0.200s;3;10;0"),
+            (
+                vec![good()],
+                WELL,
+                "HUTONG OK - 1 subscriptions keep up | urgent_lag=0.200s;3;10;0",
+            ),
             (
                 vec![good(), lag(510_000, "live", 4.0, 0.0)],
                 WARNING,
@@ -193,7 +197,10 @@ mod tests {
                  for 4.0 s (offset 17) | urgent_lag=4.000s",
             ),
             (
-                vec![lag(420_000, "away", 0.0, 0.0), lag(510_000, "away", 11.0, 0.0)],
+                vec![
+                    lag(420_000, "away", 0.0, 0.0),
+                    lag(510_000, "away", 11.0, 0.0),
+                ],
                 CRITICAL,
                 "HUTONG CRITICAL - 510000/main has not applied 2 urgent records, the oldest of 340000 \
                  for 11.0 s (offset 17), and 1 more | ",
@@ -227,7 +234,10 @@ mod tests {
             platform: vec![310_000],
             ..ARGS
         };
-        let lags = [lag(310_000, "live", 0.0, 0.0), lag(510_000, "live", 99.0, 0.0)];
+        let lags = [
+            lag(310_000, "live", 0.0, 0.0),
+            lag(510_000, "live", 99.0, 0.0),
+        ];
         assert_eq!(judge(&args, &lags).0, WELL);
         assert_eq!(judge(&ARGS, &lags).0, CRITICAL);
         assert_eq!(judge(&args, &lags[1..]).0, UNKNOWN);

@@ -210,11 +210,7 @@ pub fn pairs(answer: &api::GetLagMatrixResponse) -> Vec<PairShape> {
     answer.pairs.iter().map(pair).collect()
 }
 
-async fn matrix(
-    context: &Context,
-    clear: bool,
-    lane: Option<Lane>,
-) -> Result<f64, CliError> {
+async fn matrix(context: &Context, clear: bool, lane: Option<Lane>) -> Result<f64, CliError> {
     let mut client = client::admin(&context.endpoint).map_err(|e| context.failed(&e))?;
     let answer = client
         .get_lag_matrix(api::GetLagMatrixRequest {})
@@ -299,11 +295,14 @@ mod tests {
 
     #[test]
     fn the_matrix_has_a_row_for_each_issuer_and_a_column_for_each_receiver() {
-        let text = matrix_text(&[
-            pair(340_000, 510_000, 0.0),
-            pair(510_000, 340_000, 39_600.0),
-            pair(310_000, 340_000, 1.25),
-        ], None);
+        let text = matrix_text(
+            &[
+                pair(340_000, 510_000, 0.0),
+                pair(510_000, 340_000, 39_600.0),
+                pair(310_000, 340_000, 1.25),
+            ],
+            None,
+        );
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "           34   51");
         assert_eq!(lines[1], "  310000  1.2     ");

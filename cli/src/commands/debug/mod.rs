@@ -89,7 +89,8 @@ pub async fn bundle(context: &Context, args: &BundleArgs) -> Result<(), CliError
         .map_err(failed)?;
     for (name, content) in &parts {
         if let Ok(content) = content {
-            tar.file(&format!("{FOLDER}/{name}"), content).map_err(failed)?;
+            tar.file(&format!("{FOLDER}/{name}"), content)
+                .map_err(failed)?;
         }
     }
     tar.finish().map_err(failed)?;

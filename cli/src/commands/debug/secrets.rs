@@ -5,7 +5,14 @@ use toml::{Table, Value};
 const REMOVED: &str = "(removed)";
 /// A key with one of these in its name holds a secret, or says where one is.
 const SECRET_WORDS: [&str; 8] = [
-    "password", "passwd", "secret", "token", "credential", "private", "key", "cookie",
+    "password",
+    "passwd",
+    "secret",
+    "token",
+    "credential",
+    "private",
+    "key",
+    "cookie",
 ];
 
 /// The same configuration without its secrets. Comments go too: people write passwords into them.
@@ -58,7 +65,11 @@ fn without_user(text: &str) -> String {
     };
     // The last one: a password may have one in it.
     let host = authority.rsplit('@').next().unwrap_or_default();
-    let user = if host.len() == authority.len() { "" } else { "(removed)@" };
+    let user = if host.len() == authority.len() {
+        ""
+    } else {
+        "(removed)@"
+    };
     let query = path.find('?').map_or(path, |at| &path[..at]);
     format!("{scheme}://{user}{host}{query}")
 }

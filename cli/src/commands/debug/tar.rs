@@ -20,7 +20,8 @@ impl<W: Write> Tar<W> {
 
     pub fn file(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
         assert!(name.len() < NAME_BYTES_MAX, "names are our own");
-        self.out.write_all(&header(name, content.len(), self.at_s))?;
+        self.out
+            .write_all(&header(name, content.len(), self.at_s))?;
         self.out.write_all(content)?;
         let over = content.len() % BLOCK_BYTES;
         if over > 0 {
@@ -73,8 +74,9 @@ mod tests {
         tar.file("bundle/empty.txt", b"").expect("written");
         tar.file("bundle/long.txt", &long).expect("written");
         std::fs::write(&file, tar.finish().expect("written")).expect("written");
-        let out = Command::new("tar").arg("-xf").arg(&file).arg("-C").arg(dir.path());
-        let out = { out }.output().expect("tar");
+        let mut tar = Command::new("tar");
+        tar.arg("-xf").arg(&file).arg("-C").arg(dir.path());
+        let out = tar.output().expect("tar");
         assert!(out.status.success(), "{out:?}");
         let read = |name| std::fs::read(dir.path().join("bundle").join(name)).expect("there");
         assert_eq!((read("empty.txt"), read("long.txt")), (Vec::new(), long));

@@ -66,7 +66,9 @@ fn header(model: &Model, title: &str, colour: bool) -> Text<'static> {
         " hutong {title} | {live} of {} subscriptions connected | {} changes/s | {view}{}",
         all.len(),
         grouped(model.rate() as u64),
-        model.lane.map_or_else(String::new, |lane| format!(", {lane} lane"))
+        model
+            .lane
+            .map_or_else(String::new, |lane| format!(", {lane} lane"))
     );
     Text::from(vec![
         Line::from(first).style(Modifier::BOLD),
@@ -141,7 +143,15 @@ fn platforms(model: &Model, colour: bool) -> Table<'static> {
         Constraint::Length(9),
     ];
     let titles = [
-        " platform", "state", ">urgent", ">records", ">bulk", ">records", ">in/s", ">refused", ">producers",
+        " platform",
+        "state",
+        ">urgent",
+        ">records",
+        ">bulk",
+        ">records",
+        ">in/s",
+        ">refused",
+        ">producers",
     ];
     table(rows, &widths, &titles)
 }
@@ -176,7 +186,13 @@ fn pairs(model: &Model, colour: bool) -> Table<'static> {
         Constraint::Length(12),
     ];
     let titles = [
-        " receives", "issues", ">urgent", ">records", ">bulk", ">records", ">oldest",
+        " receives",
+        "issues",
+        ">urgent",
+        ">records",
+        ">bulk",
+        ">records",
+        ">oldest",
     ];
     table(rows, &widths, &titles)
 }
@@ -203,8 +219,14 @@ mod tests {
             .draw(|frame| draw(frame, model, "http://here", false))
             .expect("drawn");
         let buffer = terminal.backend().buffer();
-        let line = |y: u16| (0..120).map(|x| buffer[(x, y)].symbol()).collect::<String>();
-        (0..12).map(|y| line(y).trim_end().to_owned() + "\n").collect()
+        let line = |y: u16| {
+            (0..120)
+                .map(|x| buffer[(x, y)].symbol())
+                .collect::<String>()
+        };
+        (0..12)
+            .map(|y| line(y).trim_end().to_owned() + "\n")
+            .collect()
     }
 
     #[test]
@@ -213,16 +235,28 @@ mod tests {
         model.answered(answers(1), None);
         let text = screen(&model);
         let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[0].contains("1 of 2 subscriptions connected"), "{text}");
+        assert!(
+            lines[0].contains("1 of 2 subscriptions connected"),
+            "{text}"
+        );
         assert!(
             lines[1].contains("Sichuan has not applied urgent of Anhui for 11.0 h (offset 17)"),
             "{text}"
         );
-        assert!(lines[3].contains("510000 Sichuan") && lines[3].contains("!! 11.0 h"), "{text}");
-        assert!(lines[4].contains("310000 Shanghai") && lines[4].contains("! 60.0 s"), "{text}");
+        assert!(
+            lines[3].contains("510000 Sichuan") && lines[3].contains("!! 11.0 h"),
+            "{text}"
+        );
+        assert!(
+            lines[4].contains("310000 Shanghai") && lines[4].contains("! 60.0 s"),
+            "{text}"
+        );
         model.key(Key::Enter);
         let text = screen(&model);
-        assert!(text.contains("Sichuan 510000, what it has not applied"), "{text}");
+        assert!(
+            text.contains("Sichuan 510000, what it has not applied"),
+            "{text}"
+        );
         assert!(text.contains("340000 Anhui"), "{text}");
     }
 }

@@ -120,10 +120,12 @@ fn read_keys(pressed: &mpsc::Sender<Option<Key>>, over: &AtomicBool) {
         }
         let Ok(event) = event::read() else { return };
         let key = match event {
-            Event::Key(key) if key.kind == KeyEventKind::Press => match meaning(key.code, key.modifiers) {
-                Some(key) => Some(key),
-                None => continue,
-            },
+            Event::Key(key) if key.kind == KeyEventKind::Press => {
+                match meaning(key.code, key.modifiers) {
+                    Some(key) => Some(key),
+                    None => continue,
+                }
+            }
             Event::Resize(_, _) => None,
             _ => continue,
         };

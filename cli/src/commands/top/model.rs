@@ -55,7 +55,7 @@ pub enum Key {
 }
 
 /// A line of the list of platforms.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct PlatformRow {
     pub code: u32,
     pub name: String,
@@ -179,7 +179,8 @@ impl Model {
 
     /// In the order that was asked for; those that are equal, by code.
     pub fn platforms(&self) -> Vec<PlatformRow> {
-        let mut rows: Vec<PlatformRow> = self.answers.platforms.iter().map(|p| self.row(p)).collect();
+        let mut rows: Vec<PlatformRow> =
+            self.answers.platforms.iter().map(|p| self.row(p)).collect();
         let lag = |row: &PlatformRow| seconds_of(self.lane, &row.urgent, &row.bulk);
         rows.sort_by(|a, b| {
             match self.sort {
@@ -336,7 +337,10 @@ pub mod tests {
         model.key(Key::Char('w'));
         model.key(Key::Down);
         model.key(Key::Down);
-        assert_eq!(model.selected, 1, "there are two pairs with something outstanding");
+        assert_eq!(
+            model.selected, 1,
+            "there are two pairs with something outstanding"
+        );
         model.key(Key::Enter);
         assert_eq!(model.view, View::Platform(310_000));
         model.key(Key::Back);
