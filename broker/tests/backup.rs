@@ -48,6 +48,53 @@ fn elsewhere(dir: &Path, name: &str) -> std::path::PathBuf {
     configuration(&folder, &folder.join("data"), "127.0.0.1:0")
 }
 
+type Admin = api::admin_service_client::AdminServiceClient<tonic::transport::Channel>;
+
+/// Offset of the newest record in which the broker keeps cursors.
+async fn newest_control(admin: &mut Admin) -> u64 {
+    let ask = support::with_identity(api::ListPartitionsRequest {}, "auditor/a");
+    let all = admin.list_partitions(ask).await.expect("an answer");
+    let all = all.into_inner().partitions;
+    let control = all.iter().filter(|p| p.issuer == 0).map(|p| p.last_offset);
+    control.max().unwrap_or(0)
+}
+
+/// Returns when the cursor of `stored` is in the log: the other one's is written with it, or after it.
+async fn until_kept(broker: &impl Listening, own: &mut Consumer, cursor: Cursor) {
+    let mut admin = Admin::new(support::channel(broker).await);
+    let kept = async {
+        loop {
+            let ask = support::with_identity(
+                api::ListSubscriptionsRequest { platform: SICHUAN },
+                "auditor/a",
+            );
+            let all = admin
+                .list_subscriptions(ask)
+                .await
+                .expect("an answer")
+                .into_inner();
+            let stored = all
+                .subscriptions
+                .iter()
+                .find(|s| s.subscription == "stored");
+            if stored
+                .and_then(|s| s.applied)
+                .is_some_and(|c| c.urgent >= cursor.urgent.0)
+            {
+                break;
+            }
+        }
+        let before = newest_control(&mut admin).await;
+        own.deltas(50).await;
+        own.applied(cursor).await;
+        while newest_control(&mut admin).await <= before {
+            tokio::task::yield_now().await;
+        }
+    };
+    let kept = tokio::time::timeout(support::PATIENCE, kept).await;
+    kept.expect("cursors are kept every second");
+}
+
 const YELLOW: Value = Value::HealthCode(Colour::Yellow);
 
 /// One new entity a batch, from this number on, until told to stop; returns the number after the last one that was
@@ -91,7 +138,9 @@ async fn a_backup_under_load_restores_into_a_broker_whose_subscribers_resume() {
     let seen = stored.deltas(50).await;
     let applied = seen.last().expect("50").0.next();
     let log_id = snapshot(&first, "probe").await.1.log_id;
-    stored.applied(Cursor::both(log_id, applied)).await;
+    let cursor = Cursor::both(log_id, applied);
+    stored.applied(cursor).await;
+    until_kept(&first, &mut own, cursor).await;
 
     let (stop, mut stopped) = tokio::sync::watch::channel(false);
     let load = tokio::spawn(async move {
@@ -99,7 +148,7 @@ async fn a_backup_under_load_restores_into_a_broker_whose_subscribers_resume() {
         (producer, end)
     });
     // So that the first backup has something newer than what is flushed, in a write-ahead log that grows.
-    own.deltas(60).await;
+    own.deltas(10).await;
     let (config, saved) = (dir.path().join("broker.toml"), dir.path().join("saved"));
     let made = {
         let (config, saved) = (config.clone(), saved.clone());

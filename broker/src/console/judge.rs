@@ -6,8 +6,9 @@ use serde::Serialize;
 /// From when on lag is worth a look, and from when on somebody must act, in seconds by lane.
 const WARNING: [f64; 2] = [3.0, 30.0];
 const CRITICAL: [f64; 2] = [10.0, 300.0];
-/// An applied cursor that has not moved for so long, with something to apply, stands still.
-const STILL_SECONDS: f64 = 3.0;
+/// An applied cursor that has not moved for so long, with something to apply, stands still. Longer than a look, and
+/// shorter than what makes a warning.
+const STILL_SECONDS: f64 = 1.5;
 
 /// The worst is the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
