@@ -95,7 +95,7 @@ async fn the_worst_stands_on_top_keys_go_down_and_back_and_q_gives_the_terminal_
             "q quit",
         ])
         .await;
-    let first = screen.lines().nth(3).expect("a row");
+    let first = screen.lines().nth(4).expect("a row");
     assert!(first.contains(&sick.to_string()), "{screen}");
     terminal.press("c");
     terminal.shows(&["platforms by code"]).await;

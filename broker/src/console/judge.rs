@@ -165,88 +165,47 @@ mod tests {
         facts
     }
 
+    fn check(facts: Facts, severity: Severity, why: Option<Why>, lane: Lane) {
+        let expected = Verdict {
+            severity,
+            why,
+            lane,
+        };
+        assert_eq!(judge(&facts), expected, "{facts:?}");
+    }
+
     #[test]
-    fn each_state_has_its_severity_and_its_reason() {
-        use Severity::{Critical, Good, Note, Warning};
-        let urgent = |seconds| behind(Lane::Urgent, seconds, 4);
-        for (facts, severity, why, lane) in [
-            (LIVE, Good, None, Lane::Urgent),
-            (urgent(0.4), Good, None, Lane::Urgent),
-            (urgent(4.0), Warning, Some(Why::NotApplying), Lane::Urgent),
-            (
-                urgent(40_000.0),
-                Critical,
-                Some(Why::NotApplying),
-                Lane::Urgent,
-            ),
-            (
-                behind(Lane::Urgent, 4.0, 9),
-                Warning,
-                Some(Why::NotTaking),
-                Lane::Urgent,
-            ),
-            (
-                Facts {
-                    still_seconds: 0.2,
-                    ..urgent(4.0)
-                },
-                Warning,
-                Some(Why::Slow),
-                Lane::Urgent,
-            ),
-            (behind(Lane::Bulk, 4.0, 4), Good, None, Lane::Bulk),
-            (
-                behind(Lane::Bulk, 400.0, 4),
-                Critical,
-                Some(Why::NotApplying),
-                Lane::Bulk,
-            ),
-            (
-                Facts {
-                    connected: false,
-                    ..LIVE
-                },
-                Warning,
-                Some(Why::NotConnected),
-                Lane::Urgent,
-            ),
-            (
-                Facts {
-                    connected: false,
-                    has_cursor: false,
-                    ..LIVE
-                },
-                Note,
-                Some(Why::NeverStarted),
-                Lane::Urgent,
-            ),
-            (
-                Facts {
-                    compacted: true,
-                    connected: false,
-                    ..LIVE
-                },
-                Critical,
-                Some(Why::Compacted),
-                Lane::Urgent,
-            ),
-            (
-                Facts {
-                    in_snapshot: true,
-                    ..urgent(4.0)
-                },
-                Warning,
-                Some(Why::InSnapshot),
-                Lane::Urgent,
-            ),
-        ] {
-            let expected = Verdict {
-                severity,
-                why,
-                lane,
-            };
-            assert_eq!(judge(&facts), expected, "{facts:?}");
-        }
+    fn a_lag_is_judged_by_its_age_and_explained_by_where_the_change_is() {
+        use Lane::{Bulk, Urgent};
+        use Severity::{Critical, Good, Warning};
+        let urgent = |seconds| behind(Urgent, seconds, 4);
+        check(LIVE, Good, None, Urgent);
+        check(urgent(0.4), Good, None, Urgent);
+        check(urgent(4.0), Warning, Some(Why::NotApplying), Urgent);
+        check(urgent(4e4), Critical, Some(Why::NotApplying), Urgent);
+        let not_sent = behind(Urgent, 4.0, 9);
+        check(not_sent, Warning, Some(Why::NotTaking), Urgent);
+        let mut moving = urgent(4.0);
+        moving.still_seconds = 0.2;
+        check(moving, Warning, Some(Why::Slow), Urgent);
+        check(behind(Bulk, 4.0, 4), Good, None, Bulk);
+        let bulk = behind(Bulk, 400.0, 4);
+        check(bulk, Critical, Some(Why::NotApplying), Bulk);
+    }
+
+    #[test]
+    fn who_is_not_there_is_told_also_when_nothing_is_outstanding() {
+        use Severity::{Critical, Note, Warning};
+        let mut away = LIVE;
+        away.connected = false;
+        check(away, Warning, Some(Why::NotConnected), Lane::Urgent);
+        away.has_cursor = false;
+        check(away, Note, Some(Why::NeverStarted), Lane::Urgent);
+        away.compacted = true;
+        check(away, Critical, Some(Why::Compacted), Lane::Urgent);
+        let mut beginning = behind(Lane::Urgent, 4.0, 4);
+        beginning.in_snapshot = true;
+        check(beginning, Warning, Some(Why::InSnapshot), Lane::Urgent);
     }
 
     #[test]

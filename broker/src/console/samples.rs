@@ -149,7 +149,7 @@ impl Sampler {
             let lane = info.partition.lane;
             let seen = self.seen.insert(info.partition, info.last);
             // What was there before the first look is old.
-            let new = seen.is_some_and(|seen| seen < info.last);
+            let new = self.before.is_some() && seen.is_none_or(|seen| seen < info.last);
             if lane != Lane::Control && new && taken[lane.index()] < PROBES_MAX {
                 taken[lane.index()] += 1;
                 self.probes.push_back(Probe {

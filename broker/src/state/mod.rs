@@ -391,14 +391,13 @@ impl State {
         Ok(())
     }
 
-    /// Makes a copy of what is on disk in `dir`, which must not be there. Returns what is applied in it, at
-    /// least: a run goes down whole, with its position, so whatever more is in it belongs to a later position.
+    /// Copies what is on disk into `dir`, which must not be there. Returns what is applied in the copy, at least:
+    /// a run goes down whole, with its position, so what is more in it belongs to a later one.
     pub fn checkpoint(&self, dir: &Path) -> Result<Applied, StateError> {
         self.check()?;
         let stored = self.stored();
-        let Some(db) = self.shared.db.database() else {
-            return Err(StateError::Failed("it is in memory alone".to_owned()));
-        };
+        let db = self.shared.db.database();
+        let db = db.ok_or_else(|| StateError::Failed("it is in memory alone".to_owned()))?;
         rocks::checkpoint(db, dir).map_err(StateError::Failed)?;
         Ok(stored)
     }

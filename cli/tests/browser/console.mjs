@@ -55,7 +55,9 @@ async function shown(page) {
   await page.waitForSelector("main h1");
   await page.waitForSelector("#line.up");
   // What is asked for besides the picture has come when nothing waits.
-  await page.waitForFunction(() => !/Waiting for the broker|正在等待代理/.test(document.querySelector("main").textContent));
+  // Asked again and again from here: what playwright would put into the page to watch is stopped by the policy.
+  const waits = () => /Waiting for the broker|正在等待代理/.test(document.querySelector("main").textContent);
+  for (let i = 0; i < 200 && (await page.evaluate(waits)); i += 1) await page.waitForTimeout(50);
 }
 
 async function look(name, screen, locale) {

@@ -20,6 +20,11 @@ function fill(element, attributes, children) {
   return element;
 }
 
+// A text in which `backquotes` stand around what is typed as it is.
+export function prose(text) {
+  return text.split("`").map((part, i) => (i % 2 ? h("code", null, part) : part));
+}
+
 // Makes `old` look like `fresh`, keeping the nodes that are alike. Listeners stay those of the old nodes: what
 // they do must not depend on what was drawn.
 export function patch(old, fresh) {

@@ -1,6 +1,6 @@
 // What an operator must know first: who has not applied what, since when, why, and what to do. Worst first.
 
-import { h, table } from "./dom.js";
+import { h, prose, table } from "./dom.js";
 import { bytes, milliseconds, number, seconds, sign, time } from "./format.js";
 import * as live from "./live.js";
 import { current, t } from "./words.js";
@@ -26,7 +26,7 @@ export function overview() {
         h("h2", null, t("platforms.title")),
         platforms(picture),
         notes.length ? h("details", { "data-key": "notes" }, h("summary", null, t("notes.title", { n: notes.length })),
-          h("ul", null, notes.map((f) => h("li", null, h("a", { href: `#/platform/${f.platform}` }, name(f.platform)), ": ", t("why." + f.why), " ", t("do." + f.why))))) : null,
+          h("ul", null, notes.map((f) => h("li", null, h("a", { href: `#/platform/${f.platform}` }, name(f.platform)), ": ", t("why." + f.why), " ", prose(t("do." + f.why)))))) : null,
       ];
     },
   };
@@ -47,7 +47,7 @@ export function finding(f) {
       f.subscription ? h("span", { class: "soft" }, ` ${f.subscription}`) : null),
     h("p", null, f.records ? what(f, age) : t("what.nothing", { since: time(f.since_us) })),
     h("p", null, h("strong", null, t("label.why")), " ", t("why." + f.why)),
-    h("p", null, h("strong", null, t("label.do")), " ", t("do." + f.why)),
+    h("p", null, h("strong", null, t("label.do")), " ", prose(t("do." + f.why))),
     f.offset ? h("p", null, h("a", { href: `#/record/${f.issuer}/${f.lane}/${f.shard}/${f.offset}` }, t("what.which", { offset: f.offset, issuer: name(f.issuer) }))) : null);
 }
 

@@ -1,6 +1,6 @@
 // What was refused, to whom and why; and the last warnings and errors of the broker's log.
 
-import { h, table } from "./dom.js";
+import { h, prose, table } from "./dom.js";
 import { number, time } from "./format.js";
 import * as live from "./live.js";
 import { current, either, t } from "./words.js";
@@ -16,7 +16,7 @@ export function refused() {
     draw() {
       return [
         h("h1", null, t("page.refused")),
-        h("p", null, t("refused.about")),
+        h("p", null, prose(t("refused.about"))),
         rows === null ? h("p", null, t("wait")) : rows.length ? refusals(rows, true) : h("p", { class: "banner good" }, t("refused.none")),
         h("h2", null, t("errors.title")),
         errors.length ? table(t("errors.title"), [[t("column.when")], [t("column.level")], [t("column.times"), "n"], [t("column.said"), "mono"]],

@@ -22,7 +22,7 @@ const CRITICAL: [f64; 2] = [10.0, 300.0];
 /// `colour`: whether it is welcome; a lag that is too long is also bold and marked.
 pub fn draw(frame: &mut Frame<'_>, model: &Model, title: &str, colour: bool) {
     let rows = [
-        Constraint::Length(2),
+        Constraint::Length(3),
         Constraint::Min(3),
         Constraint::Length(1),
     ];
@@ -63,16 +63,17 @@ fn header(model: &Model, title: &str, colour: bool) -> Text<'static> {
     };
     let live = all.iter().filter(|l| l.state != "away").count();
     let first = format!(
-        " hutong {title} | {live} of {} subscriptions connected | {} changes/s | {view}{}",
+        " hutong {title} | {live} of {} subscriptions connected | {} changes/s",
         all.len(),
         grouped(model.rate() as u64),
-        model
-            .lane
-            .map_or_else(String::new, |lane| format!(", {lane} lane"))
     );
+    let lane = model
+        .lane
+        .map_or_else(String::new, |lane| format!(", {lane} lane"));
     Text::from(vec![
         Line::from(first).style(Modifier::BOLD),
         Line::from(second),
+        Line::from(format!(" {view}{lane}")).style(Modifier::DIM),
     ])
 }
 
@@ -244,11 +245,11 @@ mod tests {
             "{text}"
         );
         assert!(
-            lines[3].contains("510000 Sichuan") && lines[3].contains("!! 11.0 h"),
+            lines[4].contains("510000 Sichuan") && lines[4].contains("!! 11.0 h"),
             "{text}"
         );
         assert!(
-            lines[4].contains("310000 Shanghai") && lines[4].contains("! 60.0 s"),
+            lines[5].contains("310000 Shanghai") && lines[5].contains("! 60.0 s"),
             "{text}"
         );
         model.key(Key::Enter);
