@@ -71,8 +71,11 @@ pub enum Call {
     ListSubscriptions,
     GetLagMatrix,
     ListPartitions,
+    /// What is in a record: whatever entities there are.
+    ReadRecord,
     TrimPartition,
     DeleteSubscription,
+    CreateCheckpoint,
 }
 
 fn allowed(call: Call, role: Role) -> bool {
@@ -84,7 +87,10 @@ fn allowed(call: Call, role: Role) -> bool {
         | Call::ListSubscriptions
         | Call::GetLagMatrix
         | Call::ListPartitions => true,
-        Call::TrimPartition | Call::DeleteSubscription => role == Role::Operator,
+        Call::ReadRecord => role != Role::Platform,
+        Call::TrimPartition | Call::DeleteSubscription | Call::CreateCheckpoint => {
+            role == Role::Operator
+        }
     }
 }
 

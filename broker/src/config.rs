@@ -48,6 +48,8 @@ pub struct Config {
     /// Bytes in one group commit, at most, unless one record is larger.
     pub group_bytes: u64,
     pub telemetry: Telemetry,
+    /// Where reports of drills are, for the console.
+    pub drills: Option<PathBuf>,
 }
 
 /// How a connection proves who it is.
@@ -257,6 +259,7 @@ impl Config {
             trial_marker: None,
             group_bytes: defaults::GROUP_BYTES,
             telemetry: defaults::telemetry(),
+            drills: None,
         }
     }
 
@@ -315,6 +318,7 @@ fn config(doc: &Document) -> Option<Config> {
         read::bytes(ByteSize::kib(64)..=ByteSize::mib(64)),
     );
     let telemetry = telemetry(root.table("telemetry"));
+    let drills = root.table("console").optional("drills");
     root.finish();
     Some(Config {
         identity: identity?,
@@ -331,6 +335,7 @@ fn config(doc: &Document) -> Option<Config> {
         trial_marker,
         group_bytes,
         telemetry,
+        drills,
     })
 }
 

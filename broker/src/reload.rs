@@ -145,6 +145,7 @@ fn only_what_may_change(doc: &Document, running: &Config, new: &Config, bound: [
         trial_marker,
         group_bytes,
         telemetry,
+        drills,
         // These change.
         valid_until: _,
         retention: _,
@@ -167,6 +168,7 @@ fn only_what_may_change(doc: &Document, running: &Config, new: &Config, bound: [
         ("data", "dir", *data_dir == running.data_dir),
         ("trial", "marker", *trial_marker == running.trial_marker),
         ("log", "group_bytes", *group_bytes == running.group_bytes),
+        ("console", "drills", *drills == running.drills),
     ];
     fixed.extend(of_memory(&running.memory, memory));
     fixed.extend(of_limits(&running.limits, limits));

@@ -2,7 +2,7 @@
 //! what they say about themselves.
 
 use crate::metrics::{LEVELS, StoreGauges};
-use rocksdb::{DB, Env, Options};
+use rocksdb::{DB, Env, Options, checkpoint::Checkpoint};
 use std::{
     fs::{self, File},
     io,
@@ -39,6 +39,13 @@ pub fn create_folder(dir: &Path) -> io::Result<()> {
         File::open(above)?.sync_all()?;
     }
     Ok(())
+}
+
+/// A copy as of one moment, in a folder that must not be there. Files that never change are linked, so it
+/// takes hardly any room or time on the same file system.
+pub fn checkpoint(db: &DB, dir: &Path) -> Result<(), String> {
+    let made = Checkpoint::new(db).and_then(|checkpoint| checkpoint.create_checkpoint(dir));
+    made.map_err(|error| format!("{}: {error}", dir.display()))
 }
 
 /// A property of these column families together; one that this version does not know counts as zero.

@@ -8,6 +8,7 @@
 //! - [`catalogue`]: every metric of every program, once.
 //! - [`certificates`]: when they expire.
 //! - [`http`]: `/metrics`, `/livez` and `/readyz`.
+//! - [`recent`]: the last warnings and errors of the log, for who asks later.
 //!
 //! What goes into any of them names no person: pseudonyms are identifiers too.
 
@@ -17,6 +18,7 @@ mod exporter;
 mod health;
 pub mod http;
 pub mod logs;
+pub mod recent;
 mod traces;
 
 pub use exporter::{Exporter, ScrapeError};

@@ -403,7 +403,8 @@ fn control(record: &[u8], group: &mut Group<'_>) -> Result<(), EntryError> {
             let platform = issuer(deleted.platform)?;
             group.delete(&keys::subscription(platform, &deleted.subscription));
         }
-        None => {}
+        // It moved the offsets on, by being there.
+        Some(Act::Restored(_)) | None => {}
     }
     Ok(())
 }

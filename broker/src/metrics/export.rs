@@ -2,7 +2,7 @@
 
 use super::{
     Colour, Conflict, Counters, Direction, Histograms, Hop, LagSample, Micros, Name, Observed,
-    PlatformCounters, StoreGauges,
+    PlatformCounters, StoreGauges, pairs::Pair,
 };
 use hutong_proto::{Issuer, Lane, Reason};
 use hutong_telemetry::catalogue::{Kind, Label};
@@ -10,12 +10,9 @@ use opentelemetry::{
     KeyValue, Value,
     metrics::{Histogram, Meter},
 };
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 /// Takes a value and its labels.
@@ -364,7 +361,6 @@ fn subscriptions(observed: &Observed, emit: Emit<'_>, of: impl Fn(&LagSample) ->
     }
 }
 
-/// The worst over a receiver's subscriptions: a platform has applied what all of them have.
 fn pairs(observed: &Observed, emit: Emit<'_>, of: impl Fn(&Pair) -> Option<f64>) {
     for ((issuer, lane, receiver), pair) in &observed.pairs {
         let Some(value) = of(pair) else { continue };
@@ -375,34 +371,4 @@ fn pairs(observed: &Observed, emit: Emit<'_>, of: impl Fn(&Pair) -> Option<f64>)
         ];
         emit(value, &labels);
     }
-}
-
-/// What a receiver has not applied of an issuer, in a lane.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Pair {
-    records: u64,
-    seconds: f64,
-    oldest_at: Option<Micros>,
-}
-
-/// By issuer, lane and receiver.
-pub(super) type Pairs = BTreeMap<(Issuer, Lane, Issuer), Pair>;
-
-pub(super) fn pairs_of(lags: &[LagSample]) -> Pairs {
-    let mut pairs = Pairs::new();
-    for sample in lags {
-        let Some(issuer) = sample.issuer else {
-            continue;
-        };
-        let pair = pairs
-            .entry((issuer, sample.lane, sample.platform))
-            .or_default();
-        pair.records = pair.records.max(sample.records);
-        pair.seconds = pair.seconds.max(sample.seconds);
-        pair.oldest_at = match (pair.oldest_at, sample.oldest_at) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-    }
-    pairs
 }

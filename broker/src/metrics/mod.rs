@@ -5,9 +5,11 @@
 //! delta. What others know (lags, queues, databases) is asked of an [`Observe`] once a scrape.
 
 mod export;
+pub mod pairs;
 mod process;
 mod skew;
 pub mod spans;
+mod totals;
 
 use crate::overload::GiveWay;
 use hutong_proto::{Issuer, Lane, Micros, Offset, Reason, delta::Colour};
@@ -24,10 +26,11 @@ use std::{
     },
     time::Duration,
 };
+pub use totals::Totals;
 
 /// What a scrape asks the rest of the broker. May read from disk, must not wait for anyone.
 pub trait Observe: Send + Sync {
-    /// One sample a subscription and lane with `issuer: None`, and one for each issuer it receives.
+    /// One sample a subscription and lane with `issuer: None`, and one for each issuer it receives in a lane.
     fn lags(&self) -> Vec<LagSample>;
     fn gauges(&self) -> Gauges;
 }
@@ -293,7 +296,7 @@ struct Counters {
 struct Observed {
     lags: Vec<LagSample>,
     /// Made of them once a scrape, for the three metrics of the matrix.
-    pairs: export::Pairs,
+    pairs: pairs::Pairs,
     /// `None` until there is someone to ask.
     gauges: Option<Gauges>,
     process: process::Process,
@@ -564,7 +567,7 @@ impl Metrics {
         self.exporter.before_scrape(move || {
             // Before the lock: it may read from disk.
             let (lags, gauges) = (observer.lags(), observer.gauges());
-            let pairs = export::pairs_of(&lags);
+            let pairs = pairs::of(&lags);
             let mut observed = counters.observed();
             observed.pairs = pairs;
             observed.lags = lags;

@@ -8,8 +8,10 @@ use crate::{
     access::Access,
     admin::Admin,
     apply::{Apply, ApplyError, waiters::Waiters},
+    checkpoint::Checkpoints,
     clock::{self, Clock},
     config::Config,
+    console::{self, Console},
     control::ControlWriter,
     fanout::{Beside, Blocking, Fanout, Snapshots, registry::Subscriptions},
     ingress::{Ingress, queue::Queues, registry::Producers},
@@ -26,7 +28,6 @@ use crate::{
     tail::TailRings,
 };
 
-use data_dir::DataDir;
 use hutong_config::ConfigErrors;
 use hutong_proto::{Issuer, Micros, Offset, Partition};
 use hutong_telemetry::{Exporter, Health, TraceSettings, Traces, catalogue};
@@ -34,7 +35,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc, thread::JoinHandle, time::Dura
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use data_dir::DataDirError;
+pub use data_dir::{DataDir, DataDirError, VERSION_FILE, layout_version, write_durably};
 
 /// Gathered state goes down at least this often, so that a restart has little to replay.
 const ROTATE_EVERY: Duration = Duration::from_secs(30);
@@ -605,6 +606,16 @@ impl Parts {
         }
     }
 
+    fn console(&self) -> Arc<Console> {
+        Console::new(console::Parts {
+            access: self.access(),
+            admin: self.admin(),
+            query: self.query(),
+            drills: self.config.drills.clone(),
+            stop: self.drain.servers.clone(),
+        })
+    }
+
     fn query(&self) -> Query {
         Query {
             access: self.access(),
@@ -629,6 +640,7 @@ impl Parts {
             control: self.control.clone(),
             started_at: (self.clock)(),
             trial_marker: self.config.trial_marker.clone(),
+            checkpoints: Arc::new(Checkpoints::new(&self.config.data_dir)),
         }
     }
 }

@@ -4,8 +4,8 @@ use crate::{
     clock::Clock,
     fanout::{Snapshots, registry::Subscriptions},
     ingress::{queue::Queues, registry::Producers},
-    lag::Lags,
-    log::{Log, PartitionInfo},
+    lag::{self, Lags},
+    log::{Log, last_records},
     metrics::{Disk, Gauges, LagSample, Observe, StoreGauges},
     node::Parts,
     overload::Overload,
@@ -13,10 +13,9 @@ use crate::{
     state::State,
     tail::TailRings,
 };
-use hutong_proto::{Issuer, Lane, Micros};
+use hutong_proto::Micros;
 use hutong_telemetry::certificates;
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -58,35 +57,7 @@ impl Observer {
 
 impl Observe for Observer {
     fn lags(&self) -> Vec<LagSample> {
-        let mut samples = Vec::new();
-        for lag in self.lags.all() {
-            let (platform, name) = &lag.subscription.key;
-            for lane in Lane::DELIVERED {
-                for (issuer, lags) in &lag.pairs {
-                    let pair = lags[lane.index()];
-                    samples.push(LagSample {
-                        platform: *platform,
-                        subscription: name.clone(),
-                        issuer: Some(*issuer),
-                        lane,
-                        records: pair.records,
-                        seconds: pair.seconds,
-                        oldest_at: pair.oldest_at,
-                    });
-                }
-                let total = lag.total(lane);
-                samples.push(LagSample {
-                    platform: *platform,
-                    subscription: name.clone(),
-                    issuer: None,
-                    lane,
-                    records: total.records,
-                    seconds: total.seconds,
-                    oldest_at: total.oldest_at,
-                });
-            }
-        }
-        samples
+        lag::samples(&self.lags.all())
     }
 
     fn gauges(&self) -> Gauges {
@@ -102,7 +73,7 @@ impl Observe for Observer {
             log_bytes: partitions.iter().map(|p| p.bytes_estimate).sum(),
             log_poisoned: self.log.poisoned().is_some(),
             commit_running: self.log.commit_running(),
-            last_records: last_records(&partitions),
+            last_records: last_records(&partitions).into_iter().collect(),
             disk: disk(&self.data_dir),
             certificates: certificates.iter().map(certificate).collect(),
             queue_bytes: self.queues.bytes(),
@@ -122,19 +93,6 @@ impl Observe for Observer {
             ],
         }
     }
-}
-
-/// Of each platform, over its lanes and shards. Kept by the log, so also what was before a restart or was trimmed.
-fn last_records(partitions: &[PartitionInfo]) -> Vec<(Issuer, Micros)> {
-    let mut last: BTreeMap<Issuer, Micros> = BTreeMap::new();
-    let delivered = |p: &&PartitionInfo| p.partition.lane != Lane::Control;
-    for info in partitions.iter().filter(delivered) {
-        let at = last.entry(info.partition.issuer).or_default();
-        *at = info.last_durable_at.max(*at);
-    }
-    last.into_iter()
-        .filter(|(_, at)| *at != Micros::ZERO)
-        .collect()
 }
 
 /// `None` where the system does not say.

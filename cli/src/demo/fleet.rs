@@ -352,6 +352,7 @@ mod tests {
                 records: 1,
                 seconds,
                 oldest_at_us: 1,
+                ..api::LaneLag::default()
             })
         };
         let pairs = [(0.02, 0.0), (0.01, 12.5)].map(|(urgent, bulk)| api::LagPair {

@@ -179,6 +179,15 @@ impl EmbeddedLog {
     }
 }
 
+impl EmbeddedLog {
+    /// The next record gets this offset at least. For a log that was restored: offsets that were given out
+    /// after its backup must never mean something else. It lasts from the next record on.
+    pub fn skip_to(&self, offset: Offset) {
+        let mut positions = self.shared.positions.lock();
+        positions.next = positions.next.max(offset);
+    }
+}
+
 fn database_options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
@@ -511,6 +520,11 @@ impl Log for EmbeddedLog {
 
     fn next_offset(&self) -> Offset {
         self.shared.positions.lock().next
+    }
+
+    fn checkpoint(&self, dir: &Path) -> Result<(), LogError> {
+        self.shared.check()?;
+        rocks::checkpoint(&self.shared.db, dir).map_err(LogError::Io)
     }
 
     fn store(&self) -> StoreGauges {
