@@ -204,6 +204,7 @@ impl Generator {
                 expires_at: Micros(self.tube.sampled_at + SAMPLED_BEFORE_US + VALID_US),
                 provenance: 0,
                 evidence: &self.tube.evidence,
+                trace: None,
                 kind,
                 value: &self.tube.value,
             }

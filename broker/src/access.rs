@@ -1,6 +1,6 @@
 //! Who is on the other end, and what it may do. Nothing else knows how identity was established.
 
-use hutong_proto::{Issuer, Reason, Refusal, metadata};
+use hutong_proto::{Issuer, Micros, Reason, Refusal, TraceContext, limits, metadata};
 use std::{collections::BTreeSet, fmt};
 use tonic::metadata::MetadataMap;
 
@@ -44,6 +44,20 @@ impl fmt::Display for Identity {
     }
 }
 
+/// How far the caller's clock is ahead of ours, in microseconds, if it says what time it is. A time that cannot be
+/// is no time.
+pub fn clock_ahead_us(said: &MetadataMap, now: Micros) -> Option<i64> {
+    let said: u64 = said.get(metadata::CLOCK)?.to_str().ok()?.parse().ok()?;
+    let possible = (limits::TIME_US_MIN..=limits::TIME_US_MAX).contains(&said);
+    possible.then(|| said as i64 - now.0 as i64)
+}
+
+/// The span that a call is part of, if its caller says one.
+pub fn trace_parent(said: &MetadataMap) -> Option<TraceContext> {
+    let parent = said.get(metadata::TRACE_PARENT)?.to_str().ok()?;
+    TraceContext::from_trace_parent(parent)
+}
+
 /// Every call, so that a new one does not compile without a line in [`allowed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -57,8 +71,11 @@ pub enum Call {
     ListSubscriptions,
     GetLagMatrix,
     ListPartitions,
+    /// What is in a record: whatever entities there are.
+    ReadRecord,
     TrimPartition,
     DeleteSubscription,
+    CreateCheckpoint,
 }
 
 fn allowed(call: Call, role: Role) -> bool {
@@ -70,7 +87,10 @@ fn allowed(call: Call, role: Role) -> bool {
         | Call::ListSubscriptions
         | Call::GetLagMatrix
         | Call::ListPartitions => true,
-        Call::TrimPartition | Call::DeleteSubscription => role == Role::Operator,
+        Call::ReadRecord => role != Role::Platform,
+        Call::TrimPartition | Call::DeleteSubscription | Call::CreateCheckpoint => {
+            role == Role::Operator
+        }
     }
 }
 

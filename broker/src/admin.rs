@@ -2,12 +2,13 @@
 
 use crate::{
     access::{Access, Call},
+    checkpoint::{CheckpointError, Checkpoints},
     config::PlatformConfig,
     control::ControlWriter,
     fanout::registry::Subscriptions,
     ingress::registry::Producers,
     lag::{Lags, SubscriptionLag},
-    log::{Log, LogError, PartitionInfo},
+    log::{Log, LogError, PartitionInfo, last_records},
     metrics::Metrics,
     state::State,
 };
@@ -15,10 +16,7 @@ use hutong_proto::{
     Issuer, Lane, Micros, Offset, Partition, Reason, Refusal, Shard, api,
     api::admin_service_server::AdminService,
 };
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 use tonic::{Request, Response, Status};
 
 #[derive(Clone)]
@@ -35,6 +33,7 @@ pub struct Admin {
     pub started_at: Micros,
     /// Of a deployment that drills may break.
     pub trial_marker: Option<String>,
+    pub checkpoints: Arc<Checkpoints>,
 }
 
 impl std::fmt::Debug for Admin {
@@ -63,11 +62,7 @@ impl Admin {
     fn platforms(&self) -> Vec<api::Platform> {
         let producers = self.producers.connected();
         let subscriptions = self.subscriptions.connected();
-        let mut last: BTreeMap<Issuer, Micros> = BTreeMap::new();
-        for info in self.log.partitions() {
-            let at = last.entry(info.partition.issuer).or_default();
-            *at = (*at).max(info.last_durable_at);
-        }
+        let last = last_records(&self.log.partitions());
         let count = |n: Option<&usize>| n.map_or(0, |n| *n as u32);
         self.platforms
             .iter()
@@ -254,6 +249,36 @@ impl AdminService for Admin {
             .map_err(|_| Refusal::from(Reason::Internal))??;
         Ok(Response::new(api::TrimPartitionResponse {
             trimmed_below: trimmed.0,
+        }))
+    }
+
+    async fn create_checkpoint(
+        &self,
+        request: Request<api::CreateCheckpointRequest>,
+    ) -> Result<Response<api::CreateCheckpointResponse>, Status> {
+        self.access
+            .check(request.metadata(), Call::CreateCheckpoint)?;
+        let this = self.clone();
+        let made = move || this.checkpoints.create(&*this.log, &this.state);
+        let made = tokio::task::spawn_blocking(made)
+            .await
+            .map_err(|_| Refusal::from(Reason::Internal))?;
+        let made = made.map_err(|error| match error {
+            CheckpointError::InUse { .. } => {
+                Refusal::from(Reason::CheckpointInUse).detail(error.to_string())
+            }
+            error => {
+                tracing::error!(%error, "no copy for a backup could be made");
+                Refusal::from(Reason::Internal).detail(error.to_string())
+            }
+        })?;
+        tracing::info!(folder = %made.folder.display(), stored = %made.stored, "copied for a backup");
+        Ok(Response::new(api::CreateCheckpointResponse {
+            folder: made.folder.display().to_string(),
+            log_id: self.log.id().0,
+            stored_offset: made.stored.0,
+            next_offset: made.next.0,
+            at_us: (self.lags.clock)().0,
         }))
     }
 

@@ -2,10 +2,13 @@
 //! index, reason and field, and the rest goes on. Pure: no IO, no clock of its own.
 
 use hutong_proto::{
-    Issuer, KindSet, Lane, Micros, Reason, Refusal, Shard, area,
+    Issuer, KindSet, Lane, Micros, Reason, Refusal, Shard, TraceContext, area,
     batch::{BatchView, DeltaView, ValueView},
     limits,
 };
+
+/// Deltas of one batch whose way through the broker is traced.
+const TRACES_PER_BATCH_MAX: usize = 16;
 
 /// A batch whose good deltas are known. Only [`admit`] makes one: a field that is private here keeps
 /// everybody else from writing one down.
@@ -15,6 +18,8 @@ pub struct Admitted<'a> {
     pub issuer: Issuer,
     pub accepted: Vec<Place>,
     pub refused: Vec<(u32, Refusal)>,
+    /// Of the accepted deltas that are traced, some.
+    pub traces: Vec<TraceContext>,
     _made_here: Made,
 }
 
@@ -46,6 +51,7 @@ pub struct Place {
     pub kinds: KindSet,
     /// Index in the batch's table.
     pub provenance: u32,
+    pub committed_at: Micros,
 }
 
 /// What admission has to know besides the batch.
@@ -76,16 +82,25 @@ pub fn admit<'a>(bytes: &'a [u8], rules: &Rules) -> Result<Admitted<'a>, Refusal
         .collect();
     let mut accepted = Vec::with_capacity(batch.deltas.len());
     let mut refused = Vec::new();
+    let mut traces = Vec::new();
     for i in 0..batch.deltas.len() {
         let index = i as u32;
         match admit_delta(&batch, i, &table, rules) {
-            Ok(delta) => accepted.push(Place {
-                index,
-                lane: delta.lane(),
-                shard: delta.entity.shard(rules.shards),
-                kinds: KindSet::from_iter([delta.kind()]),
-                provenance: delta.provenance,
-            }),
+            Ok(delta) => {
+                if let Some(trace) = delta.trace
+                    && traces.len() < TRACES_PER_BATCH_MAX
+                {
+                    traces.push(trace);
+                }
+                accepted.push(Place {
+                    index,
+                    lane: delta.lane(),
+                    shard: delta.entity.shard(rules.shards),
+                    kinds: KindSet::from_iter([delta.kind()]),
+                    provenance: delta.provenance,
+                    committed_at: delta.committed_at,
+                });
+            }
             Err(refusal) => refused.push((index, refusal)),
         }
     }
@@ -94,6 +109,7 @@ pub fn admit<'a>(bytes: &'a [u8], rules: &Rules) -> Result<Admitted<'a>, Refusal
         issuer: rules.issuer,
         accepted,
         refused,
+        traces,
         _made_here: Made,
     })
 }

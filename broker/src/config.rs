@@ -10,13 +10,17 @@ pub use day::Day;
 use crate::overload::{FLOOR_BYTES_PER_S, GiveWay, Policy};
 use hutong_config::{ByteSize, ConfigErrors, Document, Table, Value, read};
 use hutong_proto::{Issuer, limits};
+use hutong_telemetry::catalogue::Label;
 use hutong_telemetry::{LogFormat, logs};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
+
+/// Certificates that are watched.
+pub const CERTIFICATES_MAX: usize = Label::Certificate.values_max();
 
 /// Everything between two stages must be able to hold one batch.
 const ONE_BATCH: ByteSize = ByteSize(limits::BATCH_BYTES_MAX as u64);
@@ -44,6 +48,8 @@ pub struct Config {
     /// Bytes in one group commit, at most, unless one record is larger.
     pub group_bytes: u64,
     pub telemetry: Telemetry,
+    /// Where reports of drills are, for the console.
+    pub drills: Option<PathBuf>,
 }
 
 /// How a connection proves who it is.
@@ -124,6 +130,12 @@ pub struct Limits {
 pub struct Telemetry {
     pub format: LogFormat,
     pub filter: String,
+    /// Files of certificates whose expiry is a metric.
+    pub certificates: Vec<PathBuf>,
+    /// Where metrics and spans are pushed by OTLP.
+    pub otlp: Option<String>,
+    /// A batch that takes longer is traced, whether it was sampled or not.
+    pub slow: Duration,
 }
 
 /// What holds for what a file leaves out.
@@ -186,6 +198,9 @@ mod defaults {
         Telemetry {
             format: LogFormat::Text,
             filter: "info".to_owned(),
+            certificates: Vec::new(),
+            otlp: None,
+            slow: Duration::from_secs(1),
         }
     }
 }
@@ -244,6 +259,7 @@ impl Config {
             trial_marker: None,
             group_bytes: defaults::GROUP_BYTES,
             telemetry: defaults::telemetry(),
+            drills: None,
         }
     }
 
@@ -302,6 +318,7 @@ fn config(doc: &Document) -> Option<Config> {
         read::bytes(ByteSize::kib(64)..=ByteSize::mib(64)),
     );
     let telemetry = telemetry(root.table("telemetry"));
+    let drills = root.table("console").optional("drills");
     root.finish();
     Some(Config {
         identity: identity?,
@@ -318,6 +335,7 @@ fn config(doc: &Document) -> Option<Config> {
         trial_marker,
         group_bytes,
         telemetry,
+        drills,
     })
 }
 
@@ -499,7 +517,42 @@ fn telemetry(mut table: Table<'_>) -> Telemetry {
     Telemetry {
         format: table.with_default_as("format", default.format, read::one_of(&LogFormat::WORDS)),
         filter: table.with_default_as("filter", default.filter, filter),
+        certificates: table.with_default_as("certificates", default.certificates, certificates),
+        otlp: table.optional_as("otlp", otlp),
+        slow: table.with_default_as(
+            "slow",
+            default.slow,
+            read::duration(Duration::from_millis(1)..=Duration::from_secs(600)),
+        ),
     }
+}
+
+/// Without TLS, as everything in trial mode: a collector on this machine.
+fn otlp(value: &Value<'_>) -> Option<String> {
+    let text = read::text(1..=256)(value)?;
+    let uri: Option<http::Uri> = text.parse().ok();
+    match uri {
+        Some(uri) if uri.scheme_str() == Some("http") && uri.port().is_some() => Some(text),
+        _ => value.fail_expected(
+            "the address of a collector",
+            "write it with its port, such as \"http://127.0.0.1:4317\"",
+        ),
+    }
+}
+
+/// Their names are labels, so each has one of its own.
+fn certificates(value: &Value<'_>) -> Option<Vec<PathBuf>> {
+    let files = read::list(read::text(1..=4096), 0..=CERTIFICATES_MAX)(value)?;
+    let files: Vec<PathBuf> = files.into_iter().map(PathBuf::from).collect();
+    let names: BTreeSet<_> = files.iter().map(|file| file.file_name()).collect();
+    if names.len() < files.len() || names.contains(&None) {
+        let help = "give each file a name of its own: metrics and alerts tell them apart by it";
+        return value.fail(
+            "two certificates have the same file name, or one has none",
+            help,
+        );
+    }
+    Some(files)
 }
 
 fn filter(value: &Value<'_>) -> Option<String> {

@@ -8,13 +8,15 @@ use tokio_util::sync::CancellationToken;
 const INDEX: &str = concat!(
     "hutong-broker ",
     env!("CARGO_PKG_VERSION"),
-    "\n\n/metrics  Prometheus\n/livez    503 with the reason when only a restart helps\n",
+    "\n\n/console/ for people\n/metrics  Prometheus\n/livez    503 with the reason when only a restart helps\n",
     "/readyz   503 with the reason while it must get no traffic\n"
 );
 
-/// `/metrics`, `/livez`, `/readyz`, and `/` that lists them.
-pub fn router(health: Health, exporter: Exporter) -> Router {
-    http::router(exporter, health).route("/", get(|| async { INDEX }))
+/// The console, `/metrics`, `/livez`, `/readyz`, and `/` that lists them.
+pub fn router(health: Health, exporter: Exporter, console: Router) -> Router {
+    http::router(exporter, health)
+        .route("/", get(|| async { INDEX }))
+        .merge(console)
 }
 
 /// Serves until `stop`; a failure is logged, the broker goes on without these pages.

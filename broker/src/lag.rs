@@ -4,6 +4,7 @@ use crate::{
     clock::Clock,
     fanout::registry::{Subscription, Subscriptions},
     log::Log,
+    metrics::LagSample,
 };
 use hutong_proto::{Issuer, Lane, Micros, Offset, Partition, Shard, api};
 use std::{collections::BTreeMap, sync::Arc};
@@ -14,6 +15,8 @@ pub struct Lag {
     pub records: u64,
     /// Durable time of the oldest record not applied.
     pub oldest_at: Option<Micros>,
+    /// Where that record is.
+    pub oldest: Option<(Offset, Partition)>,
     pub seconds: f64,
 }
 
@@ -25,6 +28,11 @@ impl Lag {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
+        // Times rise with offsets, so the lowest offset is the oldest record.
+        self.oldest = match (self.oldest, other.oldest) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
     }
 
     pub fn to_api(self) -> api::LaneLag {
@@ -32,6 +40,8 @@ impl Lag {
             records: self.records,
             seconds: self.seconds,
             oldest_at_us: self.oldest_at.map_or(0, |at| at.0),
+            oldest_offset: self.oldest.map_or(0, |(offset, _)| offset.0),
+            oldest_issuer: self.oldest.map_or(0, |(_, p)| p.issuer.code()),
         }
     }
 }
@@ -51,6 +61,37 @@ impl SubscriptionLag {
         }
         total
     }
+
+    fn sample(&self, issuer: Option<Issuer>, lane: Lane, lag: Lag) -> LagSample {
+        let (platform, subscription) = &self.subscription.key;
+        LagSample {
+            platform: *platform,
+            subscription: subscription.clone(),
+            issuer,
+            lane,
+            records: lag.records,
+            seconds: lag.seconds,
+            oldest_at: lag.oldest_at,
+        }
+    }
+}
+
+/// As metrics have it: of each subscription and lane a sample over all issuers, and one for each issuer if it
+/// wants the lane.
+pub fn samples(lags: &[SubscriptionLag]) -> Vec<LagSample> {
+    let mut samples = Vec::new();
+    for lag in lags {
+        let filter = lag.subscription.filter();
+        for lane in Lane::DELIVERED {
+            if filter.wants_lane(lane) {
+                for (issuer, lanes) in &lag.pairs {
+                    samples.push(lag.sample(Some(*issuer), lane, lanes[lane.index()]));
+                }
+            }
+            samples.push(lag.sample(None, lane, lag.total(lane)));
+        }
+    }
+    samples
 }
 
 /// Computes lags. Records of kinds that a filter leaves out count until the next bookmark.
@@ -119,6 +160,7 @@ impl Lags {
             Ok(Some(head)) => Lag {
                 records: (info.last_ordinal + 1).saturating_sub(head.ordinal),
                 oldest_at: Some(head.durable_at),
+                oldest: Some((head.offset, partition)),
                 seconds: now.seconds_since(head.durable_at),
             },
             Ok(None) => Lag::default(),

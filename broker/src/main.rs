@@ -1,7 +1,13 @@
 //! `hutong-broker`: reads the configuration, runs the broker, drains it when told to stop.
 
 use clap::{Parser, Subcommand};
-use hutong_broker::{Broker, config::Config, reload};
+use hutong_broker::{
+    Broker,
+    backup::{self, BackupError, Summary},
+    clock,
+    config::Config,
+    reload,
+};
 use hutong_config::{ConfigErrors, Look};
 use hutong_telemetry::logs;
 use std::{
@@ -31,8 +37,8 @@ const CUT_SHORT: u8 = 130;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    stopped as told, after draining; or the file is right
-  1    could not start: the message says why
+  0    stopped as told, after draining; or the file is right; or the backup is whole
+  1    could not start, back up or restore: the message says why
   2    the command line or the configuration file is wrong
   3    stopped by itself, because a write to disk failed or stored data is damaged
   130  a second signal arrived while draining
@@ -57,6 +63,29 @@ enum Command {
         #[arg(value_name = "FILE")]
         config: PathBuf,
     },
+    /// Copy log and state into a new folder, also while the broker runs
+    #[command(after_help = EXIT_CODES)]
+    Backup {
+        /// The broker's configuration file
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+        /// A folder that is new or empty
+        #[arg(long, value_name = "DIR")]
+        into: PathBuf,
+        /// Where the broker that runs listens for gRPC; `listen.grpc` if left out
+        #[arg(long, value_name = "URL")]
+        address: Option<String>,
+    },
+    /// Make a data folder from a backup: every byte is compared, log and state are opened together
+    #[command(after_help = EXIT_CODES)]
+    Restore {
+        /// The configuration file of the new broker; its `data.dir` must be new or empty
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+        /// The backup
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+    },
     /// Check a configuration file: all mistakes at once, no port is bound
     Check {
         /// The configuration file
@@ -70,8 +99,22 @@ fn main() {
         Command::Run { config } => {
             said(Config::load(&config)).map_or(USAGE, |read| run(read, config))
         }
+        Command::Backup {
+            config,
+            into,
+            address,
+        } => said(Config::load(&config)).map_or(USAGE, |read| {
+            let clock = clock::system();
+            let made = backup::backup(&read, &into, address.as_deref(), &clock);
+            carried("backed up into", &into, made)
+        }),
+        Command::Restore { config, from } => said(Config::load(&config)).map_or(USAGE, |read| {
+            let clock = clock::system();
+            let made = backup::restore(&read, &from, &clock);
+            carried("restored into", &read.data_dir, made)
+        }),
         Command::Check { config } => {
-            let now = hutong_broker::clock::system()();
+            let now = clock::system()();
             said(reload::check(&config, now)).map_or(USAGE, |read| check(&config, &read))
         }
     };
@@ -94,6 +137,44 @@ fn said(read: Result<Config, ConfigErrors>) -> Option<Config> {
 fn check(path: &Path, config: &Config) -> u8 {
     say(&format!("OK  {}\n\n{}\n", path.display(), config.summary()));
     DONE
+}
+
+/// Runs a backup or a restore to its end, and says what came of it.
+fn carried(
+    what: &str,
+    path: &Path,
+    work: impl Future<Output = Result<Summary, BackupError>>,
+) -> u8 {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("hutong-broker: cannot start the runtime: {error}");
+            return CANNOT_START;
+        }
+    };
+    match runtime.block_on(work) {
+        Ok(done) => {
+            say(&format!(
+                "{what} {}\nlog {:016x}, records below {}, state applied below {} or later, {} files, {} bytes{}\n",
+                path.display(),
+                done.log_id,
+                done.next,
+                done.stored,
+                done.files,
+                done.bytes,
+                if done.live {
+                    ", while the broker ran"
+                } else {
+                    ""
+                },
+            ));
+            DONE
+        }
+        Err(error) => {
+            eprintln!("hutong-broker: {error}");
+            CANNOT_START
+        }
+    }
 }
 
 /// Writes to standard output. Nobody reading it is no reason to fail.
@@ -130,7 +211,7 @@ fn run(config: Config, file: PathBuf) -> u8 {
 }
 
 async fn serve(config: Config, file: &Path) -> u8 {
-    let clock = hutong_broker::clock::system();
+    let clock = clock::system();
     // Listened to from the start on: without a listener SIGHUP ends the process.
     let signals = Stop::new().and_then(|stop| Ok((stop, signal(SignalKind::hangup())?)));
     let (mut stop, mut hang_up) = match signals {

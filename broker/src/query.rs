@@ -279,6 +279,7 @@ impl Query {
                 expires_at: delta.expires_at,
                 provenance: 0,
                 evidence: delta.evidence,
+                trace: None,
                 kind: sought.kind,
                 value: delta.value_bytes,
             }
@@ -350,6 +351,7 @@ fn delta_of(key: &RegisterKey, row: &OwnedRow) -> Result<api::Delta, Refusal> {
         expires_at: row.expires_at,
         provenance: 0,
         evidence: &row.evidence,
+        trace: None,
         kind: key.kind,
         value: &row.value,
     }

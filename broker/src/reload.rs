@@ -10,7 +10,11 @@ use crate::{
 use hutong_config::{ConfigErrors, Document, Table};
 use hutong_proto::Micros;
 use parking_lot::Mutex;
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::sync::watch;
 
 const RESTART: &str = "restart the broker to change it, or put back what was there";
@@ -32,6 +36,8 @@ pub struct Live {
     /// Where it listens, which a file need not say: port 0 takes a free one.
     bound: [SocketAddr; 2],
     retention: watch::Sender<Retention>,
+    /// Those that are watched.
+    certificates: watch::Sender<Vec<PathBuf>>,
     overload: Arc<Overload>,
     queues: Arc<Queues>,
 }
@@ -45,6 +51,7 @@ impl Live {
     ) -> Live {
         Live {
             retention: watch::Sender::new(running.retention.clone()),
+            certificates: watch::Sender::new(running.telemetry.certificates.clone()),
             running: Mutex::new(running),
             bound,
             overload,
@@ -54,6 +61,10 @@ impl Live {
 
     pub fn retention(&self) -> watch::Receiver<Retention> {
         self.retention.subscribe()
+    }
+
+    pub fn certificates(&self) -> watch::Receiver<Vec<PathBuf>> {
+        self.certificates.subscribe()
     }
 
     pub fn running(&self) -> Config {
@@ -72,6 +83,8 @@ impl Live {
         let new = doc.finish(read)?;
         let changed = changed(&running, &new);
         self.retention.send_replace(new.retention.clone());
+        self.certificates
+            .send_replace(new.telemetry.certificates.clone());
         self.overload.set_policy(new.overload.clone());
         self.queues.set_weights(&new.weights());
         *running = new;
@@ -86,6 +99,10 @@ fn changed(running: &Config, new: &Config) -> Vec<&'static str> {
         ("population", running.weights() != new.weights()),
         ("drain.timeout", running.drain_timeout != new.drain_timeout),
         ("valid_until", running.valid_until != new.valid_until),
+        (
+            "telemetry.certificates",
+            running.telemetry.certificates != new.telemetry.certificates,
+        ),
     ]
     .into_iter()
     .filter_map(|(name, differs)| differs.then_some(name))
@@ -128,6 +145,7 @@ fn only_what_may_change(doc: &Document, running: &Config, new: &Config, bound: [
         trial_marker,
         group_bytes,
         telemetry,
+        drills,
         // These change.
         valid_until: _,
         retention: _,
@@ -150,6 +168,7 @@ fn only_what_may_change(doc: &Document, running: &Config, new: &Config, bound: [
         ("data", "dir", *data_dir == running.data_dir),
         ("trial", "marker", *trial_marker == running.trial_marker),
         ("log", "group_bytes", *group_bytes == running.group_bytes),
+        ("console", "drills", *drills == running.drills),
     ];
     fixed.extend(of_memory(&running.memory, memory));
     fixed.extend(of_limits(&running.limits, limits));
@@ -203,11 +222,20 @@ fn of_limits(running: &Limits, new: &Limits) -> [Fixed; 3] {
     ]
 }
 
-fn of_telemetry(running: &Telemetry, new: &Telemetry) -> [Fixed; 2] {
-    let Telemetry { format, filter } = new;
+fn of_telemetry(running: &Telemetry, new: &Telemetry) -> [Fixed; 4] {
+    let Telemetry {
+        format,
+        filter,
+        otlp,
+        slow,
+        // These change.
+        certificates: _,
+    } = new;
     [
         ("telemetry", "format", *format == running.format),
         ("telemetry", "filter", *filter == running.filter),
+        ("telemetry", "otlp", *otlp == running.otlp),
+        ("telemetry", "slow", *slow == running.slow),
     ]
 }
 
@@ -310,7 +338,9 @@ mod tests {
     fn what_may_change_takes_effect_and_is_named() {
         let broker = Broker::new();
         assert_eq!(broker.reload(FILE).expect("the same"), Vec::<&str>::new());
-        let text = format!("valid_until = \"2030-01-01\"\n{FILE}[drain]\ntimeout = \"1s\"\n")
+        let watched = "[telemetry]\ncertificates = [\"a.pem\"]\n";
+        let drain = "[drain]\ntimeout = \"1s\"\n";
+        let text = format!("valid_until = \"2030-01-01\"\n{FILE}{drain}{watched}")
             .replace("7d", "2d")
             .replace("delay = \"5ms\"", "give_way = [\"bulk\"]")
             .replace("61_000_000", "62_000_000");
@@ -322,7 +352,8 @@ mod tests {
                 "overload",
                 "population",
                 "drain.timeout",
-                "valid_until"
+                "valid_until",
+                "telemetry.certificates"
             ]
         );
         let live = &broker.live;
@@ -330,6 +361,7 @@ mod tests {
             live.retention().borrow().age,
             Duration::from_secs(2 * 86_400)
         );
+        assert_eq!(*live.certificates().borrow(), [PathBuf::from("a.pem")]);
         assert_eq!(live.overload.policy().give_way, [GiveWay::Bulk]);
         assert_eq!(live.running().drain_timeout, Duration::from_secs(1));
     }
@@ -361,6 +393,11 @@ mod tests {
         }
         let more = format!("{FILE}[[platforms]]\ncode = 510000\nname = \"Sichuan\"\n");
         broker.refuses(&more, 11, "there are 2 platforms");
+        broker.refuses(
+            &format!("{FILE}[telemetry]\nslow = \"2s\"\n"),
+            16,
+            "`telemetry.slow`",
+        );
         broker.refuses(
             &format!("{FILE}[memory]\ngather = \"8MiB\"\n"),
             16,

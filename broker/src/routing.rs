@@ -7,7 +7,7 @@ use crate::{
 };
 use bytes::Bytes;
 use hutong_proto::{
-    Epoch, Issuer, KindSet, Lane, Partition, Refusal, Sequence, Shard,
+    Epoch, Issuer, KindSet, Lane, Micros, Partition, Refusal, Sequence, Shard,
     batch::BatchView,
     record::{RecordBuilder, RecordHeader},
 };
@@ -40,6 +40,8 @@ pub struct Part {
     /// Index in the batch of each delta of the record.
     pub indexes: Vec<u32>,
     pub record: Bytes,
+    /// At the source, of its oldest delta; `None` without deltas.
+    pub committed_at: Option<Micros>,
     _made_here: Made,
 }
 
@@ -130,6 +132,7 @@ pub fn route(admitted: Admitted<'_>, origin: &Origin<'_>) -> Routed {
             kinds,
             indexes: group.iter().map(|p| p.index).collect(),
             record: record.finish(),
+            committed_at: group.iter().map(|p| p.committed_at).min(),
             _made_here: Made,
         });
     }
@@ -168,6 +171,7 @@ pub fn empty(issuer: Issuer, sequence: Sequence, origin: &Origin<'_>) -> Routed 
             kinds: KindSet::default(),
             indexes: Vec::new(),
             record: RecordBuilder::new(&header, 0).finish(),
+            committed_at: None,
             _made_here: Made,
         }],
         refused: Vec::new(),

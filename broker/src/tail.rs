@@ -4,11 +4,12 @@
 
 use crate::{filter::FilterSpec, log::EntryHead};
 use bytes::Bytes;
-use hutong_proto::{Lane, Offset, record};
+use hutong_proto::{Lane, Micros, Offset, TraceContext, record};
 use parking_lot::RwLock;
 use std::{
     collections::VecDeque,
     sync::{Arc, OnceLock},
+    time::Instant,
 };
 use tokio::sync::watch;
 
@@ -18,6 +19,12 @@ pub struct TailEntry {
     pub head: EntryHead,
     /// The log's bytes.
     pub record: Bytes,
+    /// At the source, of the oldest delta; `None` for what was read from the log again.
+    pub committed_at: Option<Micros>,
+    /// Of its deltas that are traced: a few at most, mostly none.
+    pub traces: Option<Arc<[TraceContext]>>,
+    /// When it came into the ring; `None` for what was read from the log.
+    pub applied_at: Option<Instant>,
     /// Packed by the first who sends it so, for all others too. Nothing for a record that stays plain.
     packed: Arc<OnceLock<Option<Bytes>>>,
 }
@@ -34,7 +41,20 @@ impl TailEntry {
         TailEntry {
             head,
             record,
+            committed_at: None,
+            traces: None,
+            applied_at: None,
             packed: Arc::default(),
+        }
+    }
+
+    /// Says when its oldest delta was committed at its source, and which of them are traced.
+    #[must_use]
+    pub fn about(self, committed_at: Option<Micros>, traces: &[TraceContext]) -> TailEntry {
+        TailEntry {
+            committed_at,
+            traces: (!traces.is_empty()).then(|| traces.into()),
+            ..self
         }
     }
 
@@ -112,9 +132,11 @@ impl TailRings {
         let (urgent, bulk): (Vec<_>, Vec<_>) = group
             .into_iter()
             .partition(|e| e.head.partition.lane == Lane::Urgent);
+        let now = Instant::now();
         for (lane, entries) in self.lanes.iter().zip([urgent, bulk]) {
             let mut ring = lane.write();
-            for entry in entries {
+            for mut entry in entries {
+                entry.applied_at = Some(now);
                 assert!(entry.head.offset >= ring.next, "the tail goes forward only");
                 ring.bytes += entry.bytes();
                 ring.entries.push_back(entry);

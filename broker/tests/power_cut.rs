@@ -483,7 +483,7 @@ fn what_was_trimmed_is_known_after_a_power_cut() {
     }
     let begun = Instant::now();
     // Two families of columns, and with four files each one begins to merge.
-    while log.store().level0_files > 6 {
+    while log.store().level_files[0] > 6 {
         assert!(begun.elapsed() < support::PATIENCE, "{:?}", log.store());
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -1,7 +1,7 @@
 //! The command line: what can be asked for, with the help that a person reads.
 
 use crate::{
-    commands::{entity, lag, platforms, publish, tail},
+    commands::{check, debug, entity, lag, platforms, publish, tail, top},
     demo,
     errors::EXIT_CODES,
     output::Format,
@@ -57,6 +57,14 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// How far behind each subscription is, in records and seconds.
     Lag(lag::LagArgs),
+    /// Says whether every subscription keeps up, as monitoring plugins do: one line with figures, and
+    /// exit code 0, 1, 2 or 3.
+    Check(check::CheckArgs),
+    /// Platforms, lags and rates on the whole terminal, as they change.
+    Top(top::TopArgs),
+    /// Gathers what is needed to understand a fault.
+    #[command(subcommand)]
+    Debug(debug::DebugCommand),
     /// The current registers of one entity.
     Get(entity::EntityArgs),
     /// The colour that an entity's codes resolve to, and why.

@@ -14,7 +14,8 @@ Exit codes:
     2  wrong usage or configuration
     3  the broker cannot be reached
     4  the broker refused, with a reason
-  130  interrupted";
+  130  interrupted
+`hutong check` has those of monitoring plugins: 0 well, 1 warning, 2 critical, 3 unknown";
 
 /// Every error of the command. The text says what is wrong, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,9 @@ pub enum CliError {
     /// A part of the demo broke.
     #[error("{0}")]
     Broken(String),
+    /// Everything was said already; the exit code is the answer of `check`.
+    #[error("status {0}")]
+    Status(u8),
     #[error("interrupted")]
     Interrupted,
 }
@@ -68,6 +72,7 @@ impl CliError {
             CliError::Usage(_) | CliError::File { .. } => 2,
             CliError::Unreachable { .. } => 3,
             CliError::Refused { .. } => 4,
+            CliError::Status(code) => *code,
             // As shells do for a command that SIGINT ended.
             CliError::Interrupted => 130,
             // Who reads us has seen enough, as with `hutong tail | head`.
@@ -78,7 +83,7 @@ impl CliError {
 
     /// Whether there is nothing to tell anybody.
     pub fn is_silent(&self) -> bool {
-        self.code() == 0
+        self.code() == 0 || matches!(self, CliError::Status(_))
     }
 
     /// What a failed call means. A status without a reason of ours comes from the transport.

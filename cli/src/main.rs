@@ -9,8 +9,21 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Who watches takes 2 for "critical": a check that was asked wrongly knows nothing.
+fn wrong_usage(error: &clap::Error) -> ! {
+    let check = std::env::args()
+        .nth(1)
+        .is_some_and(|first| first == "check");
+    if check && error.use_stderr() {
+        // It may be closed; the exit code tells.
+        drop(error.print());
+        std::process::exit(i32::from(commands::check::UNKNOWN));
+    }
+    error.exit()
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| wrong_usage(&error));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("hutong")

@@ -63,6 +63,7 @@ const MODULES: &[&str] = &[
     "rocks",
     "log",
     "state",
+    "checkpoint",
     "filter",
     "tail",
     "admission",
@@ -76,9 +77,11 @@ const MODULES: &[&str] = &[
     "resolution",
     "query",
     "admin",
+    "console",
     "http",
     "reload",
     "node",
+    "backup",
 ];
 
 /// Modules that deal in domain types alone: the wire was converted before it came to them.
@@ -132,6 +135,9 @@ fn every_file_says_what_it_is_for() {
         (".rs", "//! "),
         (".proto", "// "),
         (".py", "\"\"\""),
+        (".js", "// "),
+        (".mjs", "// "),
+        (".css", "/* "),
         (".toml", "#"),
     ];
     let mut found = Vec::new();
@@ -412,6 +418,7 @@ const CLOCKS: &[&str] = &[
     "connectors/src/sources/snapshot_folder/folder.rs",
     "connectors/src/sources/snapshot_folder/mod.rs",
     "connectors/src/state.rs",
+    "telemetry/src/recent.rs",
 ];
 
 #[test]

@@ -14,6 +14,9 @@ use std::{net::SocketAddr, path::Path, path::PathBuf};
 /// So that the producers of bulk and of retries have names too: `NAME.bulk`, `NAME.retry`.
 const NAME_BYTES_MAX: usize = limits::NAME_BYTES_MAX - ".retry".len();
 
+/// One change in a hundred, where there is somewhere to push to.
+const TRACES: f64 = 0.01;
+
 #[derive(Debug)]
 pub struct Config {
     pub name: String,
@@ -38,6 +41,10 @@ pub struct TelemetrySettings {
     pub filter: String,
     /// Where `/metrics`, `/livez` and `/readyz` are served.
     pub http: Option<SocketAddr>,
+    /// Where spans are pushed by OTLP.
+    pub otlp: Option<String>,
+    /// The share of a source's changes that is traced.
+    pub traces: f64,
 }
 
 /// Out of the platform, or into it.
@@ -208,7 +215,21 @@ fn telemetry(table: &mut Table<'_>) -> TelemetrySettings {
         format: table.with_default_as("format", LogFormat::Text, format),
         filter: filter.unwrap_or_else(|| "info".to_owned()),
         http: table.optional("http"),
+        otlp: table.optional_as("otlp", address),
+        traces: table.with_default_as("traces", TRACES, share),
     }
+}
+
+fn share(value: &Value<'_>) -> Option<f64> {
+    let share = value.as_number();
+    share
+        .filter(|share| (0.0..=1.0).contains(share))
+        .or_else(|| {
+            value.fail_expected(
+                "a share",
+                "write a number from 0 to 1, such as 0.01 for one change in a hundred",
+            )
+        })
 }
 
 fn source(root: &mut Table<'_>) -> Option<Work> {

@@ -3,8 +3,10 @@
 
 use crate::checkpoint::{StateError, StateFolder, replace_file};
 use hutong_proto::Micros;
+use hutong_telemetry::catalogue::Label;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fmt, fs, io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
@@ -12,6 +14,9 @@ use std::{
 use tokio::sync::watch;
 
 const VERSION: u32 = 1;
+
+/// Of what there is no room for.
+const OTHER_REASON: &str = "OTHER";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -72,6 +77,9 @@ pub struct Counts {
     pub restarts: u64,
     /// How often the connection to the broker was made again.
     pub reconnects: u64,
+    /// Rows that became dead letters, by reason.
+    #[serde(default)]
+    pub dead_letters_added: BTreeMap<String, u64>,
     /// Letters in the file now.
     pub dead_letters: u64,
     /// Size of that file now.
@@ -83,6 +91,20 @@ pub struct Counts {
     pub held_back_seconds: f64,
     /// How far a sink is behind now.
     pub lag_seconds: f64,
+}
+
+impl Counts {
+    /// So many rows became dead letters. Reasons are those of two catalogues; a broker that knows more than we do
+    /// must not make the list long.
+    pub fn dead_letter(&mut self, reason: &str, rows: u64) {
+        let known = &mut self.dead_letters_added;
+        let room = known.len() + 1 < Label::Reason.values_max();
+        let reason = match room || known.contains_key(reason) {
+            true => reason,
+            false => OTHER_REASON,
+        };
+        *known.entry(reason.to_owned()).or_default() += rows;
+    }
 }
 
 /// As it stands in `status.json`. Names no person.
@@ -229,6 +251,16 @@ pub fn now() -> Micros {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reasons_that_nobody_knows_are_counted_together() {
+        let mut counts = Counts::default();
+        for n in 0..1000 {
+            counts.dead_letter(&format!("REASON_{n}"), 1);
+        }
+        assert_eq!(counts.dead_letters_added.len(), Label::Reason.values_max());
+        assert_eq!(counts.dead_letters_added.values().sum::<u64>(), 1000);
+    }
 
     #[test]
     fn a_new_reason_does_not_make_the_state_newer() {

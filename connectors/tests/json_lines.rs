@@ -36,6 +36,7 @@ fn delta(entity: u8, revision: u64) -> Delivered {
         issuer: Issuer::new(340_000).expect("six digits"),
         offset: Offset(revision),
         durable_at: Micros(1_660_000_000_000_000),
+        trace: None,
         delta: Delta {
             entity: EntityId([entity; 16]),
             revision: Revision(revision),

@@ -62,6 +62,7 @@ fn with_value(entity: u32, revision: u64, value: Value) -> Delivered {
         issuer: Issuer::new(340_000).expect("six digits"),
         offset: Offset(revision * 10),
         durable_at: Micros(1_660_000_000_000_001),
+        trace: None,
         delta: Delta {
             entity: EntityId(id),
             revision: Revision(revision),

@@ -6,6 +6,7 @@ use crate::{
     ids::{EntityId, Issuer, Kind, Lane, Micros, Revision, Sequence},
     limits,
     reason::{Reason, Refusal},
+    trace::TraceContext,
     wire::{Field, FieldValue, Reader},
 };
 use std::{ops::Range, sync::Arc};
@@ -182,6 +183,8 @@ pub struct DeltaView<'a> {
     pub expires_at: Micros,
     pub provenance: u32,
     pub evidence: &'a str,
+    /// Of the few that are traced.
+    pub trace: Option<TraceContext>,
     pub value: ValueView<'a>,
     /// The encoded value, without its field.
     pub value_bytes: &'a [u8],
@@ -228,6 +231,7 @@ impl<'a> DeltaView<'a> {
             provenance: u32::try_from(fields.provenance)
                 .map_err(|_| Refusal::new(Reason::ProvenanceMissing, "provenance"))?,
             evidence: text(fields.evidence, "evidence", limits::EVIDENCE_BYTES_MAX)?,
+            trace: None,
             value: ValueView::parse(number, value_bytes)?,
             value_bytes,
         };
@@ -240,6 +244,7 @@ impl<'a> DeltaView<'a> {
         let mut entity = None;
         let (mut revision, mut committed_at, mut expires_at, mut provenance) = (0, 0, 0, 0);
         let mut evidence = "";
+        let mut trace = None;
         let mut value = None;
         let mut seen = Seen::default();
         let mut reader = Reader::new(bytes);
@@ -263,6 +268,7 @@ impl<'a> DeltaView<'a> {
                 (6, FieldValue::Len(b)) => {
                     evidence = text(b, "evidence", limits::EVIDENCE_BYTES_MAX)?;
                 }
+                (7, FieldValue::Len(b)) => trace = Some(trace_context(b)?),
                 (number @ 10..=31, FieldValue::Len(b)) => {
                     if value.is_some() {
                         return Err(Refusal::new(Reason::KindUnknown, "value")
@@ -284,6 +290,7 @@ impl<'a> DeltaView<'a> {
             expires_at: Micros(expires_at),
             provenance,
             evidence,
+            trace,
             value,
             value_bytes,
         })
@@ -499,6 +506,13 @@ impl<'a> PathView<'a> {
     }
 }
 
+fn trace_context(bytes: &[u8]) -> Result<TraceContext> {
+    TraceContext::from_slice(bytes).ok_or_else(|| {
+        Refusal::new(Reason::ValueOutOfRange, "trace")
+            .detail("16 bytes of a trace and 8 of a span, neither all zero")
+    })
+}
+
 /// Which fields of a message were seen: a field that stands twice means different things to
 /// different readers, so it is refused.
 #[derive(Default)]
@@ -524,6 +538,7 @@ fn delta_field(number: u32) -> &'static str {
         4 => "expires_at_us",
         5 => "provenance",
         6 => "evidence",
+        7 => "trace",
         10..=31 => "value",
         _ => "",
     }

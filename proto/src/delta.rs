@@ -3,6 +3,7 @@
 use crate::{
     ids::{EntityId, Kind, Lane, Micros, Revision},
     reason::{Reason, Refusal},
+    trace::TraceContext,
     wire::{self, FieldValue, Reader},
 };
 use std::{fmt, sync::Arc};
@@ -187,6 +188,11 @@ impl Delta {
     /// Appends the encoded message, without field tag, to `out`; `provenance` is the index in the
     /// table of the message that will carry it.
     pub fn encode(&self, provenance: u32, out: &mut Vec<u8>) {
+        self.encode_traced(provenance, None, out);
+    }
+
+    /// The same for a delta that is traced.
+    pub fn encode_traced(&self, provenance: u32, trace: Option<TraceContext>, out: &mut Vec<u8>) {
         DeltaParts {
             entity: self.entity,
             revision: self.revision,
@@ -194,6 +200,7 @@ impl Delta {
             expires_at: self.expires_at,
             provenance,
             evidence: &self.evidence,
+            trace,
             kind: self.value.kind(),
             value: &self.value.encode(),
         }
@@ -210,6 +217,8 @@ pub struct DeltaParts<'a> {
     pub expires_at: Micros,
     pub provenance: u32,
     pub evidence: &'a str,
+    /// Of the few that are traced.
+    pub trace: Option<TraceContext>,
     pub kind: Kind,
     pub value: &'a [u8],
 }
@@ -229,7 +238,7 @@ pub(crate) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// Of a delta as encoders write it: each field at most once, in the order of their numbers, and short.
-    /// Nothing for any other, which may be sound or not.
+    /// Nothing for any other, which may be sound or not; nor for the few that are traced.
     #[inline]
     pub fn in_order(bytes: &'a [u8]) -> Option<Fields<'a>> {
         // Field 1, of 16 bytes.
@@ -294,6 +303,7 @@ impl<'a> DeltaParts<'a> {
             provenance: u32::try_from(fields.provenance).map_err(|_| missing("provenance"))?,
             evidence: std::str::from_utf8(fields.evidence)
                 .map_err(|_| Refusal::new(Reason::StringNotUtf8, "evidence"))?,
+            trace: None,
             kind: kind.ok_or_else(|| missing("value"))?,
             value,
         })
@@ -302,7 +312,7 @@ impl<'a> DeltaParts<'a> {
     /// With its fields in any order.
     fn read_any(bytes: &'a [u8]) -> Result<DeltaParts<'a>, Refusal> {
         let (mut revision, mut committed_at, mut expires_at, mut provenance) = (0, 0, 0, 0);
-        let (mut entity, mut evidence, mut value) = (None, &[][..], None);
+        let (mut entity, mut evidence, mut trace, mut value) = (None, &[][..], None, None);
         let mut reader = Reader::new(bytes);
         while let Some(field) = reader.field()? {
             match (field.number, field.value) {
@@ -312,6 +322,7 @@ impl<'a> DeltaParts<'a> {
                 (4, FieldValue::Varint(n)) => expires_at = n,
                 (5, FieldValue::Varint(n)) => provenance = n,
                 (6, FieldValue::Len(b)) => evidence = b,
+                (7, FieldValue::Len(b)) => trace = TraceContext::from_slice(b),
                 (n, FieldValue::Len(b)) => {
                     let kind = Kind::ALL.into_iter().find(|kind| value_field(*kind) == n);
                     value = kind.map(|kind| (kind, b));
@@ -328,6 +339,7 @@ impl<'a> DeltaParts<'a> {
             provenance: u32::try_from(provenance).map_err(|_| missing("provenance"))?,
             evidence: std::str::from_utf8(evidence)
                 .map_err(|_| Refusal::new(Reason::StringNotUtf8, "evidence"))?,
+            trace,
             kind,
             value,
         })
@@ -341,6 +353,9 @@ impl<'a> DeltaParts<'a> {
         wire::put_number(out, 5, u64::from(self.provenance));
         if !self.evidence.is_empty() {
             wire::put_bytes(out, 6, self.evidence.as_bytes());
+        }
+        if let Some(trace) = self.trace {
+            wire::put_bytes(out, 7, &trace.to_bytes());
         }
         wire::put_bytes(out, value_field(self.kind), self.value);
     }

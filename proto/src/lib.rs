@@ -16,6 +16,7 @@ pub mod metadata;
 mod packing;
 pub mod reason;
 pub mod record;
+mod trace;
 pub mod wire;
 
 pub use cursor::Cursor;
@@ -26,3 +27,4 @@ pub use ids::{
 };
 pub use reason::{Reason, Refusal};
 pub use record::{RecordHeader, RecordView};
+pub use trace::TraceContext;

@@ -208,6 +208,9 @@ catalogue! {
     TooManySnapshots "TOO_MANY_SNAPSHOTS" ResourceExhausted Later true
         "as many snapshots as allowed are being sent; try again later"
         "正在发送的快照数量已达上限；请稍后再试";
+    CheckpointInUse "CHECKPOINT_IN_USE" FailedPrecondition Later true
+        "another backup is being carried away; wait for its end"
+        "另一份备份正在复制；请等待其完成";
     PartitionUnknown "PARTITION_UNKNOWN" NotFound No true
         "no such partition: issuer, lane or shard is not configured"
         "无此分区：签发方、通道或分片未配置";

@@ -66,6 +66,7 @@ fn api_delta() -> impl Strategy<Value = api::Delta> {
                     expires_at_us,
                     provenance,
                     evidence,
+                    trace: Vec::new().into(),
                     value,
                 }
             },

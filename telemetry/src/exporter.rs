@@ -1,15 +1,20 @@
 //! OpenTelemetry instruments, read in Prometheus' text format.
 
 use opentelemetry::metrics::{Meter, MeterProvider as _};
+use opentelemetry_otlp::{MetricExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
     Resource,
-    metrics::{Instrument, SdkMeterProvider, Stream},
+    metrics::{Instrument, PeriodicReader, SdkMeterProvider, Stream},
 };
 use prometheus::{Registry, TextEncoder};
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
+use tokio_util::sync::CancellationToken;
+
+const NEVER: Duration = Duration::from_secs(365 * 86_400);
 
 type Hook = Box<dyn Fn() + Send + Sync>;
 
@@ -20,6 +25,7 @@ pub struct Exporter(Arc<Inner>);
 struct Inner {
     registry: Registry,
     provider: SdkMeterProvider,
+    pushes: bool,
     /// Run before the instruments are read. The lock also keeps scrapes one after the other.
     before: Mutex<Vec<Hook>>,
 }
@@ -47,6 +53,15 @@ impl Exporter {
     pub fn new(
         series_max: impl Fn(&str) -> Option<usize> + Send + Sync + 'static,
     ) -> Result<Exporter, ScrapeError> {
+        Exporter::pushing(series_max, None)
+    }
+
+    /// The same, and [`Exporter::push`] pushes to this address by OTLP over gRPC: `http://127.0.0.1:4317`. Within a
+    /// runtime of tokio; nothing is connected yet.
+    pub fn pushing(
+        series_max: impl Fn(&str) -> Option<usize> + Send + Sync + 'static,
+        otlp: Option<&str>,
+    ) -> Result<Exporter, ScrapeError> {
         let registry = Registry::new();
         let reader = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -63,14 +78,30 @@ impl Exporter {
                 .build()
                 .ok()
         };
-        let provider = SdkMeterProvider::builder()
-            .with_resource(Resource::builder_empty().build())
+        let mut provider = SdkMeterProvider::builder()
+            .with_resource(
+                Resource::builder_empty()
+                    .with_service_name("hutong")
+                    .build(),
+            )
             .with_reader(reader)
-            .with_view(view)
-            .build();
+            .with_view(view);
+        if let Some(otlp) = otlp {
+            let exporter = MetricExporter::builder()
+                .with_tonic()
+                .with_endpoint(otlp)
+                .build()
+                .map_err(|e| ScrapeError::SetUp(e.to_string()))?;
+            // It would read without the hooks: it is told when.
+            let reader = PeriodicReader::builder(exporter)
+                .with_interval(NEVER)
+                .build();
+            provider = provider.with_reader(reader);
+        }
         Ok(Exporter(Arc::new(Inner {
             registry,
-            provider,
+            provider: provider.build(),
+            pushes: otlp.is_some(),
             before: Mutex::default(),
         })))
     }
@@ -96,6 +127,36 @@ impl Exporter {
         TextEncoder::new()
             .encode_to_string(&families)
             .map_err(|e| ScrapeError::Encode(e.to_string()))
+    }
+
+    /// Pushes all instruments, if there is somewhere to push them to. Blocks for as long as that takes.
+    fn push_once(&self) {
+        let hooks = self.hooks();
+        for hook in hooks.iter() {
+            hook();
+        }
+        if let Err(error) = self.0.provider.force_flush() {
+            tracing::warn!(%error, "metrics could not be pushed");
+        }
+    }
+
+    /// Pushes now and then until it is told to stop. Ends at once without an address.
+    pub async fn push(self, every: Duration, stop: CancellationToken) {
+        if !self.0.pushes {
+            return;
+        }
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            // Each is cancel-safe.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let exporter = self.clone();
+            // Only a defect of a hook ends it so, and the next push says it again.
+            drop(tokio::task::spawn_blocking(move || exporter.push_once()).await);
+        }
     }
 
     fn hooks(&self) -> std::sync::MutexGuard<'_, Vec<Hook>> {

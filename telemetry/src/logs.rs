@@ -1,5 +1,6 @@
 //! Logs: `tracing` to standard error.
 
+use crate::recent::Recent;
 use std::{env, io, io::IsTerminal};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
@@ -35,7 +36,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), LogsError> {
     let filter = parse(filter)?;
     let colours =
         io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(Recent);
     let layer = fmt::layer().with_writer(io::stderr);
     match format {
         LogFormat::Text => registry.with(layer.with_ansi(colours)).try_init(),

@@ -3,6 +3,7 @@
 //! clock's. One thread owns it.
 
 pub mod exceptions;
+mod flip_flops;
 pub mod producers;
 pub mod provenances;
 #[cfg(test)]
@@ -11,7 +12,7 @@ pub mod waiters;
 
 use crate::{
     log::{Entry, Tail},
-    metrics::Recorder,
+    metrics::{Colours, Recorder},
     state::{
         Applied, Group, State, StateError,
         keys::{self, RegisterKey},
@@ -20,9 +21,10 @@ use crate::{
     tail::{TailEntry, TailRings},
 };
 use exceptions::Dropped;
+use flip_flops::FlipFlops;
 use hutong_proto::{
-    Issuer, Kind, Lane, Reason, Refusal, Revision, Shard, api, delta::DeltaParts,
-    record::RecordView,
+    Issuer, Kind, Lane, Micros, Reason, Refusal, Revision, Shard, TraceContext, api,
+    delta::DeltaParts, record::RecordView,
 };
 use producers::{Fate, Producer};
 use prost::Message;
@@ -35,6 +37,9 @@ use waiters::{BatchKey, PartOutcome, Waiters};
 
 /// Provenance entries whose id is remembered; a platform uses a few hundred.
 const PROVENANCE_CACHE_MAX: usize = 16_384;
+
+/// Deltas of one record whose way to subscribers is traced.
+const TRACES_PER_RECORD_MAX: usize = 8;
 
 /// Why apply had to stop. The broker stops with it: an order of effects that cannot be continued
 /// must not be guessed.
@@ -58,19 +63,36 @@ pub struct Apply {
     highest: HashMap<(Issuer, Kind, Shard), Revision>,
     producers: HashMap<(Issuer, Arc<str>), Producer>,
     provenances: HashMap<(Issuer, Box<[u8]>), ProvenanceId>,
+    /// Which entities changed colour last.
+    flips: FlipFlops,
     /// The row in the making.
     row: Vec<u8>,
 }
 
 /// What a group changed, to be told after it is committed.
-#[derive(Default)]
 struct Effects {
+    began: Instant,
     tail: Vec<TailEntry>,
     parts: Vec<(BatchKey, PartOutcome)>,
     /// In order, so that the same log gives the same writes.
     producers: BTreeSet<(Issuer, Arc<str>)>,
     highest: BTreeSet<(Issuer, Kind, Shard)>,
     deltas: u64,
+    colours: HashMap<Issuer, Colours>,
+}
+
+impl Default for Effects {
+    fn default() -> Effects {
+        Effects {
+            began: Instant::now(),
+            tail: Vec::new(),
+            parts: Vec::new(),
+            producers: BTreeSet::new(),
+            highest: BTreeSet::new(),
+            deltas: 0,
+            colours: HashMap::new(),
+        }
+    }
 }
 
 impl Apply {
@@ -89,6 +111,7 @@ impl Apply {
             highest: HashMap::new(),
             producers: HashMap::new(),
             provenances: HashMap::new(),
+            flips: FlipFlops::default(),
             row: Vec::new(),
         };
         let damaged = |key: &[u8]| StateError::damaged(key, "does not decode");
@@ -161,7 +184,12 @@ impl Apply {
         });
         failpoint!(ApplyVisible);
         self.rings.push(effects.tail, next);
-        for (key, part) in effects.parts {
+        for (issuer, colours) in &effects.colours {
+            self.metrics.colours(*issuer, colours);
+        }
+        let applied_at = Instant::now();
+        for (key, mut part) in effects.parts {
+            part.applied_at = applied_at;
             self.waiters.applied(&key, part);
         }
         Ok(())
@@ -182,10 +210,11 @@ impl Apply {
         let known = self.producers.entry(producer_key.clone()).or_default();
         let fate = known.observe(&record.header);
         effects.producers.insert(producer_key);
-        let stale = match fate {
+        let applied = match fate {
             Fate::Fresh => self.deltas(entry, &record, group, effects)?,
-            Fate::Duplicate | Fate::Fenced => Vec::new(),
+            Fate::Duplicate | Fate::Fenced => Deltas::default(),
         };
+        let stale = applied.stale;
         let dropped = match fate {
             Fate::Fresh if stale.is_empty() => Dropped::Nothing,
             Fate::Fresh if stale.len() < record.deltas.len() => Dropped::Some(stale.clone()),
@@ -197,7 +226,10 @@ impl Apply {
             group.put(&keys::exception(entry.head.offset), &row);
         }
         if let Some(delivered) = dropped.cut(&entry.head, &entry.record, &record) {
-            effects.tail.push(TailEntry::new(entry.head, delivered));
+            let tail = TailEntry::new(entry.head, delivered);
+            effects
+                .tail
+                .push(tail.about(applied.committed_at, &applied.traces));
         }
         let key = BatchKey {
             issuer: record.header.partition.issuer,
@@ -211,6 +243,8 @@ impl Apply {
                 partition: entry.head.partition,
                 offset: entry.head.offset,
                 durable_at: entry.head.durable_at,
+                // Not yet: set when the group is.
+                applied_at: effects.began,
                 fate,
                 stale,
             },
@@ -218,17 +252,18 @@ impl Apply {
         Ok(())
     }
 
-    /// Applies the deltas of a fresh record; returns those that are not newer than what is there.
+    /// Applies the deltas of a fresh record.
     fn deltas(
         &mut self,
         entry: &Entry,
         record: &RecordView<'_>,
         group: &mut Group<'_>,
         effects: &mut Effects,
-    ) -> Result<Vec<u32>, EntryError> {
+    ) -> Result<Deltas, EntryError> {
         let issuer = entry.head.partition.issuer;
         let shard = entry.head.partition.shard;
-        let mut stale = Vec::new();
+        let mut applied = Deltas::default();
+        let mut colours = Colours::default();
         // Issuer and shard are the record's, so there is one for each kind, looked up once.
         let mut highest = Kind::ALL.map(|kind| {
             let bucket = (issuer, kind, shard);
@@ -253,7 +288,7 @@ impl Apply {
                 && row.revision >= delta.revision
                 && !planted!(RevisionIgnored)
             {
-                stale.push(index as u32);
+                applied.stale.push(index as u32);
                 continue;
             }
             let provenance = match ids.get(&delta.provenance) {
@@ -268,6 +303,14 @@ impl Apply {
             row_of(&delta, entry, provenance).encode(&mut self.row);
             group.put_register(&key, &self.row);
             effects.deltas += 1;
+            applied.count(&delta);
+            if delta.kind == Kind::HealthCode {
+                self.flips
+                    .count(&key, delta.value, entry.head.durable_at, &mut colours);
+            }
+        }
+        if colours != Colours::default() {
+            effects.colours.entry(issuer).or_default().add(&colours);
         }
         for (bucket, revision) in highest {
             let known = self.highest.entry(bucket).or_default();
@@ -276,7 +319,7 @@ impl Apply {
                 effects.highest.insert(bucket);
             }
         }
-        Ok(stale)
+        Ok(applied)
     }
 
     /// The id of a provenance entry, storing the entry when it is new.
@@ -302,6 +345,29 @@ impl Apply {
         }
         self.provenances.insert(cache_key, id);
         Ok(id)
+    }
+}
+
+/// What came of the deltas of a record.
+#[derive(Default)]
+struct Deltas {
+    /// Not newer than what is there: their indexes.
+    stale: Vec<u32>,
+    /// At its source, of the oldest one of the others.
+    committed_at: Option<Micros>,
+    /// Of the others.
+    traces: Vec<TraceContext>,
+}
+
+impl Deltas {
+    fn count(&mut self, delta: &DeltaParts<'_>) {
+        let at = delta.committed_at;
+        self.committed_at = Some(self.committed_at.map_or(at, |oldest| oldest.min(at)));
+        if let Some(trace) = delta.trace
+            && self.traces.len() < TRACES_PER_RECORD_MAX
+        {
+            self.traces.push(trace);
+        }
     }
 }
 
@@ -337,7 +403,8 @@ fn control(record: &[u8], group: &mut Group<'_>) -> Result<(), EntryError> {
             let platform = issuer(deleted.platform)?;
             group.delete(&keys::subscription(platform, &deleted.subscription));
         }
-        None => {}
+        // It moved the offsets on, by being there.
+        Some(Act::Restored(_)) | None => {}
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use crate::apply::{producers::Fate, provenances::Provenances};
 use hutong_proto::{Epoch, Issuer, Micros, Offset, Partition, Sequence};
 use parking_lot::Mutex;
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 use tokio::sync::oneshot;
 
 use crate::log::AppendError;
@@ -14,6 +14,8 @@ pub struct PartOutcome {
     pub partition: Partition,
     pub offset: Offset,
     pub durable_at: Micros,
+    /// When it became visible.
+    pub applied_at: Instant,
     pub fate: Fate,
     /// Indexes in the record of deltas whose register was newer already.
     pub stale: Vec<u32>,

@@ -51,6 +51,13 @@ impl History {
         known.points.push_back((below, at));
     }
 
+    /// Whether a point was reached beyond `from`, up to `upto`.
+    pub fn reached_between(&self, lane: Lane, from: Offset, upto: Offset) -> bool {
+        let known = self.lanes[lane.index()].lock();
+        let i = known.points.partition_point(|(below, _)| *below <= from);
+        known.points.get(i).is_some_and(|(below, _)| *below <= upto)
+    }
+
     /// When everything up to and including `offset` was reached, or a little later if that is long ago;
     /// `None` if it was not, or before the first point.
     pub fn when(&self, lane: Lane, offset: Offset) -> Option<Micros> {
@@ -115,6 +122,11 @@ mod tests {
             );
         }
         assert_eq!(history.when(Lane::Bulk, Offset(4)), None);
+        for (from, upto, expected) in [(5, 9, true), (5, 8, false), (9, 11, false), (12, 99, false)]
+        {
+            let reached = history.reached_between(Lane::Urgent, Offset(from), Offset(upto));
+            assert_eq!(reached, expected, "{from} to {upto}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod beside;
 mod blocking;
 pub mod credit;
 pub mod cursors;
+mod flight;
 pub mod history;
 mod log_reader;
 pub mod registry;
@@ -13,7 +14,7 @@ mod snapshot;
 mod turns;
 
 use crate::{
-    access::{Access, Call},
+    access::{Access, Call, clock_ahead_us, trace_parent},
     clock::Clock,
     control::ControlWriter,
     ingress::FrameStream,
@@ -36,6 +37,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument;
 
 /// Messages to a subscriber that wait for its connection; each is up to about 1 MiB, and what waits
 /// here an urgent record cannot overtake.
@@ -96,8 +98,19 @@ impl SubscribeService for Fanout {
             .access
             .check(request.metadata(), Call::Subscribe)
             .and_then(|identity| identity.platform())?;
+        if let Some(ahead_us) = clock_ahead_us(request.metadata(), (self.clock)()) {
+            self.metrics.clock_said(platform, ahead_us);
+        }
+        let trace = trace_parent(request.metadata());
         let (session, frames) = self.session(platform, request.into_inner());
-        self.tasks.spawn(session);
+        match trace {
+            // What it logs then carries the trace.
+            Some(trace) => {
+                let span = tracing::info_span!("subscribe", trace_id = %trace);
+                self.tasks.spawn(session.instrument(span))
+            }
+            None => self.tasks.spawn(session),
+        };
         Ok(Response::new(frames))
     }
 }

@@ -2,7 +2,10 @@
 //! cursors are written to the control partition once a second, so any node knows them.
 
 use crate::{
-    fanout::history::History,
+    fanout::{
+        flight::{self, Flight, Flights},
+        history::History,
+    },
     filter::{FilterSpec, Platforms},
     state::{State, StateError, keys},
     tail::Packing,
@@ -48,6 +51,8 @@ pub struct Subscription {
     /// By lane: the applied cursor that was last taken to be stored.
     stored: [AtomicU64; 2],
     pub applied_at: AtomicU64,
+    /// By lane.
+    flights: [Mutex<Flights>; 2],
     pub sent_history: History,
     pub applied_history: History,
     pub in_snapshot: AtomicBool,
@@ -80,6 +85,7 @@ impl Subscription {
             begun: offsets(row.begun),
             stored: atomics(),
             applied_at: AtomicU64::new(row.applied_at_us),
+            flights: Default::default(),
             sent_history: History::new(before),
             applied_history: History::new(before),
             in_snapshot: AtomicBool::new(false),
@@ -113,6 +119,7 @@ impl Subscription {
             if planted!(CursorOffByOne) && how == Begin::AtCursor {
                 offset += 1;
             }
+            self.flights[i].lock().clear();
             self.position[i].store(offset, Ordering::Release);
             self.sent[i].store(offset, Ordering::Release);
             if applied {
@@ -154,10 +161,11 @@ impl Subscription {
         self.applied_at.load(Ordering::Acquire) != 0
     }
 
-    fn handled(&self, lane: Lane, position: Offset, last: Option<Offset>, at: Micros) {
-        if let Some(last) = last {
-            self.sent[lane.index()].store(last.next().0, Ordering::Release);
-            self.sent_history.reached(lane, last.next(), at);
+    fn handled(&self, lane: Lane, position: Offset, sent: Option<Flight>, at: Micros) {
+        if let Some(flight) = sent {
+            self.sent[lane.index()].store(flight.below.0, Ordering::Release);
+            self.sent_history.reached(lane, flight.below, at);
+            flight::take_off(&mut self.flights[lane.index()].lock(), flight);
         }
         self.position[lane.index()].store(position.0, Ordering::Release);
     }
@@ -186,6 +194,19 @@ impl Subscription {
         }
         self.applied_at.store(at.0, Ordering::Release);
         Ok(())
+    }
+
+    /// What was sent and is acknowledged since the last call.
+    pub fn landed(&self, lane: Lane) -> Vec<Flight> {
+        flight::land(&mut self.flights[lane.index()].lock(), self.applied(lane))
+    }
+
+    /// Whether it had acknowledged a record that is beyond this cursor.
+    pub fn has_lost(&self, cursor: &Cursor) -> bool {
+        Lane::DELIVERED.into_iter().any(|lane| {
+            let (from, upto) = (cursor.lane(lane), self.applied(lane));
+            from < upto && self.sent_history.reached_between(lane, from, upto)
+        })
     }
 
     /// Whether what is at this offset was never sent as a record.
@@ -289,15 +310,15 @@ impl Lease {
         self.held(|s| s.in_snapshot.store(true, Ordering::Release))
     }
 
-    /// Everything of a lane below `position` was handled; `last` is the last record sent, if any.
+    /// Everything of a lane below `position` was handled; `sent` is what of it was sent, if anything.
     pub fn handled(
         &self,
         lane: Lane,
         position: Offset,
-        last: Option<Offset>,
+        sent: Option<Flight>,
         at: Micros,
     ) -> Result<(), Refusal> {
-        self.held(|s| s.handled(lane, position, last, at))
+        self.held(|s| s.handled(lane, position, sent, at))
     }
 
     /// The platform says it applied everything below this cursor; refused beyond what was sent.

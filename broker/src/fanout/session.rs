@@ -5,6 +5,7 @@ use crate::{
         Fanout,
         beside::Begun,
         credit::Credit,
+        flight::Flight,
         log_reader,
         registry::{Begin, Lease, Subscription},
         snapshot,
@@ -12,18 +13,22 @@ use crate::{
     },
     filter::FilterSpec,
     ingress::{check_name, first_frame},
+    metrics::{Conflict, Direction, Hop, spans},
     overload::{GiveWay, ReadsFrom},
     tail::{Packing, TailEntry, TailRead},
 };
 use bytes::Bytes;
 use hutong_proto::{
-    Cursor, Issuer, Lane, Offset, Reason, RecordView, Refusal, api, frame::Frame, limits, record,
+    Cursor, Issuer, Lane, Micros, Offset, Reason, RecordView, Refusal, TraceContext, api,
+    frame::Frame, limits, record,
 };
 use prost::Message;
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Status, Streaming};
 
+/// Deltas of one delivery whose way is traced.
+const TRACES_PER_DELIVERY_MAX: usize = 16;
 const BOOKMARK_EVERY: Duration = Duration::from_millis(limits::BOOKMARK_EVERY_MS);
 
 pub type Out = mpsc::Sender<Result<Frame, Status>>;
@@ -39,10 +44,22 @@ struct Chunk {
     records: usize,
     /// In which they go out, one behind the other.
     pieces: Vec<Bytes>,
-    /// The last record in it.
-    last: Option<Offset>,
+    /// Everything in it is below this; of the records, not of what is covered.
+    below: Option<Offset>,
+    /// Of the oldest delta in it, at its source; or when it became durable, if it was read from the log.
+    committed_at: Micros,
+    /// How long the first record has waited since it was applied.
+    waited: Waited,
+    traces: Vec<TraceContext>,
     /// Everything of the lane below this is covered.
     next: Offset,
+}
+
+enum Waited {
+    /// In the ring, since then.
+    Since(std::time::Instant),
+    /// In the log, since it became durable.
+    SinceDurable(Micros),
 }
 
 impl Session {
@@ -56,6 +73,9 @@ impl Session {
 
     pub async fn run(self, input: Streaming<Frame>) {
         if let Err(refusal) = self.serve(input).await {
+            if let Some(conflict) = conflict(refusal.reason) {
+                self.shared.metrics.view_conflict(self.platform, conflict);
+            }
             tracing::info!(
                 platform = %self.platform,
                 reason = refusal.reason.code(),
@@ -154,6 +174,10 @@ impl Session {
             }
         };
         if how == Begin::AtCursor {
+            if subscription.has_lost(&cursor) {
+                let conflict = Conflict::CursorBack;
+                self.shared.metrics.view_conflict(self.platform, conflict);
+            }
             subscription.check_filtered(&cursor)?;
         }
         self.check_cursor(&cursor, lease)?;
@@ -228,9 +252,15 @@ impl Session {
                             .ok_or_else(|| Refusal::new(Reason::FieldMissing, "applied.cursor"))?;
                         let cursor =
                             Cursor::from_api(&cursor, self.shared.log_id, "applied.cursor")?;
-                        lease.acknowledge(cursor, (self.shared.clock)())?;
+                        let now = (self.shared.clock)();
+                        lease.acknowledge(cursor, now)?;
+                        self.measure(lease, now);
                     }
-                    Some(Message::Credit(more)) => credit.give(more.bytes),
+                    Some(Message::Credit(more)) => {
+                        let metrics = &self.shared.metrics;
+                        metrics.credit(self.platform, Direction::FromSubscribers, more.bytes);
+                        credit.give(more.bytes);
+                    }
                     Some(Message::Open(_)) => return Err(Reason::OpenRepeated.into()),
                     None => {
                         return Err(
@@ -244,6 +274,23 @@ impl Session {
                     return Err(
                         Refusal::from(Reason::SessionTakenOver).detail("the connection broke")
                     );
+                }
+            }
+        }
+    }
+
+    /// The last hops of what the platform has just said to have.
+    fn measure(&self, lease: &Lease, now: Micros) {
+        let metrics = &self.shared.metrics;
+        for lane in Lane::DELIVERED {
+            for flight in lease.subscription.landed(lane) {
+                let sent = now.seconds_since(flight.sent_at);
+                metrics.hop(Hop::SentToPlatform, lane, sent);
+                let whole = now.seconds_since(flight.committed_at);
+                metrics.hop(Hop::SourceToPlatform, lane, whole);
+                for trace in &flight.traces {
+                    let span = spans::deliver(*trace, self.platform, lane, flight.sent_at, now);
+                    metrics.traces().record(span, None);
                 }
             }
         }
@@ -273,16 +320,14 @@ impl Session {
                 turns.urgent_sent();
             } else if let (None, Ok(target)) = (&reading, bulk) {
                 match self.read_ring(Lane::Bulk, target, lease)? {
-                    Some(chunk) => {
-                        reader.reads(ReadsFrom::Ring);
-                        sent = self.deliver(Lane::Bulk, chunk, lease, credit).await?;
-                        turns.bulk_sent();
-                    }
-                    None => {
-                        reader.reads(ReadsFrom::Log);
-                        reading = Some(self.read_log(Lane::Bulk, target, lease));
-                    }
+                    Some(chunk) => sent = self.deliver(Lane::Bulk, chunk, lease, credit).await?,
+                    None => reading = Some(self.read_log(Lane::Bulk, target, lease)),
                 }
+                reader.reads(match reading.is_some() {
+                    true => ReadsFrom::Log,
+                    false => ReadsFrom::Ring,
+                });
+                turns.bulk_sent();
             }
             if Instant::now() >= bookmark_at {
                 self.bookmark(&lease.subscription).await?;
@@ -293,7 +338,7 @@ impl Session {
             }
             let draining = self.shared.draining.is_cancelled();
             // Who can still take something gets all that is applied first.
-            if draining && (reading.is_none() || !credit.available()) {
+            if draining && (reading.is_none() && bulk.is_ok() || !credit.available()) {
                 return self.say_goodbye(lease).await;
             }
             let read = async {
@@ -385,10 +430,12 @@ impl Session {
         let from = lease.subscription.position(lane);
         let now = (self.shared.clock)();
         // Before it is sent, so that an ack cannot overtake it.
-        lease.handled(lane, chunk.next, chunk.last, now)?;
+        lease.handled(lane, chunk.next, chunk.flight(now), now)?;
         if chunk.records == 0 {
             return Ok(chunk.next > from && chunk.next < self.shared.rings.next());
         }
+        let seconds = chunk.waited.seconds(now);
+        self.shared.metrics.hop(Hop::AppliedToSent, lane, seconds);
         let frame = record::delivery(chunk.pieces);
         credit.spend(frame.len());
         self.shared
@@ -456,6 +503,35 @@ fn read_chunk(read: Option<Read>, lease: &Lease) -> Result<Chunk, Refusal> {
     chunk(entries, next, lease)
 }
 
+/// Whether a platform is sent away because what it says to have cannot be.
+fn conflict(reason: Reason) -> Option<Conflict> {
+    match reason {
+        Reason::CursorAhead => Some(Conflict::CursorAhead),
+        Reason::CursorOfAnotherLog => Some(Conflict::AnotherLog),
+        _ => None,
+    }
+}
+
+impl Chunk {
+    fn flight(&self, sent_at: Micros) -> Option<Flight> {
+        self.below.map(|below| Flight {
+            below,
+            committed_at: self.committed_at,
+            sent_at,
+            traces: self.traces.clone(),
+        })
+    }
+}
+
+impl Waited {
+    fn seconds(&self, now: Micros) -> f64 {
+        match self {
+            Waited::Since(at) => at.elapsed().as_secs_f64(),
+            Waited::SinceDurable(at) => now.seconds_since(*at),
+        }
+    }
+}
+
 /// One that is wanted in part is cut.
 fn chunk(entries: Vec<TailEntry>, next: Offset, lease: &Lease) -> Result<Chunk, Refusal> {
     let filter = &lease.filter;
@@ -471,10 +547,25 @@ fn chunk(entries: Vec<TailEntry>, next: Offset, lease: &Lease) -> Result<Chunk, 
             TailEntry::new(entry.head, cut).put(lease.packing, &mut pieces);
         }
     }
+    let first = entries.first();
+    let oldest = entries
+        .iter()
+        .map(|e| e.committed_at.unwrap_or(e.head.durable_at));
+    let traced = entries.iter().filter_map(|e| e.traces.as_deref());
     Ok(Chunk {
         records: entries.len(),
         pieces,
-        last: entries.last().map(|e| e.head.offset),
+        traces: traced
+            .flatten()
+            .copied()
+            .take(TRACES_PER_DELIVERY_MAX)
+            .collect(),
+        below: entries.last().map(|e| e.head.offset.next()),
+        committed_at: oldest.min().unwrap_or_default(),
+        waited: match first.and_then(|e| e.applied_at) {
+            Some(at) => Waited::Since(at),
+            None => Waited::SinceDurable(first.map_or(Micros::ZERO, |e| e.head.durable_at)),
+        },
         next,
     })
 }

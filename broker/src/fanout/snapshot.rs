@@ -201,6 +201,7 @@ impl Sender {
                 expires_at: row.expires_at,
                 provenance: index,
                 evidence: row.evidence,
+                trace: None,
                 kind: key.kind,
                 value: row.value,
             }

@@ -7,7 +7,7 @@ mod session;
 pub use session::check_name;
 
 use crate::{
-    access::{Access, Call},
+    access::{Access, Call, clock_ahead_us, trace_parent},
     clock::Clock,
     log::Log,
     metrics::Metrics,
@@ -24,6 +24,7 @@ use registry::Producers;
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument;
 
 use crate::apply::waiters::Waiters;
 
@@ -99,8 +100,19 @@ impl PublishService for Ingress {
             .access
             .check(request.metadata(), Call::Publish)
             .and_then(|identity| identity.platform())?;
+        if let Some(ahead_us) = clock_ahead_us(request.metadata(), (self.clock)()) {
+            self.metrics.clock_said(platform, ahead_us);
+        }
+        let trace = trace_parent(request.metadata());
         let (session, frames) = self.session(platform, request.into_inner());
-        self.tasks.spawn(session);
+        match trace {
+            // What it logs then carries the trace.
+            Some(trace) => {
+                let span = tracing::info_span!("publish", trace_id = %trace);
+                self.tasks.spawn(session.instrument(span))
+            }
+            None => self.tasks.spawn(session),
+        };
         Ok(Response::new(frames))
     }
 }

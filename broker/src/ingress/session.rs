@@ -12,24 +12,32 @@ use crate::{
         registry::{self, Claim},
     },
     log::AppendError,
+    metrics::{Direction, Hop},
     overload::GiveWay,
     routing::{self, Origin, Routed},
     state::{keys, row::ProvenanceId},
 };
 use bytes::Bytes;
 use hutong_proto::{
-    Epoch, Issuer, Lane, Reason, Refusal, Sequence, api,
+    Epoch, Issuer, Lane, Micros, Reason, Refusal, Sequence, TraceContext, api,
     batch::BatchView,
     frame::Frame,
     limits,
     wire::{FieldValue, Reader},
 };
+use outcome::{Sent, not_newer};
 use prost::Message;
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+mod outcome;
 #[cfg(test)]
 mod tests;
 
@@ -55,9 +63,11 @@ struct Owed {
     /// Of the batch as a whole.
     error: Option<Refusal>,
     refused: Vec<(u32, Refusal)>,
-    /// Index in the batch for each index in each record, by partition.
-    indexes: HashMap<u32, Vec<u32>>,
+    /// Its records, by partition.
+    sent: HashMap<u32, Sent>,
     outcome: Outcome,
+    /// Of its deltas that are traced.
+    traces: Vec<TraceContext>,
     /// For what is refused.
     held: Option<OwnedSemaphorePermit>,
 }
@@ -278,8 +288,20 @@ impl Session {
             epoch: opened.epoch,
             epoch_base: opened.base,
         };
+        let mut traces = Vec::new();
         let (routed, error) = match admission::admit(&bytes, &rules) {
             Ok(mut admitted) => {
+                traces = mem::take(&mut admitted.traces);
+                let newest = admitted
+                    .accepted
+                    .iter()
+                    .map(|place| place.committed_at)
+                    .max();
+                if let Some(newest) = newest {
+                    self.shared
+                        .metrics
+                        .clock_seen(self.platform, newest, rules.now);
+                }
                 self.keep_quota(&mut admitted)?;
                 (routing::route(admitted, &origin), None)
             }
@@ -293,8 +315,9 @@ impl Session {
             }
         };
         let held = self.refused_room(routed.refused.len()).await?;
-        let mut owed = self.submit(routed, charge, opened).await?;
+        let mut owed = self.submit(routed, charge, opened, rules.now).await?;
         owed.error = error;
+        owed.traces = traces;
         owed.held = held;
         Ok(owed)
     }
@@ -337,7 +360,13 @@ impl Session {
     }
 
     /// Appends the records of a batch, urgent first. Waiting for room slows this producer alone.
-    async fn submit(&self, routed: Routed, charge: u64, opened: &Opened) -> Result<Owed, Refusal> {
+    async fn submit(
+        &self,
+        routed: Routed,
+        charge: u64,
+        opened: &Opened,
+        arrived_at: Micros,
+    ) -> Result<Owed, Refusal> {
         let key = BatchKey {
             issuer: self.platform,
             producer: Arc::clone(&opened.producer),
@@ -353,6 +382,11 @@ impl Session {
         let mut owed = Owed::settled(routed.sequence, charge, Outcome::Submitted(outcome));
         owed.refused = routed.refused;
         for part in routed.parts {
+            if let Some(committed_at) = part.committed_at {
+                let seconds = arrived_at.seconds_since(committed_at);
+                let lane = part.partition.lane;
+                self.shared.metrics.hop(Hop::SourceToBroker, lane, seconds);
+            }
             let room = self
                 .shared
                 .queues
@@ -369,13 +403,18 @@ impl Session {
                 Lane::Control => {}
             }
             let (waiters, key) = (Arc::clone(&self.shared.waiters), key.clone());
-            let (append, indexes) = part.into_append(Box::new(move |result| {
-                // Success is told by apply, which sees the record come out of the log.
-                if let Err(error) = result {
-                    waiters.failed(&key, error);
-                }
+            let durable_at = Arc::new(OnceLock::new());
+            let synced = Arc::clone(&durable_at);
+            let (append, indexes) = part.into_append(Box::new(move |result| match result {
+                // That it is applied is told by apply, which sees the record come out of the log.
+                Ok(_) => drop(synced.set(Instant::now())),
+                Err(error) => waiters.failed(&key, error),
             }));
-            owed.indexes.insert(append.partition.to_number(), indexes);
+            let sent = Sent {
+                indexes,
+                durable_at,
+            };
+            owed.sent.insert(append.partition.to_number(), sent);
             self.shared.log.append(append);
         }
         registration.complete();
@@ -431,7 +470,7 @@ impl Session {
     }
 
     async fn ack(&self, owed: Owed) -> Result<Outgoing, Refusal> {
-        let (charge, arrived) = (owed.charge, owed.arrived);
+        let (charge, arrived, traces) = (owed.charge, owed.arrived, owed.traces);
         let mut ack = api::PublishAck {
             sequence: owed.sequence.0,
             credit_bytes: charge,
@@ -442,51 +481,27 @@ impl Session {
         match owed.outcome {
             Outcome::Duplicate => ack.duplicate = true,
             Outcome::Submitted(_) if planted!(AckBeforeCommit) => {
-                let deltas = owed.indexes.values().map(Vec::len);
+                let deltas = owed.sent.values().map(|sent| sent.indexes.len());
                 ack.accepted = deltas.sum::<usize>() as u32;
             }
             Outcome::Submitted(outcome) => {
-                let parts = settled(outcome).await?;
-                let mut accepted = 0;
-                for part in parts {
-                    let indexes = &owed.indexes[&part.partition.to_number()];
-                    match part.fate {
-                        Fate::Fenced => return Err(Reason::ProducerFenced.into()),
-                        Fate::Duplicate => {
-                            ack.duplicate = true;
-                            continue;
-                        }
-                        Fate::Fresh => accepted += indexes.len() - part.stale.len(),
-                    }
-                    let fresh = (indexes.len() - part.stale.len()) as u64;
-                    self.shared
-                        .metrics
-                        .accepted(self.platform, part.partition.lane, fresh);
-                    refused.extend(not_newer(&part, indexes));
-                    if !part.stale.is_empty() {
-                        let stale = part.stale.len() as u64;
-                        self.shared
-                            .metrics
-                            .refused(self.platform, Reason::RevisionNotNewer, stale);
-                    }
-                    if !indexes.is_empty() {
-                        ack.positions.push(api::Position {
-                            lane: part.partition.lane.to_api().into(),
-                            shard: part.partition.shard.0,
-                            offset: part.offset.0,
-                            durable_at_us: part.durable_at.0,
-                        });
+                for part in settled(outcome).await? {
+                    let sent = &owed.sent[&part.partition.to_number()];
+                    self.applied(&part, sent, arrived, &mut ack)?;
+                    if part.fate == Fate::Fresh {
+                        refused.extend(not_newer(&part, &sent.indexes));
                     }
                 }
-                ack.accepted = accepted as u32;
             }
         }
         let metrics = &self.shared.metrics;
+        metrics.credit(self.platform, Direction::ToProducers, charge);
         if ack.duplicate {
             metrics.batch_duplicate(self.platform);
         }
         metrics.acknowledged(arrived.elapsed());
         refused.sort_by_key(|(index, _)| *index);
+        self.trace(&ack, &refused, arrived, &traces);
         ack.refused = refused
             .into_iter()
             .map(|(index, refusal)| api::Refusal {
@@ -529,8 +544,9 @@ impl Owed {
             arrived: Instant::now(),
             error: None,
             refused: Vec::new(),
-            indexes: HashMap::new(),
+            sent: HashMap::new(),
             outcome,
+            traces: Vec::new(),
             held: None,
         }
     }
@@ -581,15 +597,6 @@ async fn first(input: &mut Streaming<Frame>) -> Result<api::PublishOpen, Refusal
         Input::Open(open) => Ok(open),
         Input::Batch(_) => Err(Reason::OpenExpected.into()),
     }
-}
-
-/// Deltas of a part that came too late, by their index in the batch.
-fn not_newer(part: &PartOutcome, indexes: &[u32]) -> impl Iterator<Item = (u32, Refusal)> {
-    part.stale.iter().map(|i| {
-        let index = indexes[*i as usize];
-        let field = format!("deltas[{index}].revision");
-        (index, Refusal::new(Reason::RevisionNotNewer, field))
-    })
 }
 
 /// What came of a batch, once all its records are durable and applied.

@@ -18,8 +18,8 @@ mod conformance;
 
 use crate::metrics::StoreGauges;
 use bytes::Bytes;
-use hutong_proto::{KindSet, LogId, Micros, Offset, Partition};
-use std::fmt;
+use hutong_proto::{Issuer, KindSet, Lane, LogId, Micros, Offset, Partition};
+use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
 
 /// A durable record and what is known of it without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,9 +195,21 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
     /// The offset that the next record gets at least.
     fn next_offset(&self) -> Offset;
 
+    /// Makes a copy in `dir`, which must not be there: everything that was durable when it was called, perhaps
+    /// some of what came after, and never a hole. Appends go on meanwhile.
+    fn checkpoint(&self, dir: &Path) -> Result<(), LogError> {
+        let why = "this kind of log cannot be copied";
+        Err(LogError::Io(format!("{}: {why}", dir.display())))
+    }
+
     /// What its store says about itself, for metrics.
     fn store(&self) -> StoreGauges {
         StoreGauges::default()
+    }
+
+    /// How long the commit that is under way has taken so far, for metrics; zero when there is none.
+    fn commit_running(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// Why the log takes nothing, if so.
@@ -205,6 +217,19 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
 
     /// Takes no more appends, finishes those that are queued, and ends the tail.
     fn close(&self);
+}
+
+/// When the newest record of each platform became durable, over its lanes and shards. Kept by the log, so also
+/// what was before a restart or was trimmed.
+pub fn last_records(partitions: &[PartitionInfo]) -> BTreeMap<Issuer, Micros> {
+    let mut last: BTreeMap<Issuer, Micros> = BTreeMap::new();
+    let delivered = |p: &&PartitionInfo| p.partition.lane != Lane::Control;
+    for info in partitions.iter().filter(delivered) {
+        let at = last.entry(info.partition.issuer).or_default();
+        *at = info.last_durable_at.max(*at);
+    }
+    last.retain(|_, at| *at != Micros::ZERO);
+    last
 }
 
 /// The consuming end of a log.

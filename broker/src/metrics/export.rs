@@ -1,32 +1,19 @@
 //! From counters to OpenTelemetry instruments.
 
 use super::{
-    Counters, Histograms, LagSample, Observed, PlatformCounters, StoreGauges, label,
-    names::{Kind, Name},
+    Colour, Conflict, Counters, Direction, Histograms, Hop, LagSample, Micros, Name, Observed,
+    PlatformCounters, StoreGauges, pairs::Pair,
 };
 use hutong_proto::{Issuer, Lane, Reason};
+use hutong_telemetry::catalogue::{Kind, Label};
 use opentelemetry::{
-    KeyValue,
+    KeyValue, Value,
     metrics::{Histogram, Meter},
 };
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
-
-const SECONDS: [f64; 16] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0, 10.0,
-];
-const RECORDS: [f64; 11] = [
-    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0, 4096.0,
-];
-const BYTES: [f64; 9] = [
-    1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0, 67108864.0,
-];
 
 /// Takes a value and its labels.
 type Emit<'a> = &'a mut dyn FnMut(f64, &[KeyValue]);
@@ -61,50 +48,80 @@ pub(super) fn register(counters: &Arc<Counters>, meter: &Meter) {
                     })
                     .build(),
             ),
-            Kind::Histogram => {}
+            Kind::Histogram(_) => {}
         }
     }
 }
 
 pub(super) fn histograms(meter: &Meter) -> Histograms {
+    let hops = histogram(meter, Name::Hop);
+    let bound = |hop: Hop, lane: Lane| {
+        hops.bind(&[
+            label(Label::Hop, hop.name()),
+            label(Label::Lane, lane.name()),
+        ])
+    };
     Histograms {
-        ack: histogram(meter, Name::Ack, &SECONDS),
-        commit_records: histogram(meter, Name::CommitRecords, &RECORDS),
-        commit_bytes: histogram(meter, Name::CommitBytes, &BYTES),
-        commit_write: histogram(meter, Name::CommitWrite, &SECONDS),
-        commit_sync: histogram(meter, Name::CommitSync, &SECONDS),
-        apply: histogram(meter, Name::Apply, &SECONDS),
-        state_flush: histogram(meter, Name::StateFlush, &SECONDS),
+        hops: Hop::ALL.map(|hop| Lane::DELIVERED.map(|lane| bound(hop, lane))),
+        ack: histogram(meter, Name::Ack),
+        commit_records: histogram(meter, Name::CommitRecords),
+        commit_bytes: histogram(meter, Name::CommitBytes),
+        commit_write: histogram(meter, Name::CommitWrite),
+        commit_sync: histogram(meter, Name::CommitSync),
+        apply: histogram(meter, Name::Apply),
+        state_flush: histogram(meter, Name::StateFlush),
     }
 }
 
-fn histogram(meter: &Meter, name: Name, boundaries: &[f64]) -> Histogram<f64> {
+fn histogram(meter: &Meter, name: Name) -> Histogram<f64> {
     let definition = name.definition();
+    let Kind::Histogram(bounds) = definition.kind else {
+        unreachable!("{} is made as a histogram and is none", definition.name)
+    };
     meter
         .f64_histogram(definition.name)
         .with_unit(definition.unit)
         .with_description(definition.help)
-        .with_boundaries(boundaries.to_vec())
+        .with_boundaries(bounds.to_vec())
         .build()
 }
 
-/// Every metric but the histograms, in one match, so that none is forgotten.
+fn label(label: Label, value: impl Into<Value>) -> KeyValue {
+    KeyValue::new(label.name(), value)
+}
+
+/// Every metric but the histograms. A name that is in none of the matches would be found missing by the test
+/// over all names.
 fn read(counters: &Counters, name: Name, emit: Emit<'_>) {
     match name {
-        Name::BuildInfo => {
-            let version = KeyValue::new(label::VERSION, env!("CARGO_PKG_VERSION"));
-            emit(1.0, &[version]);
-        }
-        Name::MemoryResident => {
-            if let Some(bytes) = counters.observed().memory_resident_bytes {
-                emit(bytes as f64, &[]);
-            }
-        }
+        Name::BuildInfo => emit(1.0, &[label(Label::Version, env!("CARGO_PKG_VERSION"))]),
         Name::Batches => platforms(counters, emit, |p| &p.batches),
         Name::BatchBytes => platforms(counters, emit, |p| &p.batch_bytes),
         Name::BatchesDuplicate => platforms(counters, emit, |p| &p.batches_duplicate),
-        Name::DeltasAccepted => accepted(counters, emit),
+        Name::DeltasAccepted => by(
+            counters,
+            emit,
+            (Label::Lane, Lane::DELIVERED.map(Lane::name)),
+            |p| &p.accepted,
+        ),
         Name::DeltasRefused => refused(counters, emit),
+        Name::Colours => {
+            let colours = [Colour::Green, Colour::Yellow, Colour::Red].map(Colour::name);
+            by(counters, emit, (Label::Colour, colours), |p| &p.colours);
+        }
+        Name::FlipFlops => platforms(counters, emit, |p| &p.flip_flops),
+        Name::Credit => {
+            let directions = Direction::ALL.map(Direction::name);
+            by(counters, emit, (Label::Direction, directions), |p| {
+                &p.credit
+            });
+        }
+        Name::ViewConflicts => {
+            let conflicts = Conflict::ALL.map(Conflict::name);
+            by(counters, emit, (Label::Conflict, conflicts), |p| {
+                &p.conflicts
+            });
+        }
         Name::RecordsDelivered => platforms(counters, emit, |p| &p.records_delivered),
         Name::DeliveredBytes => platforms(counters, emit, |p| &p.delivered_bytes),
         Name::FellBehind => platforms(counters, emit, |p| &p.fell_behind),
@@ -114,68 +131,154 @@ fn read(counters: &Counters, name: Name, emit: Emit<'_>) {
         Name::LogAppendedBytes => emit(load(&counters.log_bytes), &[]),
         Name::CommitFailures => emit(load(&counters.commit_failures), &[]),
         Name::ConfigReloads => {
-            let result = |word: &'static str| [KeyValue::new(label::RESULT, word)];
+            let result = |word: &'static str| [label(Label::Result, word)];
             emit(load(&counters.reloads_taken), &result("taken"));
             emit(load(&counters.reloads_refused), &result("refused"));
         }
-        Name::ConfigReloaded => emit(load(&counters.reloaded_us) / 1e6, &[]),
+        Name::ConfigReloadOk => {
+            let refused = counters.reload_refused.load(Relaxed);
+            emit(f64::from(!refused), &[]);
+        }
+        Name::ConfigReloadAt => emit(load(&counters.reloaded_us) / 1e6, &[]),
         Name::LogTrims => emit(load(&counters.log_trims), &[]),
         Name::RecordsApplied => emit(load(&counters.records_applied), &[]),
         Name::StateRows => emit(load(&counters.state_rows), &[]),
         Name::StateBytes => emit(load(&counters.state_bytes), &[]),
-        Name::Ack
-        | Name::CommitRecords
-        | Name::CommitBytes
-        | Name::CommitWrite
-        | Name::CommitSync
-        | Name::Apply
-        | Name::StateFlush => {}
         observed => read_observed(counters, &counters.observed(), observed, emit),
     }
 }
 
-/// What an observer told at the start of this scrape.
+/// What was looked at when this scrape began.
 fn read_observed(counters: &Counters, observed: &Observed, name: Name, emit: Emit<'_>) {
+    let process = &observed.process;
+    let some = |value: Option<f64>, emit: Emit<'_>| {
+        if let Some(value) = value {
+            emit(value, &[]);
+        }
+    };
     match name {
-        Name::SubscriptionLagRecords => return subscriptions(observed, emit, |l| l.records as f64),
-        Name::SubscriptionLagSeconds => return subscriptions(observed, emit, |l| l.seconds),
-        Name::PairOldestSeconds => return pairs(observed, emit),
+        Name::MemoryResident => some(process.resident_bytes.map(|n| n as f64), emit),
+        Name::ProcessCpu => some(process.cpu_seconds, emit),
+        Name::ProcessOpenFiles => some(process.open_files.map(|n| n as f64), emit),
+        Name::ProcessMaxFiles => some(process.max_files.map(|n| n as f64), emit),
+        Name::ProcessStart => some(process.started_seconds, emit),
+        Name::SubscriptionLagRecords => subscriptions(observed, emit, |l| l.records as f64),
+        Name::SubscriptionLagSeconds => subscriptions(observed, emit, |l| l.seconds),
+        Name::PairLagRecords => pairs(observed, emit, |p| Some(p.records as f64)),
+        Name::PairOldestSeconds => pairs(observed, emit, |p| Some(p.seconds)),
+        Name::PairOldestAt => pairs(observed, emit, |p| p.oldest_at.map(seconds)),
+        name if observed.gauges.is_some() => read_gauges(counters, observed, name, emit),
         _ => {}
     }
+}
+
+fn read_gauges(counters: &Counters, observed: &Observed, name: Name, emit: Emit<'_>) {
     let Some(gauges) = &observed.gauges else {
         return;
     };
-    let stores = &gauges.stores;
     match name {
         Name::LogNextOffset => emit(gauges.next_offset.0 as f64, &[]),
         Name::AppliedOffset => emit(gauges.applied.0 as f64, &[]),
         Name::StoredOffset => emit(gauges.stored.0 as f64, &[]),
         Name::LogBytes => emit(gauges.log_bytes as f64, &[]),
         Name::LogPoisoned => emit(f64::from(gauges.log_poisoned), &[]),
+        Name::CommitRunning => emit(gauges.commit_running.as_secs_f64(), &[]),
         Name::StateGatherBytes => emit(gauges.gather_bytes as f64, &[]),
         Name::SnapshotsRunning => emit(gauges.snapshots_running as f64, &[]),
         Name::SchedulingDelay => emit(gauges.scheduling_delay.as_secs_f64(), &[]),
+        Name::DiskFree => gauges
+            .disk
+            .into_iter()
+            .for_each(|d| emit(d.free as f64, &[])),
+        Name::DiskSize => gauges
+            .disk
+            .into_iter()
+            .for_each(|d| emit(d.size as f64, &[])),
+        Name::CertificateExpiry => {
+            for (file, at) in &gauges.certificates {
+                emit(seconds(*at), &[label(Label::Certificate, file.clone())]);
+            }
+        }
         Name::OverloadLimit => {
             for (what, limit) in &gauges.overload_limits {
-                let labels = [KeyValue::new(label::VALVE, what.name())];
-                emit(limit.unwrap_or(0.0), &labels);
+                emit(limit.unwrap_or(0.0), &[label(Label::Valve, what.name())]);
             }
         }
         Name::QueueBytes => lanes(&gauges.queue_bytes, emit),
         Name::TailBytes => lanes(&gauges.tail_bytes, emit),
         Name::ProducersConnected => connected(counters, &gauges.producers_connected, emit),
         Name::SubscribersConnected => connected(counters, &gauges.subscribers_connected, emit),
+        Name::LastRecord => {
+            for (issuer, at) in &gauges.last_records {
+                emit(seconds(*at), &[label(Label::Platform, issuer.to_string())]);
+            }
+        }
+        Name::ClockSkew => skews(counters, gauges.now, emit),
+        Name::Memory => owners(observed, emit),
+        name => stores(&gauges.stores, name, emit),
+    }
+}
+
+fn stores(stores: &[StoreGauges], name: Name, emit: Emit<'_>) {
+    match name {
         Name::StoreWritesStopped => each(stores, emit, |s| u64::from(s.writes_stopped)),
         Name::StoreWriteRateLimit => each(stores, emit, |s| s.write_rate_limit_bytes_per_second),
+        Name::StoreErrors => each(stores, emit, |s| s.background_errors),
         Name::StorePendingCompaction => each(stores, emit, |s| s.pending_compaction_bytes),
         Name::StoreRunningCompactions => each(stores, emit, |s| s.running_compactions),
         Name::StoreRunningFlushes => each(stores, emit, |s| s.running_flushes),
-        Name::StoreLevel0Files => each(stores, emit, |s| s.level0_files),
         Name::StoreMemoryTables => each(stores, emit, |s| s.memory_tables_bytes),
         Name::StoreDisk => each(stores, emit, |s| s.disk_bytes),
-        // A name that is in neither match would be found missing by the test over all names.
+        Name::StoreLevelFiles => {
+            for store in stores {
+                for (level, files) in store.level_files.iter().enumerate() {
+                    let labels = [
+                        label(Label::Level, level.to_string()),
+                        label(Label::Store, store.name),
+                    ];
+                    emit(*files as f64, &labels);
+                }
+            }
+        }
         _ => {}
     }
+}
+
+/// What is in RAM, by who has it. The rest is code, stacks, connections, and what the allocator keeps.
+fn owners(observed: &Observed, emit: Emit<'_>) {
+    let Some(gauges) = &observed.gauges else {
+        return;
+    };
+    let sum = |of: fn(&StoreGauges) -> u64| gauges.stores.iter().map(of).sum::<u64>();
+    let owners = [
+        ("queue_urgent", gauges.queue_bytes[0] as u64),
+        ("queue_bulk", gauges.queue_bytes[1] as u64),
+        ("tail_urgent", gauges.tail_bytes[0] as u64),
+        ("tail_bulk", gauges.tail_bytes[1] as u64),
+        ("gather", gauges.gather_bytes as u64),
+        ("memory_tables", sum(|s| s.memory_tables_bytes)),
+        ("block_cache", sum(|s| s.block_cache_bytes)),
+        ("table_readers", sum(|s| s.table_readers_bytes)),
+    ];
+    let known: u64 = owners.iter().map(|(_, bytes)| bytes).sum();
+    let resident = observed.process.resident_bytes.unwrap_or(0);
+    let other = ("other", resident.saturating_sub(known));
+    for (owner, bytes) in owners.into_iter().chain([other]) {
+        emit(bytes as f64, &[label(Label::Owner, owner)]);
+    }
+}
+
+fn skews(counters: &Counters, now: Micros, emit: Emit<'_>) {
+    for platform in counters.platforms.iter().filter(|p| p.issuer.is_some()) {
+        if let Some(seconds) = platform.skew.seconds(now) {
+            emit(seconds, &[label(Label::Platform, platform.label())]);
+        }
+    }
+}
+
+/// As Prometheus has times.
+fn seconds(at: Micros) -> f64 {
+    at.0 as f64 / 1e6
 }
 
 fn load(counter: &AtomicU64) -> f64 {
@@ -187,20 +290,25 @@ fn platforms(counters: &Counters, emit: Emit<'_>, of: impl Fn(&PlatformCounters)
     for platform in &counters.platforms {
         let value = load(of(platform));
         if platform.issuer.is_some() || value > 0.0 {
-            emit(value, &[KeyValue::new(label::PLATFORM, platform.label())]);
+            emit(value, &[label(Label::Platform, platform.label())]);
         }
     }
 }
 
-fn accepted(counters: &Counters, emit: Emit<'_>) {
-    let configured = counters.platforms.iter().filter(|p| p.issuer.is_some());
-    for platform in configured {
-        for lane in Lane::DELIVERED {
+/// By a second label, whose values are few.
+fn by<const N: usize>(
+    counters: &Counters,
+    emit: Emit<'_>,
+    (second, values): (Label, [&'static str; N]),
+    of: impl Fn(&PlatformCounters) -> &[AtomicU64; N],
+) {
+    for platform in counters.platforms.iter().filter(|p| p.issuer.is_some()) {
+        for (value, counter) in values.iter().zip(of(platform)) {
             let labels = [
-                KeyValue::new(label::LANE, lane.name()),
-                KeyValue::new(label::PLATFORM, platform.label()),
+                label(second, *value),
+                label(Label::Platform, platform.label()),
             ];
-            emit(load(&platform.accepted[lane.index()]), &labels);
+            emit(load(counter), &labels);
         }
     }
 }
@@ -212,8 +320,8 @@ fn refused(counters: &Counters, emit: Emit<'_>) {
             let value = load(count);
             if value > 0.0 {
                 let labels = [
-                    KeyValue::new(label::PLATFORM, platform.label()),
-                    KeyValue::new(label::REASON, reason.code()),
+                    label(Label::Platform, platform.label()),
+                    label(Label::Reason, reason.code()),
                 ];
                 emit(value, &labels);
             }
@@ -223,7 +331,7 @@ fn refused(counters: &Counters, emit: Emit<'_>) {
 
 fn lanes(values: &[usize; 2], emit: Emit<'_>) {
     for lane in Lane::DELIVERED {
-        let labels = [KeyValue::new(label::LANE, lane.name())];
+        let labels = [label(Label::Lane, lane.name())];
         emit(values[lane.index()] as f64, &labels);
     }
 }
@@ -231,54 +339,36 @@ fn lanes(values: &[usize; 2], emit: Emit<'_>) {
 fn connected(counters: &Counters, connected: &[(Issuer, usize)], emit: Emit<'_>) {
     for issuer in counters.platforms.iter().filter_map(|p| p.issuer) {
         let count = connected.iter().find(|(platform, _)| *platform == issuer);
-        let labels = [KeyValue::new(label::PLATFORM, issuer.to_string())];
+        let labels = [label(Label::Platform, issuer.to_string())];
         emit(count.map_or(0.0, |(_, n)| *n as f64), &labels);
     }
 }
 
 fn each(stores: &[StoreGauges], emit: Emit<'_>, of: impl Fn(&StoreGauges) -> u64) {
     for store in stores {
-        emit(of(store) as f64, &[KeyValue::new(label::STORE, store.name)]);
+        emit(of(store) as f64, &[label(Label::Store, store.name)]);
     }
 }
 
 fn subscriptions(observed: &Observed, emit: Emit<'_>, of: impl Fn(&LagSample) -> f64) {
     for sample in observed.lags.iter().filter(|s| s.issuer.is_none()) {
         let labels = [
-            KeyValue::new(label::LANE, sample.lane.name()),
-            KeyValue::new(label::PLATFORM, sample.platform.to_string()),
-            KeyValue::new(label::SUBSCRIPTION, sample.subscription.clone()),
+            label(Label::Lane, sample.lane.name()),
+            label(Label::Platform, sample.platform.to_string()),
+            label(Label::Subscription, sample.subscription.clone()),
         ];
         emit(of(sample), &labels);
     }
 }
 
-/// The oldest over a receiver's subscriptions: a platform has applied what all of them have.
-fn pairs(observed: &Observed, emit: Emit<'_>) {
-    let mut oldest: BTreeMap<(Issuer, Lane, Issuer), f64> = BTreeMap::new();
-    for sample in &observed.lags {
-        if let Some(issuer) = sample.issuer {
-            let pair = oldest.entry((issuer, sample.lane, sample.platform));
-            let seconds = pair.or_default();
-            *seconds = seconds.max(sample.seconds);
-        }
-    }
-    for ((issuer, lane, receiver), seconds) in oldest {
+fn pairs(observed: &Observed, emit: Emit<'_>, of: impl Fn(&Pair) -> Option<f64>) {
+    for ((issuer, lane, receiver), pair) in &observed.pairs {
+        let Some(value) = of(pair) else { continue };
         let labels = [
-            KeyValue::new(label::ISSUER, issuer.to_string()),
-            KeyValue::new(label::LANE, lane.name()),
-            KeyValue::new(label::RECEIVER, receiver.to_string()),
+            label(Label::Issuer, issuer.to_string()),
+            label(Label::Lane, lane.name()),
+            label(Label::Receiver, receiver.to_string()),
         ];
-        emit(seconds, &labels);
+        emit(value, &labels);
     }
-}
-
-/// From `/proc`; `None` where there is none.
-pub(super) fn memory_resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }

@@ -5,25 +5,32 @@
 //! delta. What others know (lags, queues, databases) is asked of an [`Observe`] once a scrape.
 
 mod export;
-pub mod names;
+pub mod pairs;
+mod process;
+mod skew;
+pub mod spans;
+mod totals;
 
 use crate::overload::GiveWay;
-use hutong_proto::{Issuer, Lane, Micros, Offset, Reason};
-use hutong_telemetry::Exporter;
-use opentelemetry::{Key, metrics::Histogram};
+use hutong_proto::{Issuer, Lane, Micros, Offset, Reason, delta::Colour};
+pub use hutong_telemetry::catalogue::Broker as Name;
+use hutong_telemetry::{Exporter, Traces, catalogue};
+use opentelemetry::metrics::{BoundHistogram, Histogram};
+use skew::Skew;
 use std::{
     fmt,
     ops::Deref,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
+pub use totals::Totals;
 
 /// What a scrape asks the rest of the broker. May read from disk, must not wait for anyone.
 pub trait Observe: Send + Sync {
-    /// One sample a subscription and lane with `issuer: None`, and one for each issuer it receives.
+    /// One sample a subscription and lane with `issuer: None`, and one for each issuer it receives in a lane.
     fn lags(&self) -> Vec<LagSample>;
     fn gauges(&self) -> Gauges;
 }
@@ -40,11 +47,15 @@ pub struct LagSample {
     pub records: u64,
     /// Age of the oldest record not applied; 0 when there is none.
     pub seconds: f64,
+    /// When that record became durable.
+    pub oldest_at: Option<Micros>,
 }
 
 /// Figures as they are now. Arrays are by lane: [`Lane::index`].
 #[derive(Clone, Debug, Default)]
 pub struct Gauges {
+    /// The broker's clock.
+    pub now: Micros,
     pub next_offset: Offset,
     /// Everything below is applied.
     pub applied: Offset,
@@ -52,6 +63,13 @@ pub struct Gauges {
     pub stored: Offset,
     pub log_bytes: u64,
     pub log_poisoned: bool,
+    /// Of the group commit under way.
+    pub commit_running: Duration,
+    /// When each platform's newest record became durable; those without one are left out.
+    pub last_records: Vec<(Issuer, Micros)>,
+    pub disk: Option<Disk>,
+    /// By file name, when each expires; zero for one that cannot be read.
+    pub certificates: Vec<(String, Micros)>,
     pub queue_bytes: [usize; 2],
     pub tail_bytes: [usize; 2],
     pub gather_bytes: usize,
@@ -65,6 +83,17 @@ pub struct Gauges {
     pub stores: Vec<StoreGauges>,
 }
 
+/// The file system of the data folder, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disk {
+    /// What the broker may still use.
+    pub free: u64,
+    pub size: u64,
+}
+
+/// Levels of a database: RocksDB has no more.
+pub const LEVELS: usize = 7;
+
 /// A database, as it describes itself.
 #[derive(Clone, Debug, Default)]
 pub struct StoreGauges {
@@ -77,9 +106,114 @@ pub struct StoreGauges {
     pub pending_compaction_bytes: u64,
     pub running_compactions: u64,
     pub running_flushes: u64,
-    pub level0_files: u64,
+    pub level_files: [u64; LEVELS],
+    pub background_errors: u64,
     pub memory_tables_bytes: u64,
+    pub block_cache_bytes: u64,
+    /// Indexes and filters outside the block cache.
+    pub table_readers_bytes: u64,
     pub disk_bytes: u64,
+}
+
+/// A stretch of a record's way. All but the last one lie behind each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// From the commit at the source, by its clock, to the arrival of the batch.
+    SourceToBroker,
+    /// From there until it is synced.
+    BrokerToDurable,
+    /// Until it is applied to the state, and visible.
+    DurableToApplied,
+    /// Until it is on its way to a subscriber.
+    AppliedToSent,
+    /// Until the platform says that it has applied it.
+    SentToPlatform,
+    /// The whole way.
+    SourceToPlatform,
+}
+
+impl Hop {
+    pub const ALL: [Hop; 6] = [
+        Hop::SourceToBroker,
+        Hop::BrokerToDurable,
+        Hop::DurableToApplied,
+        Hop::AppliedToSent,
+        Hop::SentToPlatform,
+        Hop::SourceToPlatform,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Hop::SourceToBroker => "source_to_broker",
+            Hop::BrokerToDurable => "broker_to_durable",
+            Hop::DurableToApplied => "durable_to_applied",
+            Hop::AppliedToSent => "applied_to_sent",
+            Hop::SentToPlatform => "sent_to_platform",
+            Hop::SourceToPlatform => "source_to_platform",
+        }
+    }
+}
+
+/// How what a platform says contradicts what the broker knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// It claims to have what was never sent to it.
+    CursorAhead,
+    /// It lost what it had acknowledged: its data were restored from a backup, say.
+    CursorBack,
+    /// Its data come from another log.
+    AnotherLog,
+}
+
+impl Conflict {
+    pub const ALL: [Conflict; 3] = [
+        Conflict::CursorAhead,
+        Conflict::CursorBack,
+        Conflict::AnotherLog,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Conflict::CursorAhead => "cursor_ahead",
+            Conflict::CursorBack => "cursor_back",
+            Conflict::AnotherLog => "another_log",
+        }
+    }
+}
+
+/// Which way credit was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    ToProducers,
+    FromSubscribers,
+}
+
+impl Direction {
+    pub const ALL: [Direction; 2] = [Direction::ToProducers, Direction::FromSubscribers];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Direction::ToProducers => "to_producers",
+            Direction::FromSubscribers => "from_subscribers",
+        }
+    }
+}
+
+/// Health codes in a group of records of one issuer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Colours {
+    /// By colour, in the order of [`Colour::ALL`].
+    pub applied: [u64; Colour::ALL.len()],
+    pub flip_flops: u64,
+}
+
+impl Colours {
+    pub fn add(&mut self, more: &Colours) {
+        for (sum, count) in self.applied.iter_mut().zip(more.applied) {
+            *sum += count;
+        }
+        self.flip_flops += more.flip_flops;
+    }
 }
 
 /// The counters of one platform. Aligned so that platforms do not share a cache line.
@@ -96,6 +230,13 @@ struct PlatformCounters {
     fell_behind: AtomicU64,
     credit_exhausted: AtomicU64,
     snapshot_rows: AtomicU64,
+    colours: [AtomicU64; Colour::ALL.len()],
+    flip_flops: AtomicU64,
+    /// By [`Direction`].
+    credit: [AtomicU64; 2],
+    /// By [`Conflict`].
+    conflicts: [AtomicU64; 3],
+    skew: Skew,
     /// By position in [`Reason::ALL`].
     refused: Box<[AtomicU64]>,
 }
@@ -113,6 +254,11 @@ impl PlatformCounters {
             fell_behind: AtomicU64::default(),
             credit_exhausted: AtomicU64::default(),
             snapshot_rows: AtomicU64::default(),
+            colours: Default::default(),
+            flip_flops: AtomicU64::default(),
+            credit: Default::default(),
+            conflicts: Default::default(),
+            skew: Skew::default(),
             refused: Reason::ALL.iter().map(|_| AtomicU64::default()).collect(),
         }
     }
@@ -136,6 +282,8 @@ struct Counters {
     log_trims: AtomicU64,
     reloads_taken: AtomicU64,
     reloads_refused: AtomicU64,
+    /// The last one was.
+    reload_refused: AtomicBool,
     /// Of the last one that was taken, since the Unix epoch.
     reloaded_us: AtomicU64,
     records_applied: AtomicU64,
@@ -147,13 +295,17 @@ struct Counters {
 #[derive(Debug, Default)]
 struct Observed {
     lags: Vec<LagSample>,
+    /// Made of them once a scrape, for the three metrics of the matrix.
+    pairs: pairs::Pairs,
     /// `None` until there is someone to ask.
     gauges: Option<Gauges>,
-    memory_resident_bytes: Option<u64>,
+    process: process::Process,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Histograms {
+    /// By hop and lane. Bound to their labels: they are recorded once a record, a delivery and an ack.
+    hops: [[BoundHistogram<f64>; 2]; Hop::ALL.len()],
     ack: Histogram<f64>,
     commit_records: Histogram<f64>,
     commit_bytes: Histogram<f64>,
@@ -163,15 +315,27 @@ struct Histograms {
     state_flush: Histogram<f64>,
 }
 
+impl fmt::Debug for Histograms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Histograms").finish_non_exhaustive()
+    }
+}
+
 /// Counts and measures. Cheap to clone, and holds on to nothing that it measures: log and state keep
 /// one of these, never the [`Metrics`], whose observer keeps them.
 #[derive(Clone, Debug)]
 pub struct Recorder {
+    traces: Traces,
     counters: Arc<Counters>,
     histograms: Histograms,
 }
 
 impl Recorder {
+    /// Where spans go.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
+    }
+
     /// Deltas that a producer was told are durable and applied.
     pub fn accepted(&self, platform: Issuer, lane: Lane, deltas: u64) {
         self.platform(platform).accepted[lane.index()].fetch_add(deltas, Relaxed);
@@ -199,6 +363,41 @@ impl Recorder {
     /// A batch was acknowledged, so long after it arrived.
     pub fn acknowledged(&self, took: Duration) {
         self.histograms.ack.record(took.as_secs_f64(), &[]);
+    }
+
+    /// A record's hop took so long.
+    pub fn hop(&self, hop: Hop, lane: Lane, seconds: f64) {
+        self.histograms.hops[hop as usize][lane.index()].record(seconds);
+    }
+
+    /// Health codes of an issuer were applied.
+    pub fn colours(&self, issuer: Issuer, colours: &Colours) {
+        let counters = self.platform(issuer);
+        for (counter, count) in counters.colours.iter().zip(colours.applied) {
+            counter.fetch_add(count, Relaxed);
+        }
+        counters.flip_flops.fetch_add(colours.flip_flops, Relaxed);
+    }
+
+    /// A client of the platform said what time it is, and it was so far ahead of ours.
+    pub fn clock_said(&self, platform: Issuer, ahead_us: i64) {
+        self.platform(platform).skew.said(ahead_us);
+    }
+
+    /// The newest delta of a batch was committed at `committed_at` and came at `now`.
+    pub fn clock_seen(&self, platform: Issuer, committed_at: Micros, now: Micros) {
+        if committed_at > now {
+            let ahead = committed_at.0 - now.0;
+            self.platform(platform).skew.ahead(ahead, now);
+        }
+    }
+
+    pub fn credit(&self, platform: Issuer, direction: Direction, bytes: u64) {
+        self.platform(platform).credit[direction as usize].fetch_add(bytes, Relaxed);
+    }
+
+    pub fn view_conflict(&self, platform: Issuer, conflict: Conflict) {
+        self.platform(platform).conflicts[conflict as usize].fetch_add(1, Relaxed);
     }
 
     /// One group commit that is durable.
@@ -242,6 +441,7 @@ impl Recorder {
     /// The configuration that a broker starts with is taken at this time.
     pub fn configured(&self, at: Micros) {
         self.counters.reloaded_us.store(at.0, Relaxed);
+        self.counters.reload_refused.store(false, Relaxed);
     }
 
     /// A configuration was read again and taken.
@@ -252,6 +452,7 @@ impl Recorder {
 
     pub fn reload_refused(&self) {
         self.counters.reloads_refused.fetch_add(1, Relaxed);
+        self.counters.reload_refused.store(true, Relaxed);
     }
 
     /// Records sent to a subscriber.
@@ -313,10 +514,18 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics with an exporter of their own.
+    /// Metrics with an exporter of their own; nothing is pushed or traced.
     pub fn new(platforms: impl IntoIterator<Item = Issuer>) -> Metrics {
-        let exporter =
-            Exporter::new(names::series_max).expect("an empty registry takes its one collector");
+        let exporter = Exporter::new(catalogue::series_max)
+            .expect("an empty registry takes its one collector");
+        Metrics::with(platforms, exporter, Traces::off())
+    }
+
+    pub fn with(
+        platforms: impl IntoIterator<Item = Issuer>,
+        exporter: Exporter,
+        traces: Traces,
+    ) -> Metrics {
         let mut platforms: Vec<Issuer> = platforms.into_iter().collect();
         platforms.sort_unstable();
         platforms.dedup();
@@ -329,6 +538,7 @@ impl Metrics {
             log_trims: AtomicU64::default(),
             reloads_taken: AtomicU64::default(),
             reloads_refused: AtomicU64::default(),
+            reload_refused: AtomicBool::default(),
             reloaded_us: AtomicU64::default(),
             records_applied: AtomicU64::default(),
             state_rows: AtomicU64::default(),
@@ -339,10 +549,11 @@ impl Metrics {
         export::register(&counters, &meter);
         let scraped = Arc::clone(&counters);
         exporter.before_scrape(move || {
-            scraped.observed().memory_resident_bytes = export::memory_resident_bytes();
+            scraped.observed().process = process::Process::read();
         });
         Metrics {
             recorder: Recorder {
+                traces,
                 histograms: export::histograms(&meter),
                 counters,
             },
@@ -356,7 +567,9 @@ impl Metrics {
         self.exporter.before_scrape(move || {
             // Before the lock: it may read from disk.
             let (lags, gauges) = (observer.lags(), observer.gauges());
+            let pairs = pairs::of(&lags);
             let mut observed = counters.observed();
+            observed.pairs = pairs;
             observed.lags = lags;
             observed.gauges = Some(gauges);
         });
@@ -392,22 +605,6 @@ impl Counters {
         // Whoever panicked while filling it left old figures or new ones, both whole.
         self.observed.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The labels, as keys that cost nothing to copy.
-mod label {
-    use super::Key;
-
-    pub const ISSUER: Key = Key::from_static_str("issuer");
-    pub const LANE: Key = Key::from_static_str("lane");
-    pub const PLATFORM: Key = Key::from_static_str("platform");
-    pub const REASON: Key = Key::from_static_str("reason");
-    pub const RESULT: Key = Key::from_static_str("result");
-    pub const RECEIVER: Key = Key::from_static_str("receiver");
-    pub const STORE: Key = Key::from_static_str("store");
-    pub const SUBSCRIPTION: Key = Key::from_static_str("subscription");
-    pub const VALVE: Key = Key::from_static_str("valve");
-    pub const VERSION: Key = Key::from_static_str("version");
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! What a scrape shows.
 
-use super::{
-    names::{Kind, Name},
-    *,
-};
+use super::*;
+use crate::config::CERTIFICATES_MAX;
+use hutong_proto::limits;
+use hutong_telemetry::catalogue::{Kind, Label};
 use std::collections::{BTreeMap, BTreeSet};
 
 const ANHUI: u32 = 340_000;
@@ -24,6 +24,7 @@ impl Observe for Fixed {
             lane: Lane::Urgent,
             records: 3,
             seconds,
+            oldest_at: Some(Micros(1_700_000_000_250_000)),
         };
         vec![
             sample("main", None, 1.5),
@@ -34,13 +35,22 @@ impl Observe for Fixed {
 
     fn gauges(&self) -> Gauges {
         Gauges {
+            now: Micros(1_700_000_000_000_000),
             next_offset: Offset(12),
+            commit_running: Duration::from_millis(1_500),
+            last_records: vec![(platform(ANHUI), Micros(1_700_000_000_500_000))],
+            disk: Some(Disk {
+                free: 4_000,
+                size: 9_000,
+            }),
+            certificates: vec![("broker.pem".to_owned(), Micros(1_800_000_000_000_000))],
             queue_bytes: [5, 6],
             overload_limits: vec![(GiveWay::Bulk, Some(4e6)), (GiveWay::CatchUp, None)],
             producers_connected: vec![(platform(ANHUI), 2)],
             stores: vec![StoreGauges {
                 name: "state",
                 pending_compaction_bytes: 77,
+                level_files: [4, 0, 0, 0, 0, 0, 2],
                 ..StoreGauges::default()
             }],
             ..Gauges::default()
@@ -68,12 +78,25 @@ fn busy() -> Metrics {
     metrics.applied(8, Duration::from_micros(700));
     metrics.state_flushed(100, 9_600, Duration::from_millis(40));
     metrics.trimmed(3);
-    metrics.reloaded(hutong_proto::Micros(1_700_000_000_000_000));
+    metrics.reloaded(Micros(1_700_000_000_000_000));
     metrics.reload_refused();
     metrics.delivered(platform(SICHUAN), 8, 9_100);
     metrics.fell_behind(platform(SICHUAN));
     metrics.credit_exhausted(platform(SICHUAN));
     metrics.snapshot_rows(platform(SICHUAN), 1_000);
+    for hop in Hop::ALL {
+        metrics.hop(hop, Lane::Urgent, 0.003);
+    }
+    metrics.colours(
+        platform(ANHUI),
+        &Colours {
+            applied: [7, 1, 2],
+            flip_flops: 1,
+        },
+    );
+    metrics.clock_said(platform(ANHUI), -250_000);
+    metrics.credit(platform(SICHUAN), Direction::FromSubscribers, 77);
+    metrics.view_conflict(platform(SICHUAN), Conflict::CursorAhead);
     metrics.observe(Arc::new(Fixed));
     metrics
 }
@@ -124,7 +147,8 @@ fn a_scrape_is_valid_and_shows_every_name_of_the_table_and_no_other() {
         } else if !line.starts_with("# HELP ") {
             let (name, labels, value) = sample(line).unwrap_or_else(|| panic!("{line}"));
             assert!(is_name(name) && labels.keys().all(|k| is_name(k)), "{line}");
-            assert!(value >= 0.0, "{line}");
+            let signed = name == Name::ClockSkew.definition().name;
+            assert!(value >= 0.0 || signed, "{line}");
             let suffix = name
                 .strip_prefix(family)
                 .unwrap_or_else(|| panic!("{line} in {family}"));
@@ -143,11 +167,7 @@ fn a_scrape_is_valid_and_shows_every_name_of_the_table_and_no_other() {
     let expected: BTreeMap<&str, &str> = Name::ALL
         .iter()
         .map(|name| name.definition())
-        .map(|d| match d.kind {
-            Kind::Counter => (d.name, "counter"),
-            Kind::Gauge => (d.name, "gauge"),
-            Kind::Histogram => (d.name, "histogram"),
-        })
+        .map(|d| (d.name, d.kind.name()))
         .collect();
     assert_eq!(families, expected);
 }
@@ -165,7 +185,8 @@ fn each_metric_has_the_labels_of_the_table() {
         for (_, mut labels, _) in samples {
             labels.remove("le");
             let keys: Vec<_> = labels.into_keys().collect();
-            assert_eq!(keys, definition.labels, "{}", definition.name);
+            let expected: Vec<_> = definition.labels.iter().map(|l| l.name()).collect();
+            assert_eq!(keys, expected, "{}", definition.name);
         }
     }
 }
@@ -195,6 +216,24 @@ fn values_are_what_was_counted() {
         r#"hutong_store_pending_compaction_bytes{store="state"} 77"#,
         r#"hutong_subscription_lag_seconds{lane="urgent",platform="510000",subscription="main"} 1.5"#,
         r#"hutong_pair_oldest_unapplied_seconds{issuer="340000",lane="urgent",receiver="510000"} 7.25"#,
+        r#"hutong_pair_oldest_unapplied_timestamp_seconds{issuer="340000",lane="urgent",receiver="510000"} 1700000000.25"#,
+        r#"hutong_pair_lag_records{issuer="340000",lane="urgent",receiver="510000"} 3"#,
+        r#"hutong_hop_seconds_bucket{hop="sent_to_platform",lane="urgent",le="0.005"} 1"#,
+        r#"hutong_colours_applied_total{colour="red",platform="340000"} 2"#,
+        r#"hutong_colour_flip_flops_total{platform="340000"} 1"#,
+        r#"hutong_platform_last_record_timestamp_seconds{platform="340000"} 1700000000.5"#,
+        r#"hutong_clock_skew_seconds{platform="340000"} -0.25"#,
+        r#"hutong_credit_given_bytes_total{direction="from_subscribers",platform="510000"} 77"#,
+        r#"hutong_view_conflicts_total{conflict="cursor_ahead",platform="510000"} 1"#,
+        r#"hutong_commit_running_seconds 1.5"#,
+        r#"hutong_config_reloads_total{result="taken"} 1"#,
+        r#"hutong_config_reloads_total{result="refused"} 1"#,
+        r#"hutong_config_last_reload_successful 0"#,
+        r#"hutong_config_last_reload_success_timestamp_seconds 1700000000"#,
+        r#"hutong_disk_free_bytes 4000"#,
+        r#"hutong_certificate_not_after_timestamp_seconds{certificate="broker.pem"} 1800000000"#,
+        r#"hutong_store_level_files{level="0",store="state"} 4"#,
+        r#"hutong_memory_bytes{owner="queue_bulk"} 6"#,
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
     }
@@ -203,41 +242,112 @@ fn values_are_what_was_counted() {
     assert_eq!(metrics.refused_total(platform(ANHUI)), 2);
 }
 
-#[test]
-fn the_largest_pair_matrix_fits() {
-    struct Matrix(Vec<Issuer>);
-    impl Observe for Matrix {
-        fn lags(&self) -> Vec<LagSample> {
-            let pairs = self
-                .0
-                .iter()
-                .flat_map(|a| self.0.iter().map(move |b| (*a, *b)));
-            let pairs = pairs.filter(|(a, b)| a != b);
-            pairs
-                .flat_map(|pair| Lane::DELIVERED.map(|lane| (pair, lane)))
-                .map(|((issuer, platform), lane)| LagSample {
-                    platform,
-                    subscription: "main".to_owned(),
-                    issuer: Some(issuer),
-                    lane,
-                    records: 0,
-                    seconds: 0.0,
-                })
-                .collect()
+/// Everything that can be: the most platforms, subscriptions, reasons and files.
+struct Largest(Vec<Issuer>);
+
+impl Observe for Largest {
+    fn lags(&self) -> Vec<LagSample> {
+        let mut samples = Vec::new();
+        for receiver in &self.0 {
+            for lane in Lane::DELIVERED {
+                for n in 0..limits::SUBSCRIPTIONS_PER_PLATFORM_MAX {
+                    let of = |issuer| LagSample {
+                        platform: *receiver,
+                        subscription: format!("subscription-{n}"),
+                        issuer,
+                        lane,
+                        records: 1,
+                        seconds: 1.0,
+                        oldest_at: Some(Micros(1)),
+                    };
+                    samples.push(of(None));
+                    samples.extend(self.0.iter().map(|issuer| of(Some(*issuer))));
+                }
+            }
         }
-        fn gauges(&self) -> Gauges {
-            Gauges::default()
+        samples
+    }
+
+    fn gauges(&self) -> Gauges {
+        let store = |name| StoreGauges {
+            name,
+            ..StoreGauges::default()
+        };
+        let each = |n| self.0.iter().map(|p| (*p, n)).collect::<Vec<_>>();
+        Gauges {
+            producers_connected: each(1),
+            subscribers_connected: each(1),
+            last_records: self.0.iter().map(|p| (*p, Micros(1))).collect(),
+            overload_limits: GiveWay::ALL.map(|what| (what, Some(1.0))).to_vec(),
+            certificates: (0..CERTIFICATES_MAX)
+                .map(|n| (format!("{n}.pem"), Micros(1)))
+                .collect(),
+            stores: vec![store("log"), store("state")],
+            ..Gauges::default()
         }
     }
-    let platforms: Vec<Issuer> = (0..64).map(|i| platform(100_000 + i)).collect();
+}
+
+#[test]
+fn the_largest_broker_stays_within_the_bounds_of_the_catalogue() {
+    let count = limits::PLATFORMS_MAX as u32;
+    let platforms: Vec<Issuer> = (0..count).map(|i| platform(100_000 + i)).collect();
     let metrics = Metrics::new(platforms.clone());
-    metrics.observe(Arc::new(Matrix(platforms)));
+    for platform in platforms.iter().copied().chain([platform(999_999)]) {
+        for reason in Reason::ALL {
+            metrics.refused(platform, *reason, 1);
+        }
+        metrics.clock_said(platform, 1);
+        metrics.batch(platform, 1);
+    }
+    for hop in Hop::ALL {
+        for lane in Lane::DELIVERED {
+            metrics.hop(hop, lane, 1.0);
+        }
+    }
+    metrics.observe(Arc::new(Largest(platforms)));
     let text = scrape(&metrics);
-    let series = text
-        .lines()
-        .filter(|l| l.starts_with("hutong_pair_oldest_unapplied_seconds{"));
-    assert_eq!(series.count(), 64 * 63 * 2);
-    assert!(!text.contains("otel_metric_overflow"));
+    assert!(
+        !text.contains("otel_metric_overflow"),
+        "a series is missing"
+    );
+    let mut series: BTreeMap<&str, usize> = BTreeMap::new();
+    for (name, ..) in text.lines().filter_map(sample) {
+        *series.entry(name).or_default() += 1;
+    }
+    for name in Name::ALL {
+        let d = name.definition();
+        let count = match d.kind {
+            Kind::Histogram(_) => series[format!("{}_count", d.name).as_str()],
+            Kind::Counter | Kind::Gauge => series.get(d.name).copied().unwrap_or(0),
+        };
+        assert!(count <= d.series_max(), "{}: {count} series", d.name);
+    }
+    let pairs = (count * count * 2) as usize;
+    assert_eq!(series["hutong_pair_oldest_unapplied_seconds"], pairs);
+    assert_eq!(series["hutong_pair_lag_records"], pairs);
+}
+
+#[test]
+fn the_bounds_of_the_catalogue_are_those_of_the_broker() {
+    for (label, real) in [
+        (Label::Platform, limits::PLATFORMS_MAX + 1),
+        (Label::Subscription, limits::SUBSCRIPTIONS_PER_PLATFORM_MAX),
+        (Label::Valve, GiveWay::ALL.len()),
+        (Label::Colour, Colour::ALL.len()),
+        (Label::Conflict, Conflict::ALL.len()),
+        (Label::Direction, Direction::ALL.len()),
+        (Label::Hop, Hop::ALL.len()),
+        (Label::Lane, Lane::DELIVERED.len()),
+        (Label::Level, LEVELS),
+    ] {
+        assert_eq!(label.values_max(), real, "{label:?}");
+    }
+    assert!(Reason::ALL.len() <= Label::Reason.values_max());
+    assert!(
+        Colour::ALL.is_sorted(),
+        "their places are those of the counters"
+    );
 }
 
 #[test]

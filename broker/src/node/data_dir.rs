@@ -1,6 +1,6 @@
 //! The data folder: one broker at a time, a version, and what may not change once there is a log.
 
-use crate::{config::Config, rocks};
+use crate::{checkpoint, config::Config, rocks};
 use std::{
     fs::{self, File, TryLockError},
     io::Write,
@@ -10,7 +10,7 @@ use std::{
 
 /// Raised when the layout on disk changes in a way that an older broker cannot read.
 const VERSION: u32 = 1;
-const VERSION_FILE: &str = "VERSION";
+pub const VERSION_FILE: &str = "VERSION";
 const SHARDS_FILE: &str = "SHARDS";
 const LOCK_FILE: &str = "LOCK";
 /// Where the log is; the shards of its entries are fixed.
@@ -82,6 +82,10 @@ impl DataDir {
         })?;
         check_version(dir, io)?;
         check_shards(config, io)?;
+        // Of a backup that was cut short. One that is being carried away is left alone.
+        if let Err(error) = checkpoint::clear(dir) {
+            tracing::warn!(%error, "a copy for a backup stays");
+        }
         Ok(DataDir { _lock: lock })
     }
 }
@@ -127,7 +131,7 @@ fn check_version(
             Ok(())
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            write_durably(dir, VERSION_FILE, &format!("{VERSION}\n")).map_err(io)
+            write_durably(dir, VERSION_FILE, &layout_version()).map_err(io)
         }
         Err(error) => Err(io(error)),
     }
@@ -186,8 +190,13 @@ fn check_shards(
     write_durably(&config.data_dir, SHARDS_FILE, &text).map_err(io)
 }
 
+/// What stands in [`VERSION_FILE`] of a folder that this broker writes.
+pub fn layout_version() -> String {
+    format!("{VERSION}\n")
+}
+
 /// The file is either as before or complete, also after a power cut.
-fn write_durably(dir: &Path, name: &str, text: &str) -> std::io::Result<()> {
+pub fn write_durably(dir: &Path, name: &str, text: &str) -> std::io::Result<()> {
     let temporary = dir.join(format!("{name}.new"));
     let mut file = File::create(&temporary)?;
     file.write_all(text.as_bytes())?;

@@ -8,8 +8,10 @@ use crate::{
     access::Access,
     admin::Admin,
     apply::{Apply, ApplyError, waiters::Waiters},
+    checkpoint::Checkpoints,
     clock::{self, Clock},
     config::Config,
+    console::{self, Console},
     control::ControlWriter,
     fanout::{Beside, Blocking, Fanout, Snapshots, registry::Subscriptions},
     ingress::{Ingress, queue::Queues, registry::Producers},
@@ -26,19 +28,20 @@ use crate::{
     tail::TailRings,
 };
 
-use data_dir::DataDir;
 use hutong_config::ConfigErrors;
 use hutong_proto::{Issuer, Micros, Offset, Partition};
-use hutong_telemetry::Health;
+use hutong_telemetry::{Exporter, Health, TraceSettings, Traces, catalogue};
 use std::{net::SocketAddr, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use data_dir::DataDirError;
+pub use data_dir::{DataDir, DataDirError, VERSION_FILE, layout_version, write_durably};
 
 /// Gathered state goes down at least this often, so that a restart has little to replay.
 const ROTATE_EVERY: Duration = Duration::from_secs(30);
 const CURSORS_EVERY: Duration = Duration::from_secs(1);
+/// Of metrics, by OTLP.
+const PUSH_EVERY: Duration = Duration::from_secs(15);
 
 /// Why a broker did not start. Nothing is listening then.
 #[derive(Debug, thiserror::Error)]
@@ -186,7 +189,7 @@ impl Broker {
         let clock = clock::system();
         let data_dir = DataDir::open(&config)?;
         let listeners = serve::Listeners::bind(&config).await?;
-        let metrics = Arc::new(Metrics::new(config.platforms.iter().map(|p| p.issuer)));
+        let metrics = Arc::new(metrics(&config)?);
         metrics.configured(clock());
         let health = Health::new();
         let (log, state) = open_stores(&config, &clock, &metrics.recorder()).await?;
@@ -249,7 +252,7 @@ impl Broker {
         parts.start_background(&live);
         parts
             .metrics
-            .observe(Arc::new(observe::Observer::new(&parts)));
+            .observe(Arc::new(observe::Observer::new(&parts, &live)));
         let (grpc_addr, http_addr) = serve::start(listeners, &parts, &health)?;
         health.set_ready(Ok(()));
         tracing::info!(%grpc_addr, %http_addr, log_id = %parts.log.id(), "broker ready");
@@ -390,6 +393,27 @@ async fn wait(what: &str, tasks: &TaskTracker, deadline: Instant, blocking: impl
             "waited for"
         );
     }
+}
+
+/// With what pushes them, if that is configured.
+fn metrics(config: &Config) -> Result<Metrics, StartError> {
+    let other = |error: &dyn std::error::Error| StartError::Other(error.to_string());
+    let telemetry = &config.telemetry;
+    let platforms = config.platforms.iter().map(|p| p.issuer);
+    let exporter = Exporter::pushing(catalogue::series_max, telemetry.otlp.as_deref());
+    let exporter = exporter.map_err(|e| other(&e))?;
+    let traces = match &telemetry.otlp {
+        None => Traces::off(),
+        Some(otlp) => Traces::start(&TraceSettings {
+            otlp: otlp.clone(),
+            service: "hutong-broker",
+            // Traces begin at the sources.
+            share: 0.0,
+            slow: telemetry.slow,
+        })
+        .map_err(|e| other(&e))?,
+    };
+    Ok(Metrics::with(platforms, exporter, traces))
 }
 
 /// Opening reads from disk: off the runtime's threads.
@@ -533,6 +557,7 @@ impl Parts {
             Arc::clone(&self.clock),
             stop.clone(),
         ));
+        tasks.spawn(self.metrics.registry().push(PUSH_EVERY, stop.clone()));
         let overload = Arc::clone(&self.overload);
         tasks.spawn(overload.run(self.rings.applied(), stop.clone()));
         tasks.spawn(rotate(Arc::clone(&self.state), stop.clone()));
@@ -584,6 +609,16 @@ impl Parts {
         }
     }
 
+    fn console(&self) -> Arc<Console> {
+        Console::new(console::Parts {
+            access: self.access(),
+            admin: self.admin(),
+            query: self.query(),
+            drills: self.config.drills.clone(),
+            stop: self.drain.servers.clone(),
+        })
+    }
+
     fn query(&self) -> Query {
         Query {
             access: self.access(),
@@ -608,6 +643,7 @@ impl Parts {
             control: self.control.clone(),
             started_at: (self.clock)(),
             trial_marker: self.config.trial_marker.clone(),
+            checkpoints: Arc::new(Checkpoints::new(&self.config.data_dir)),
         }
     }
 }

@@ -30,8 +30,9 @@ pub async fn run(
             () = stop.cancelled() => return,
             _ = every.tick() => {}
         }
-        let (log, state) = (Arc::clone(&log), Arc::clone(&state));
+        // As the configuration says now: it may be loaded again.
         let retention = retention.borrow().clone();
+        let (log, state) = (Arc::clone(&log), Arc::clone(&state));
         let now = clock();
         let done = tokio::task::spawn_blocking(move || {
             let trims = enforce(&*log, &retention, state.stored().next, now)?;

@@ -91,7 +91,9 @@ pub fn start(
     let [grpc_addr, http_addr] = listeners.addresses()?;
     let (tasks, stop) = (&parts.drain.server_tasks, &parts.drain.servers);
 
-    let router = http::router(health.clone(), parts.metrics.registry());
+    let console = parts.console();
+    tasks.spawn(Arc::clone(&console).run());
+    let router = http::router(health.clone(), parts.metrics.registry(), console.router());
     tasks.spawn(http::serve(listeners.http, router, stop.clone()));
 
     let reflection = || {

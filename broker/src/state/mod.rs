@@ -410,6 +410,17 @@ impl State {
         self.shared.signal.lock().closing = true;
     }
 
+    /// Copies what is on disk into `dir`, which must not be there. Returns what is applied in the copy, at least:
+    /// a run goes down whole, with its position, so what is more in it belongs to a later one.
+    pub fn checkpoint(&self, dir: &Path) -> Result<Applied, StateError> {
+        self.check()?;
+        let stored = self.stored();
+        let db = self.shared.db.database();
+        let db = db.ok_or_else(|| StateError::Failed("it is in memory alone".to_owned()))?;
+        rocks::checkpoint(db, dir).map_err(StateError::Failed)?;
+        Ok(stored)
+    }
+
     /// Flushes and stops.
     pub fn close(&self) -> Result<(), StateError> {
         self.closing();

@@ -318,7 +318,7 @@ fn gather_run(state: &State) {
 }
 
 fn level0_files(state: &State) -> u64 {
-    state.store().level0_files
+    state.store().level_files[0]
 }
 
 /// As many runs as may wait, and nobody who merges them.

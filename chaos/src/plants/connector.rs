@@ -370,6 +370,7 @@ fn delivered(offset: Offset, random: &mut Random) -> Delivered {
         issuer: Issuer::new(340_000).expect("six digits"),
         offset,
         durable_at: Micros(1_660_000_000_000_000),
+        trace: None,
         delta: Delta {
             entity: EntityId(u128::from(random.below(PERSONS)).to_be_bytes()),
             revision: Revision(offset.0),

@@ -115,7 +115,7 @@ pub fn meant_for(plant: Plant) -> (Hunter, &'static [&'static str]) {
         Plant::SyncRetried | Plant::PoisonIgnored => (FailedSyncs, &["INV-11"]),
         Plant::OffsetReused => (Sweep, &["INV-1", "INV-3", "INV-5"]),
         Plant::TornEndKept => (Sweep, &["INV-1", "INV-3"]),
-        Plant::CutsTooMuch => (Sweep, &["INV-1", "INV-3"]),
+        Plant::CutsTooMuch => (Sweep, &["INV-1", "INV-3", "INV-5"]),
         Plant::FolderNotSynced => (Sweep, &["INV-1"]),
         Plant::DedupeBySequence | Plant::CompleteIsHighest => (Simulation, &["INV-1", "INV-7"]),
         Plant::RevisionIgnored => (Simulation, &["INV-4", "INV-5"]),
@@ -259,7 +259,7 @@ pub struct Args {
     /// One line of JSON for each instead of text.
     #[arg(long, conflicts_with = "table")]
     json: bool,
-    /// A table in Markdown, as it stands in `docs/reliability.md`.
+    /// A table in Markdown.
     #[arg(long)]
     table: bool,
 }

@@ -4,7 +4,7 @@ use crate::{
     model::Model,
     sweep::{
         plan::{Plan, Planned, afterwards},
-        store::{OnAck, Store},
+        store::{OnAck, PATIENCE, Store},
     },
 };
 use hutong_planted_broker::{
@@ -379,8 +379,8 @@ fn append(
         let (told, outcome) = mpsc::channel();
         store.append(number, &all[number], &on_ack, told);
         let told = outcome
-            .recv()
-            .map_err(|e| violation("INV-3", e.to_string()))?;
+            .recv_timeout(PATIENCE)
+            .map_err(|e| violation("INV-3", format!("a record is not answered: {e}")))?;
         let told = told.map_err(|e| violation("INV-3", format!("it does not go on: {e}")))?;
         last = last.max(told);
     }

@@ -53,7 +53,7 @@ pub fn of_the_machine(why: &str) -> bool {
 }
 
 /// Nothing here takes longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -2,7 +2,7 @@
 
 use crate::sweep::{
     plan::{Operation, Plan},
-    store::{OnAck, Store, of_the_machine},
+    store::{OnAck, PATIENCE, Store, of_the_machine},
     trace::BROKEN,
 };
 use hutong_planted_broker::log::{Log, faults::Faults};
@@ -126,7 +126,9 @@ pub fn work(dir: &Path, plan: &Plan, voice: &Voice) -> Result<(), String> {
             Operation::Wait => {
                 let mut last = Offset::NONE;
                 for outcome in waiting.drain(..) {
-                    let told = outcome.recv().map_err(|e| e.to_string())?;
+                    // Whoever applies may have ended, and then the log waits for ever.
+                    let told = outcome.recv_timeout(PATIENCE);
+                    let told = told.map_err(|e| format!("a record is not answered: {e}"))?;
                     last = last.max(told.map_err(|e| e.to_string())?);
                 }
                 store.apply_up_to(last)?;

@@ -1,13 +1,13 @@
 //! `lag`: how far behind each subscription is, and each pair of platforms.
 
-use super::Context;
+use super::{Context, platforms::lane};
 use crate::{
     errors::CliError,
     output::{Format, Grid, grouped, json_line, seconds_text},
 };
 use clap::Args;
 use hutong_connectors::client;
-use hutong_proto::api;
+use hutong_proto::{Lane, api};
 use serde::Serialize;
 use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
 
@@ -19,9 +19,21 @@ pub struct LagArgs {
     /// Shows it again every second until interrupted.
     #[arg(long)]
     pub watch: bool,
+    /// Only what is urgent, or only bulk.
+    #[arg(long, value_name = "LANE", value_parser = lane)]
+    pub lane: Option<Lane>,
     /// Exits with 1 when a subscription's oldest change not applied is older than this.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub over: Option<f64>,
+}
+
+/// What counts of the lags of both lanes.
+pub fn seconds_of(only: Option<Lane>, urgent: &LaneLagShape, bulk: &LaneLagShape) -> f64 {
+    match only {
+        Some(Lane::Urgent) => urgent.seconds,
+        Some(_) => bulk.seconds,
+        None => urgent.seconds.max(bulk.seconds),
+    }
 }
 
 /// Nothing is over NaN, so that nobody would ever lag.
@@ -39,9 +51,9 @@ pub async fn run(context: &Context, args: &LagArgs) -> Result<(), CliError> {
     let clear = args.watch && context.format == Format::Table && std::io::stdout().is_terminal();
     loop {
         let worst = if args.matrix {
-            matrix(context, clear).await?
+            matrix(context, clear, args.lane).await?
         } else {
-            subscriptions(context, clear).await?
+            subscriptions(context, clear, args.lane).await?
         };
         if !args.watch {
             return judged(worst, args.over);
@@ -62,7 +74,7 @@ fn judged(worst_seconds: f64, over: Option<f64>) -> Result<(), CliError> {
 }
 
 /// One line of `lag`.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct LagShape {
     pub platform: u32,
     pub subscription: String,
@@ -78,6 +90,9 @@ pub struct LaneLagShape {
     /// Age of the oldest record not applied.
     pub seconds: f64,
     pub oldest_at_us: u64,
+    /// Where that record is, and who issued it; 0 when nothing is outstanding.
+    pub oldest_offset: u64,
+    pub oldest_issuer: u32,
 }
 
 impl LaneLagShape {
@@ -86,6 +101,8 @@ impl LaneLagShape {
             records: l.records,
             seconds: l.seconds,
             oldest_at_us: l.oldest_at_us,
+            oldest_offset: l.oldest_offset,
+            oldest_issuer: l.oldest_issuer,
         })
     }
 }
@@ -99,24 +116,36 @@ pub fn state_name(s: &api::Subscription) -> &'static str {
     }
 }
 
-async fn subscriptions(context: &Context, clear: bool) -> Result<f64, CliError> {
-    let mut client = client::admin(&context.endpoint).map_err(|e| context.failed(&e))?;
-    let answer = client
-        .list_subscriptions(api::ListSubscriptionsRequest { platform: 0 })
-        .await
-        .map_err(|s| context.refused(&s))?;
-    let mut lags: Vec<LagShape> = answer
-        .into_inner()
-        .subscriptions
-        .iter()
-        .map(|s| LagShape {
+impl LagShape {
+    pub fn from_api(s: &api::Subscription) -> LagShape {
+        LagShape {
             platform: s.platform,
             subscription: s.subscription.clone(),
             state: state_name(s),
             urgent: LaneLagShape::from_api(s.urgent.as_ref()),
             bulk: LaneLagShape::from_api(s.bulk.as_ref()),
-        })
-        .collect();
+        }
+    }
+}
+
+/// Every subscription, as it is now.
+pub async fn read(context: &Context) -> Result<Vec<LagShape>, CliError> {
+    let mut client = client::admin(&context.endpoint).map_err(|e| context.failed(&e))?;
+    let answer = client
+        .list_subscriptions(api::ListSubscriptionsRequest { platform: 0 })
+        .await
+        .map_err(|s| context.refused(&s))?;
+    let subscriptions = answer.into_inner().subscriptions;
+    Ok(subscriptions.iter().map(LagShape::from_api).collect())
+}
+
+async fn subscriptions(
+    context: &Context,
+    clear: bool,
+    lane: Option<Lane>,
+) -> Result<f64, CliError> {
+    let mut lags = read(context).await?;
+    let worst_of = |lag: &LagShape| seconds_of(lane, &lag.urgent, &lag.bulk);
     // The worst first: that is what somebody looks for.
     lags.sort_by(|a, b| worst_of(b).total_cmp(&worst_of(a)));
     if clear {
@@ -131,6 +160,8 @@ async fn subscriptions(context: &Context, clear: bool) -> Result<f64, CliError> 
             ">urgent records",
             ">bulk behind",
             ">bulk records",
+            ">oldest",
+            "of",
         ]);
         for l in &lags {
             grid.row([
@@ -141,6 +172,8 @@ async fn subscriptions(context: &Context, clear: bool) -> Result<f64, CliError> 
                 grouped(l.urgent.records),
                 seconds_text(l.bulk.seconds),
                 grouped(l.bulk.records),
+                oldest(l).map_or_else(|| "-".to_owned(), |o| o.oldest_offset.to_string()),
+                oldest(l).map_or_else(|| "-".to_owned(), |o| o.oldest_issuer.to_string()),
             ]);
         }
         grid
@@ -148,12 +181,16 @@ async fn subscriptions(context: &Context, clear: bool) -> Result<f64, CliError> 
     Ok(lags.iter().map(worst_of).fold(0.0, f64::max))
 }
 
-fn worst_of(lag: &LagShape) -> f64 {
-    lag.urgent.seconds.max(lag.bulk.seconds)
+/// The lane whose oldest change has waited longest.
+fn oldest(lag: &LagShape) -> Option<&LaneLagShape> {
+    let lanes = [&lag.urgent, &lag.bulk].into_iter();
+    lanes
+        .filter(|lane| lane.records > 0)
+        .min_by_key(|lane| lane.oldest_offset)
 }
 
 /// One pair of `lag --matrix --output json`.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct PairShape {
     pub issuer: u32,
     pub receiver: u32,
@@ -162,24 +199,24 @@ pub struct PairShape {
     pub bulk: LaneLagShape,
 }
 
-async fn matrix(context: &Context, clear: bool) -> Result<f64, CliError> {
+pub fn pairs(answer: &api::GetLagMatrixResponse) -> Vec<PairShape> {
+    let pair = |p: &api::LagPair| PairShape {
+        issuer: p.issuer,
+        receiver: p.receiver,
+        subscription: p.subscription.clone(),
+        urgent: LaneLagShape::from_api(p.urgent.as_ref()),
+        bulk: LaneLagShape::from_api(p.bulk.as_ref()),
+    };
+    answer.pairs.iter().map(pair).collect()
+}
+
+async fn matrix(context: &Context, clear: bool, lane: Option<Lane>) -> Result<f64, CliError> {
     let mut client = client::admin(&context.endpoint).map_err(|e| context.failed(&e))?;
     let answer = client
         .get_lag_matrix(api::GetLagMatrixRequest {})
         .await
         .map_err(|s| context.refused(&s))?;
-    let pairs: Vec<PairShape> = answer
-        .into_inner()
-        .pairs
-        .iter()
-        .map(|p| PairShape {
-            issuer: p.issuer,
-            receiver: p.receiver,
-            subscription: p.subscription.clone(),
-            urgent: LaneLagShape::from_api(p.urgent.as_ref()),
-            bulk: LaneLagShape::from_api(p.bulk.as_ref()),
-        })
-        .collect();
+    let pairs = pairs(&answer.into_inner());
     if clear {
         context.screen.line(CLEAR_SCREEN)?;
     }
@@ -194,21 +231,21 @@ async fn matrix(context: &Context, clear: bool) -> Result<f64, CliError> {
             context.screen.line(
                 "Age of the oldest change not applied, in seconds; rows issue, columns receive, '.' is nothing outstanding",
             )?;
-            context.screen.line(matrix_text(&pairs))?;
+            context.screen.line(matrix_text(&pairs, lane))?;
         }
     }
     Ok(pairs
         .iter()
-        .map(|p| p.urgent.seconds.max(p.bulk.seconds))
+        .map(|p| seconds_of(lane, &p.urgent, &p.bulk))
         .fold(0.0, f64::max))
 }
 
 /// A square of short cells: the first two digits of a code name the province.
-fn matrix_text(pairs: &[PairShape]) -> String {
+fn matrix_text(pairs: &[PairShape], lane: Option<Lane>) -> String {
     let mut cells: BTreeMap<(u32, u32), f64> = BTreeMap::new();
     for p in pairs {
         let cell = cells.entry((p.issuer, p.receiver)).or_default();
-        *cell = cell.max(p.urgent.seconds.max(p.bulk.seconds));
+        *cell = cell.max(seconds_of(lane, &p.urgent, &p.bulk));
     }
     let mut issuers: Vec<u32> = pairs.iter().map(|p| p.issuer).collect();
     let mut receivers: Vec<u32> = pairs.iter().map(|p| p.receiver).collect();
@@ -249,6 +286,8 @@ mod tests {
                 records: 1,
                 seconds,
                 oldest_at_us: 1,
+                oldest_offset: 1,
+                oldest_issuer: issuer,
             },
             bulk: LaneLagShape::default(),
         }
@@ -256,16 +295,21 @@ mod tests {
 
     #[test]
     fn the_matrix_has_a_row_for_each_issuer_and_a_column_for_each_receiver() {
-        let text = matrix_text(&[
-            pair(340_000, 510_000, 0.0),
-            pair(510_000, 340_000, 39_600.0),
-            pair(310_000, 340_000, 1.25),
-        ]);
+        let text = matrix_text(
+            &[
+                pair(340_000, 510_000, 0.0),
+                pair(510_000, 340_000, 39_600.0),
+                pair(310_000, 340_000, 1.25),
+            ],
+            None,
+        );
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "           34   51");
         assert_eq!(lines[1], "  310000  1.2     ");
         assert_eq!(lines[2], "  340000         .");
         assert_eq!(lines[3], "  510000  11h     ");
+        let bulk = matrix_text(&[pair(510_000, 340_000, 39_600.0)], Some(Lane::Bulk));
+        assert_eq!(bulk.lines().last(), Some("  510000    ."));
     }
 
     #[test]

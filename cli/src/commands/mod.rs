@@ -1,10 +1,13 @@
 //! One file a group of commands; here, what they share.
 
+pub mod check;
+pub mod debug;
 pub mod entity;
 pub mod lag;
 pub mod platforms;
 pub mod publish;
 pub mod tail;
+pub mod top;
 
 use crate::{
     cli::{Cli, Command, Global},
@@ -24,6 +27,9 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
     let context = Context::new(&cli.global)?;
     match cli.command {
         Command::Demo(args) => demo::run(args, cli.global.output).await,
+        Command::Check(args) => check::run(&context, &args).await,
+        Command::Top(args) => top::run(&context, &args).await,
+        Command::Debug(debug::DebugCommand::Bundle(args)) => debug::bundle(&context, &args).await,
         Command::Lag(args) => lag::run(&context, &args).await,
         Command::Get(args) => entity::get(&context, &args).await,
         Command::Explain(args) => entity::explain(&context, &args).await,
@@ -50,7 +56,7 @@ pub struct Context {
     pub format: Format,
     pub identity: Identity,
     pub endpoint: Endpoint,
-    address: String,
+    pub address: String,
 }
 
 impl Context {

@@ -62,29 +62,28 @@ pub fn lane(text: &str) -> Result<Lane, String> {
         .ok_or_else(|| format!("{text:?} is none of urgent, bulk"))
 }
 
-#[derive(Debug, Serialize)]
-struct PlatformShape {
-    code: u32,
-    name: String,
-    name_zh: String,
-    shards: u32,
-    producers_connected: u32,
-    subscriptions_connected: u32,
-    last_record_at_us: u64,
-    deltas_accepted: u64,
-    deltas_refused: u64,
+#[derive(Clone, Debug, Serialize)]
+pub struct PlatformShape {
+    pub code: u32,
+    pub name: String,
+    pub name_zh: String,
+    pub shards: u32,
+    pub producers_connected: u32,
+    pub subscriptions_connected: u32,
+    pub last_record_at_us: u64,
+    pub deltas_accepted: u64,
+    pub deltas_refused: u64,
 }
 
-pub async fn platforms(context: &Context) -> Result<(), CliError> {
+/// All platforms, as they are now.
+pub async fn read_platforms(context: &Context) -> Result<Vec<PlatformShape>, CliError> {
     let mut client = client::admin(&context.endpoint).map_err(|e| context.failed(&e))?;
     let answer = client
         .list_platforms(api::ListPlatformsRequest {})
         .await
         .map_err(|s| context.refused(&s))?;
-    let platforms: Vec<PlatformShape> = answer
-        .into_inner()
-        .platforms
-        .into_iter()
+    let platforms = answer.into_inner().platforms.into_iter();
+    Ok(platforms
         .map(|p| PlatformShape {
             code: p.code,
             name: p.name,
@@ -96,7 +95,11 @@ pub async fn platforms(context: &Context) -> Result<(), CliError> {
             deltas_accepted: p.deltas_accepted,
             deltas_refused: p.deltas_refused,
         })
-        .collect();
+        .collect())
+}
+
+pub async fn platforms(context: &Context) -> Result<(), CliError> {
+    let platforms = read_platforms(context).await?;
     context.show(&platforms, "No platform is configured.", || {
         let mut grid = Grid::new(&[
             "code",
@@ -219,7 +222,7 @@ pub async fn subscriptions(context: &Context, args: &SubscriptionsArgs) -> Resul
 }
 
 #[derive(Debug, Serialize)]
-struct PartitionShape {
+pub struct PartitionShape {
     issuer: u32,
     lane: &'static str,
     shard: u32,
@@ -230,15 +233,15 @@ struct PartitionShape {
     bytes_estimate: u64,
 }
 
-pub async fn partitions(context: &Context) -> Result<(), CliError> {
+/// What is stored of each partition, as it is now.
+pub async fn read_partitions(context: &Context) -> Result<Vec<PartitionShape>, CliError> {
     let mut client = client::admin(&context.endpoint).map_err(|e| context.failed(&e))?;
     let answer = client
         .list_partitions(api::ListPartitionsRequest {})
         .await
         .map_err(|s| context.refused(&s))?;
-    let partitions: Vec<PartitionShape> = answer
-        .into_inner()
-        .partitions
+    let partitions = answer.into_inner().partitions;
+    Ok(partitions
         .iter()
         .map(|p| PartitionShape {
             issuer: p.issuer,
@@ -250,7 +253,11 @@ pub async fn partitions(context: &Context) -> Result<(), CliError> {
             records: p.records,
             bytes_estimate: p.bytes_estimate,
         })
-        .collect();
+        .collect())
+}
+
+pub async fn partitions(context: &Context) -> Result<(), CliError> {
+    let partitions = read_partitions(context).await?;
     context.show(&partitions, "Nothing is stored yet.", || {
         let mut grid = Grid::new(&[
             "issuer",

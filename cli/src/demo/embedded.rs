@@ -23,6 +23,7 @@ pub struct Embedded {
     broker: Broker,
     address: String,
     metrics: String,
+    console: String,
     data_dir: PathBuf,
     folder: Folder,
 }
@@ -102,6 +103,7 @@ impl Embedded {
         Ok(Embedded {
             address: format!("http://{}", broker.grpc_addr()),
             metrics: format!("http://{}/metrics", broker.http_addr()),
+            console: format!("http://{}/console/", broker.http_addr()),
             data_dir,
             broker,
             folder,
@@ -116,6 +118,11 @@ impl Embedded {
     /// For a browser or Prometheus.
     pub fn metrics(&self) -> &str {
         &self.metrics
+    }
+
+    /// For people, in a browser.
+    pub fn console(&self) -> &str {
+        &self.console
     }
 
     /// Of everything that this run writes.

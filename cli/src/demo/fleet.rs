@@ -352,6 +352,7 @@ mod tests {
                 records: 1,
                 seconds,
                 oldest_at_us: 1,
+                ..api::LaneLag::default()
             })
         };
         let pairs = [(0.02, 0.0), (0.01, 12.5)].map(|(urgent, bulk)| api::LagPair {
@@ -393,6 +394,7 @@ mod tests {
                 issuer,
                 offset: Offset(1),
                 durable_at: Micros(1),
+                trace: None,
                 delta: Delta {
                     entity: *entity,
                     revision: Revision(BASE.0 + n),

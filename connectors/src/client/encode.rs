@@ -2,7 +2,7 @@
 
 use crate::client::ClientError;
 use bytes::Bytes;
-use hutong_proto::{Delta, Issuer, Provenance, Sequence, limits, wire};
+use hutong_proto::{Delta, Issuer, Provenance, Sequence, TraceContext, limits, wire};
 use std::{collections::HashMap, sync::Arc};
 
 const BATCH_FIELD: u32 = 2;
@@ -21,6 +21,14 @@ pub struct EncodedBatch {
 impl EncodedBatch {
     /// Equal provenance stands in the table once.
     pub fn from_deltas(deltas: &[Delta]) -> Result<EncodedBatch, ClientError> {
+        EncodedBatch::traced(deltas, &[])
+    }
+
+    /// The same with the traces of some deltas, by their place; those that are left out have none.
+    pub fn traced(
+        deltas: &[Delta],
+        traces: &[Option<TraceContext>],
+    ) -> Result<EncodedBatch, ClientError> {
         if deltas.len() > limits::BATCH_DELTAS_MAX {
             return Err(ClientError::TooLarge {
                 what: format!("{} deltas", deltas.len()),
@@ -45,9 +53,10 @@ impl EncodedBatch {
             });
         }
         let mut encoded = Vec::with_capacity(128);
-        for (delta, index) in deltas.iter().zip(indexes) {
+        for (place, (delta, index)) in deltas.iter().zip(indexes).enumerate() {
             encoded.clear();
-            delta.encode(index, &mut encoded);
+            let trace = traces.get(place).copied().flatten();
+            delta.encode_traced(index, trace, &mut encoded);
             wire::put_bytes(&mut body, DELTA_FIELD, &encoded);
         }
         let batch = EncodedBatch {

@@ -1,8 +1,8 @@
 //! Where the broker is, and who we are.
 
-use crate::client::ClientError;
+use crate::{client::ClientError, state::now};
 use hutong_proto::{
-    Issuer,
+    Issuer, TraceContext,
     api::{admin_service_client::AdminServiceClient, query_service_client::QueryServiceClient},
     metadata,
 };
@@ -61,6 +61,8 @@ pub struct Endpoint {
     /// Such as `http://127.0.0.1:7400`.
     pub address: String,
     pub identity: Identity,
+    /// What calls are part of.
+    trace: Option<TraceContext>,
 }
 
 impl Endpoint {
@@ -68,7 +70,14 @@ impl Endpoint {
         Endpoint {
             address: address.into(),
             identity,
+            trace: None,
         }
+    }
+
+    /// Calls say that they are part of this.
+    #[must_use]
+    pub fn traced(self, trace: Option<TraceContext>) -> Endpoint {
+        Endpoint { trace, ..self }
     }
 
     /// A connection of its own, made when it is first used.
@@ -103,6 +112,14 @@ impl Endpoint {
         request
             .metadata_mut()
             .insert(metadata::IDENTITY, self.metadata()?);
+        request
+            .metadata_mut()
+            .insert(metadata::CLOCK, now().0.into());
+        if let Some(parent) = self.trace.and_then(|t| t.to_trace_parent().parse().ok()) {
+            request
+                .metadata_mut()
+                .insert(metadata::TRACE_PARENT, parent);
+        }
         Ok(request)
     }
 

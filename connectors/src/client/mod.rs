@@ -22,7 +22,7 @@ pub use publisher::{
 };
 pub use subscriber::{Event, Filter, Lag, Start, Subscriber, SubscriberOptions};
 
-use hutong_proto::{Delta, Issuer, Micros, Offset};
+use hutong_proto::{Delta, Issuer, Micros, Offset, TraceContext};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Why the last try to connect failed, for whoever watches while a client tries again. Clones are the
@@ -50,5 +50,7 @@ pub struct Delivered {
     pub offset: Offset,
     /// Zero in a snapshot.
     pub durable_at: Micros,
+    /// Of the few that are traced.
+    pub trace: Option<TraceContext>,
     pub delta: Delta,
 }

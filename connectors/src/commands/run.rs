@@ -3,7 +3,7 @@
 use super::{AnySink, AnySource, CommandError, pseudonymiser, runtime};
 use crate::{
     checkpoint::StateFolder,
-    config::{Config, SinkWork, SourceWork, Work},
+    config::{Config, SinkWork, SourceWork, TelemetrySettings, Work},
     mapping::Mapper,
     runner::{
         BrokerSource, BrokerTarget, Housekeeping, SinkRunner, SourceRunner, SourceState, Trouble,
@@ -11,7 +11,7 @@ use crate::{
     source::Source,
     state::{Board, State, StatusFile},
 };
-use hutong_telemetry::logs;
+use hutong_telemetry::{TraceSettings, Traces, logs};
 use std::{path::PathBuf, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -56,7 +56,14 @@ async fn work(config: Config, folder: StateFolder, new_log: bool) -> Result<(), 
     if let Some(address) = housekeeping.http() {
         tracing::info!(%address, "serving /metrics, /livez and /readyz");
     }
-    let running = connect(config, &folder, new_log, board.clone(), stop.clone());
+    let traces = traces(&config.telemetry)?;
+    let running = connect(
+        config,
+        &folder,
+        new_log,
+        board.clone(),
+        (stop.clone(), traces.clone()),
+    );
     let ended = tokio::select! {
         ended = running => ended,
         () = overdue(&stop) => Err(CommandError::Trouble(Trouble {
@@ -68,8 +75,28 @@ async fn work(config: Config, folder: StateFolder, new_log: bool) -> Result<(), 
         board.set(State::Failed, error.to_string());
     }
     housekeeping.stop().await;
+    // Blocks for a moment, and nothing else is to be done.
+    traces.flush();
     signals.shutdown().await;
     ended
+}
+
+fn traces(settings: &TelemetrySettings) -> Result<Traces, CommandError> {
+    let Some(otlp) = &settings.otlp else {
+        return Ok(Traces::off());
+    };
+    let settings = TraceSettings {
+        otlp: otlp.clone(),
+        service: "hutong-connect",
+        share: settings.traces,
+        slow: Duration::MAX,
+    };
+    Traces::start(&settings).map_err(|error| {
+        CommandError::Trouble(Trouble {
+            passing: false,
+            message: format!("telemetry: {error}"),
+        })
+    })
 }
 
 /// Ends some time after the stop.
@@ -96,7 +123,7 @@ async fn connect(
     folder: &StateFolder,
     new_log: bool,
     board: Board,
-    stop: CancellationToken,
+    (stop, traces): (CancellationToken, Traces),
 ) -> Result<(), CommandError> {
     let (name, address, identity) = (config.name, config.address, config.identity);
     tracing::info!(connector = name, address, platform = %identity, "starting");
@@ -111,7 +138,7 @@ async fn connect(
             let source = AnySource::new(settings);
             let bytes_max = config.state.dead_letters_bytes_max;
             let state = SourceState::open(folder, source.name(), bytes_max)?;
-            let target = BrokerTarget::new(address, identity, name, folder);
+            let target = BrokerTarget::new(address, identity, name, folder).traced(traces);
             SourceRunner::new(source, target, mapper, state, board, stop)
                 .accept_new_log(new_log)
                 .run()
@@ -120,7 +147,7 @@ async fn connect(
         Work::Sink(work) => {
             let sink = AnySink::new(&work);
             let SinkWork { subscription, .. } = *work;
-            let source = BrokerSource::new(address, identity, subscription);
+            let source = BrokerSource::new(address, identity, subscription).traced(traces);
             SinkRunner::new(sink, source, board, stop)
                 .accept_new_log(new_log)
                 .run()

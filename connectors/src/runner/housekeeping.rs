@@ -2,7 +2,7 @@
 
 use super::metrics::register;
 use crate::state::{Board, State, StatusFile};
-use hutong_telemetry::{Exporter, Health, ScrapeError, http};
+use hutong_telemetry::{Exporter, Health, ScrapeError, catalogue, http};
 use std::{io, net::SocketAddr, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -48,7 +48,7 @@ impl Housekeeping {
             let listen = |error| HousekeepingError::Listen { address, error };
             let listener = TcpListener::bind(address).await.map_err(listen)?;
             bound = Some(listener.local_addr().map_err(listen)?);
-            let exporter = Exporter::new(|_| None)?;
+            let exporter = Exporter::new(catalogue::series_max)?;
             register(&exporter, &board);
             let router = http::router(exporter, health.clone());
             let stopped = stop.clone();

@@ -1,141 +1,92 @@
-//! What a connector measures: the names in one place, read from the [`Board`].
+//! What a connector measures, as the catalogue has it, read from the [`Board`].
 
 use crate::state::{Board, Counts, State};
-use hutong_telemetry::Exporter;
-use opentelemetry::KeyValue;
+use hutong_telemetry::{
+    Exporter,
+    catalogue::{Connector as Metric, Kind, Label},
+};
+use opentelemetry::{KeyValue, metrics::Meter};
 
-/// Every metric of a connector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Metric {
-    /// 1 for the state that the connector is in, 0 for the others; label `state`.
-    State,
-    RowsRead,
-    DeltasAccepted,
-    DeltasNotNewer,
-    RowsRefused,
-    DeltasApplied,
-    Snapshots,
-    Restarts,
-    Reconnects,
-    DeadLetters,
-    DeadLettersBytes,
-    BatchesInFlight,
-    HeldBackSeconds,
-    LagSeconds,
-}
-
-impl Metric {
-    pub const COUNTERS: [Metric; 9] = [
-        Metric::RowsRead,
-        Metric::DeltasAccepted,
-        Metric::DeltasNotNewer,
-        Metric::RowsRefused,
-        Metric::DeltasApplied,
-        Metric::Snapshots,
-        Metric::Restarts,
-        Metric::Reconnects,
-        Metric::HeldBackSeconds,
-    ];
-
-    pub const GAUGES: [Metric; 4] = [
-        Metric::DeadLetters,
-        Metric::DeadLettersBytes,
-        Metric::BatchesInFlight,
-        Metric::LagSeconds,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Metric::State => "hutong_connect_state",
-            Metric::RowsRead => "hutong_connect_rows_read_total",
-            Metric::DeltasAccepted => "hutong_connect_deltas_accepted_total",
-            Metric::DeltasNotNewer => "hutong_connect_deltas_not_newer_total",
-            Metric::RowsRefused => "hutong_connect_rows_refused_total",
-            Metric::DeltasApplied => "hutong_connect_deltas_applied_total",
-            Metric::Snapshots => "hutong_connect_snapshots_total",
-            Metric::Restarts => "hutong_connect_restarts_total",
-            Metric::Reconnects => "hutong_connect_reconnects_total",
-            Metric::DeadLetters => "hutong_connect_dead_letters",
-            Metric::DeadLettersBytes => "hutong_connect_dead_letters_bytes",
-            Metric::BatchesInFlight => "hutong_connect_batches_in_flight",
-            Metric::HeldBackSeconds => "hutong_connect_held_back_seconds_total",
-            Metric::LagSeconds => "hutong_connect_lag_seconds",
-        }
-    }
-
-    fn description(self) -> &'static str {
-        match self {
-            Metric::State => "1 for the state that the connector is in.",
-            Metric::RowsRead => "Rows that the source gave.",
-            Metric::DeltasAccepted => "Deltas that the broker has durably accepted.",
-            Metric::DeltasNotNewer => "Deltas that the broker had already, or newer.",
-            Metric::RowsRefused => "Rows refused by the mapping or the broker.",
-            Metric::DeltasApplied => "Deltas that the sink has durably applied.",
-            Metric::Snapshots => "Snapshots that were begun.",
-            Metric::Restarts => "How often it began again after trouble.",
-            Metric::Reconnects => "How often the connection to the broker was made again.",
-            Metric::DeadLetters => "Dead letters that wait for someone.",
-            Metric::DeadLettersBytes => "Size of the file of dead letters.",
-            Metric::BatchesInFlight => "Batches on the way to the broker.",
-            Metric::HeldBackSeconds => {
-                "Seconds that batches waited because the broker took no more."
-            }
-            Metric::LagSeconds => "How old the newest thing is that the sink has.",
-        }
-    }
-
-    fn value(self, counts: &Counts) -> f64 {
-        let whole = match self {
-            Metric::State => 0,
-            Metric::RowsRead => counts.rows_read,
-            Metric::DeltasAccepted => counts.deltas_accepted,
-            Metric::DeltasNotNewer => counts.deltas_not_newer,
-            Metric::RowsRefused => counts.rows_refused,
-            Metric::DeltasApplied => counts.deltas_applied,
-            Metric::Snapshots => counts.snapshots,
-            Metric::Restarts => counts.restarts,
-            Metric::Reconnects => counts.reconnects,
-            Metric::DeadLetters => counts.dead_letters,
-            Metric::DeadLettersBytes => counts.dead_letters_bytes,
-            Metric::BatchesInFlight => counts.batches_in_flight,
-            Metric::HeldBackSeconds => return counts.held_back_seconds,
-            Metric::LagSeconds => return counts.lag_seconds,
-        };
-        whole as f64
-    }
-}
+/// Takes a value and its labels.
+type Emit<'a> = &'a mut dyn FnMut(f64, &[KeyValue]);
 
 /// Makes the instruments; they read the board when they are scraped, and live in their meter.
 pub fn register(exporter: &Exporter, board: &Board) {
     let meter = exporter.meter("hutong_connect");
-    for metric in Metric::COUNTERS {
-        let board = board.clone();
-        let _counter = meter
-            .f64_observable_counter(metric.name())
-            .with_description(metric.description())
-            .with_callback(move |to| to.observe(metric.value(&board.status().counts), &[]))
-            .build();
+    for metric in Metric::ALL.iter().copied() {
+        make(&meter, metric, board.clone());
     }
-    for metric in Metric::GAUGES {
-        let board = board.clone();
-        let _gauge = meter
-            .f64_observable_gauge(metric.name())
-            .with_description(metric.description())
-            .with_callback(move |to| to.observe(metric.value(&board.status().counts), &[]))
-            .build();
+}
+
+fn make(meter: &Meter, metric: Metric, board: Board) {
+    let d = metric.definition();
+    match d.kind {
+        Kind::Counter => drop(
+            meter
+                .f64_observable_counter(d.name)
+                .with_unit(d.unit)
+                .with_description(d.help)
+                .with_callback(move |to| {
+                    read(metric, &board, &mut |value, labels| {
+                        to.observe(value, labels)
+                    });
+                })
+                .build(),
+        ),
+        Kind::Gauge => drop(
+            meter
+                .f64_observable_gauge(d.name)
+                .with_unit(d.unit)
+                .with_description(d.help)
+                .with_callback(move |to| {
+                    read(metric, &board, &mut |value, labels| {
+                        to.observe(value, labels)
+                    });
+                })
+                .build(),
+        ),
+        // A connector has none.
+        Kind::Histogram(_) => {}
     }
-    let board = board.clone();
-    let _gauge = meter
-        .u64_observable_gauge(Metric::State.name())
-        .with_description(Metric::State.description())
-        .with_callback(move |to| {
-            let now = board.state();
+}
+
+fn read(metric: Metric, board: &Board, emit: Emit<'_>) {
+    let status = board.status();
+    match metric {
+        Metric::State => {
             for state in State::ALL {
-                let label = KeyValue::new("state", state.name());
-                to.observe(u64::from(state == now), &[label]);
+                let label = KeyValue::new(Label::State.name(), state.name());
+                emit(f64::from(state == status.state), &[label]);
             }
-        })
-        .build();
+        }
+        Metric::DeadLettersAdded => {
+            for (reason, count) in &status.counts.dead_letters_added {
+                let label = KeyValue::new(Label::Reason.name(), reason.clone());
+                emit(*count as f64, &[label]);
+            }
+        }
+        metric => emit(value(metric, &status.counts), &[]),
+    }
+}
+
+fn value(metric: Metric, counts: &Counts) -> f64 {
+    let whole = match metric {
+        Metric::State | Metric::DeadLettersAdded => 0,
+        Metric::RowsRead => counts.rows_read,
+        Metric::DeltasAccepted => counts.deltas_accepted,
+        Metric::DeltasNotNewer => counts.deltas_not_newer,
+        Metric::RowsRefused => counts.rows_refused,
+        Metric::DeltasApplied => counts.deltas_applied,
+        Metric::Snapshots => counts.snapshots,
+        Metric::Restarts => counts.restarts,
+        Metric::Reconnects => counts.reconnects,
+        Metric::DeadLetters => counts.dead_letters,
+        Metric::DeadLettersBytes => counts.dead_letters_bytes,
+        Metric::BatchesInFlight => counts.batches_in_flight,
+        Metric::HeldBackSeconds => return counts.held_back_seconds,
+        Metric::LagSeconds => return counts.lag_seconds,
+    };
+    whole as f64
 }
 
 #[cfg(test)]
@@ -151,11 +102,13 @@ mod tests {
         board.count(|counts| {
             counts.rows_read = 7;
             counts.lag_seconds = 0.25;
+            counts.dead_letter("VALUE_UNMAPPED", 2);
         });
         let text = exporter.scrape().expect("scraped");
         for line in [
             "hutong_connect_rows_read_total 7\n",
             "hutong_connect_lag_seconds 0.25\n",
+            "hutong_connect_dead_letters_added_total{reason=\"VALUE_UNMAPPED\"} 2\n",
             "hutong_connect_state{state=\"RUNNING\"} 1\n",
             "hutong_connect_state{state=\"FAILED\"} 0\n",
         ] {

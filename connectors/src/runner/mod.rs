@@ -13,10 +13,11 @@ mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 pub use housekeeping::{Housekeeping, HousekeepingError};
 pub use link::{Connect, Heard, Inlet, LinkError, Outcome, Outlet, Pending, RefusedDelta};
-pub use metrics::{Metric, register};
+pub use metrics::register;
 pub use sdk::{BrokerInlet, BrokerOutlet, BrokerSource, BrokerTarget};
 pub use sink::SinkRunner;
 pub use source::{SourceRunner, SourceState};

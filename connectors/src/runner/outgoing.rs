@@ -21,7 +21,7 @@ use crate::{
 use hutong_proto::{Lane, Reason};
 use serde_json::Value;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     mem,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -74,7 +74,8 @@ pub(super) enum Halt {
 struct Stored {
     checkpoint: Option<Value>,
     barrier: Option<String>,
-    letters_added: usize,
+    /// By reason.
+    letters_added: BTreeMap<String, u64>,
     /// Letters that are kept, and their bytes.
     letters: (usize, u64),
 }
@@ -292,12 +293,14 @@ impl Outgoing {
         if settled.letters.is_empty() && settled.checkpoint.is_none() {
             return;
         }
-        let letters_added = settled.letters.len();
-        if letters_added > 0 {
-            let reason = settled.letters[0].reason.clone();
+        let mut letters_added: BTreeMap<String, u64> = BTreeMap::new();
+        for letter in &settled.letters {
+            *letters_added.entry(letter.reason.clone()).or_default() += 1;
+        }
+        if let Some(first) = settled.letters.first() {
             tracing::warn!(
-                rows = letters_added,
-                first = reason,
+                rows = settled.letters.len(),
+                first = first.reason,
                 "rows become dead letters"
             );
         }
@@ -337,7 +340,10 @@ impl Outgoing {
             message: format!("state: a defect while writing: {panic}"),
         })??;
         self.board.count(|counts| {
-            counts.rows_refused += stored.letters_added as u64;
+            for (reason, rows) in &stored.letters_added {
+                counts.rows_refused += rows;
+                counts.dead_letter(reason, *rows);
+            }
             counts.dead_letters = stored.letters.0 as u64;
             counts.dead_letters_bytes = stored.letters.1;
         });

@@ -3,6 +3,7 @@
 use super::{
     link::{Connect, Heard, Inlet, LinkError, Outcome, Outlet, Pending, RefusedDelta},
     on_disk,
+    trace::{self, SinkTracer, SourceTracer},
 };
 use crate::{
     checkpoint::{EpochFile, StateFolder},
@@ -14,6 +15,7 @@ use crate::{
     state::now,
 };
 use hutong_proto::{Cursor, Delta, Issuer, Lane};
+use hutong_telemetry::Traces;
 use std::time::Duration;
 
 /// Of the second producer: `NAME.bulk`.
@@ -27,6 +29,7 @@ pub struct BrokerTarget {
     first: Producer,
     bulk: Option<Producer>,
     last_error: LastError,
+    traces: Traces,
 }
 
 /// A name at the broker, with the epochs that were used under it.
@@ -42,6 +45,7 @@ pub struct BrokerSource {
     endpoint: Endpoint,
     subscription: SubscriptionSettings,
     last_error: LastError,
+    traces: Traces,
 }
 
 /// One publish stream, or one for each lane.
@@ -49,11 +53,15 @@ pub struct BrokerSource {
 pub struct BrokerOutlet {
     first: Publisher,
     bulk: Option<Publisher>,
+    tracer: SourceTracer,
 }
 
 /// A subscribe stream.
 #[derive(Debug)]
-pub struct BrokerInlet(Subscriber);
+pub struct BrokerInlet {
+    subscriber: Subscriber,
+    tracer: SinkTracer,
+}
 
 impl BrokerTarget {
     /// Two producers, one a lane: a stream is first in, first out, and urgent must not wait for bulk.
@@ -83,11 +91,19 @@ impl BrokerTarget {
             first: Producer::new(producer, folder),
             bulk: None,
             last_error: LastError::default(),
+            traces: Traces::off(),
         }
     }
 
+    /// Some of what goes through is traced.
+    #[must_use]
+    pub fn traced(self, traces: Traces) -> BrokerTarget {
+        BrokerTarget { traces, ..self }
+    }
+
     async fn open(&self, producer: &Producer) -> Result<Publisher, LinkError> {
-        let mut options = PublisherOptions::new(self.endpoint.clone(), producer.name.clone());
+        let endpoint = self.endpoint.clone().traced(trace::stream(&self.traces));
+        let mut options = PublisherOptions::new(endpoint, producer.name.clone());
         let epochs = producer.epochs.clone();
         let epoch = on_disk(move || Ok(epochs.next(now())?)).await;
         options.epoch = Some(epoch.map_err(|trouble| LinkError {
@@ -119,7 +135,14 @@ impl BrokerSource {
             endpoint: Endpoint::new(address, Identity::Platform(issuer)),
             subscription,
             last_error: LastError::default(),
+            traces: Traces::off(),
         }
+    }
+
+    /// What comes and is traced gets its last span here.
+    #[must_use]
+    pub fn traced(self, traces: Traces) -> BrokerSource {
+        BrokerSource { traces, ..self }
     }
 }
 
@@ -134,7 +157,11 @@ impl Connect for BrokerTarget {
             }
         };
         let (first, bulk) = tokio::try_join!(self.open(&self.first), bulk)?;
-        let outlet = BrokerOutlet { first, bulk };
+        let outlet = BrokerOutlet {
+            first,
+            bulk,
+            tracer: SourceTracer::new(&self.traces),
+        };
         let mut logs = outlet.streams().map(|stream| stream.status().log_id);
         let first = logs.next();
         if logs.any(|log| Some(log) != first) {
@@ -158,7 +185,8 @@ impl Connect for BrokerSource {
 
     async fn connect(&mut self, cursor: Option<Cursor>) -> Result<BrokerInlet, LinkError> {
         let name = self.subscription.name.clone();
-        let mut options = SubscriberOptions::new(self.endpoint.clone(), name);
+        let endpoint = self.endpoint.clone().traced(trace::stream(&self.traces));
+        let mut options = SubscriberOptions::new(endpoint, name);
         options.filter = Filter {
             kinds: self.subscription.kinds.clone(),
             issuers: self.subscription.issuers.clone(),
@@ -167,7 +195,10 @@ impl Connect for BrokerSource {
         };
         options.start = cursor.map_or(Start::Snapshot, Start::Cursor);
         options.last_error = self.last_error.clone();
-        Ok(BrokerInlet(Subscriber::open(options).await?))
+        Ok(BrokerInlet {
+            subscriber: Subscriber::open(options).await?,
+            tracer: SinkTracer::new(&self.traces),
+        })
     }
 
     fn last_error(&self) -> LastError {
@@ -187,12 +218,14 @@ impl Outlet for BrokerOutlet {
             (Some(bulk), Lane::Bulk) => bulk.clone(),
             _ => self.first.clone(),
         };
-        let batch = EncodedBatch::from_deltas(&deltas)?;
+        let traced = self.tracer.begin(&deltas);
+        let batch = EncodedBatch::traced(&deltas, traced.contexts())?;
         let mut pending = publisher.publish_encoded(batch).await?;
         Ok(Box::pin(async move {
             loop {
                 let receipt = pending.await?;
                 if !receipt.duplicate {
+                    traced.end(receipt.accepted);
                     return outcome(receipt);
                 }
                 // It was durable before its ack was lost, and which of it was refused was in that
@@ -232,7 +265,11 @@ impl Outlet for BrokerOutlet {
 
 impl Inlet for BrokerInlet {
     async fn next(&mut self) -> Result<Heard, LinkError> {
-        Ok(match self.0.next().await? {
+        let event = self.subscriber.next().await?;
+        if let Event::Records { deltas, .. } = &event {
+            self.tracer.came(deltas);
+        }
+        Ok(match event {
             Event::SnapshotBegin { rows_estimate } => Heard::SnapshotBegin { rows_estimate },
             Event::Rows(rows) => Heard::Rows(rows),
             Event::SnapshotEnd { cursor, .. } => Heard::SnapshotEnd { cursor },
@@ -242,15 +279,16 @@ impl Inlet for BrokerInlet {
     }
 
     async fn applied(&mut self, cursor: Cursor) -> Result<(), LinkError> {
-        Ok(self.0.applied(cursor).await?)
+        self.tracer.applied(&cursor);
+        Ok(self.subscriber.applied(cursor).await?)
     }
 
     fn lag_seconds(&self) -> f64 {
-        self.0.lag().seconds
+        self.subscriber.lag().seconds
     }
 
     fn reconnects(&self) -> u64 {
-        self.0.reconnects()
+        self.subscriber.reconnects()
     }
 }
 

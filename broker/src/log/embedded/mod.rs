@@ -122,6 +122,8 @@ struct Shared {
     /// Held from a write to the end of its sync: no record is written behind one that is not on disk,
     /// which is how `wal.rs` knows a torn end from damage.
     committing: Mutex<()>,
+    /// When the commit that is under way began.
+    commit_since: Mutex<Option<std::time::Instant>>,
     faults: Faults,
 }
 
@@ -163,6 +165,7 @@ impl EmbeddedLog {
             positions: Mutex::new(positions),
             poison: Mutex::new(None),
             committing: Mutex::new(()),
+            commit_since: Mutex::new(None),
             faults: options.faults.clone(),
         });
         let (urgent, urgent_queue) = unbounded();
@@ -177,6 +180,15 @@ impl EmbeddedLog {
             intake: RwLock::new(Some(Intake { urgent, bulk })),
             writer: Mutex::new(Some(writer)),
         })
+    }
+}
+
+impl EmbeddedLog {
+    /// The next record gets this offset at least. For a log that was restored: offsets that were given out
+    /// after its backup must never mean something else. It lasts from the next record on.
+    pub fn skip_to(&self, offset: Offset) {
+        let mut positions = self.shared.positions.lock();
+        positions.next = positions.next.max(offset);
     }
 }
 
@@ -514,8 +526,18 @@ impl Log for EmbeddedLog {
         self.shared.positions.lock().next
     }
 
+    fn checkpoint(&self, dir: &Path) -> Result<(), LogError> {
+        self.shared.check()?;
+        rocks::checkpoint(&self.shared.db, dir).map_err(LogError::Io)
+    }
+
     fn store(&self) -> StoreGauges {
         rocks::gauges(&self.shared.db, &[ENTRIES, META])
+    }
+
+    fn commit_running(&self) -> std::time::Duration {
+        let since = *self.shared.commit_since.lock();
+        since.map_or_else(Default::default, |since| since.elapsed())
     }
 
     fn poisoned(&self) -> Option<String> {

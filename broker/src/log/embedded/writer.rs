@@ -60,7 +60,9 @@ impl Writer {
     /// Commits until both queues are closed and empty, then ends the tail.
     pub fn run(mut self) {
         while let Some(group) = self.group() {
+            *self.shared.commit_since.lock() = Some(Instant::now());
             self.commit(group);
+            *self.shared.commit_since.lock() = None;
         }
         self.shared.positions.lock().tail = None;
     }

@@ -112,6 +112,7 @@ impl Subscriber {
                     issuer: partition.issuer,
                     offset: logged.offset,
                     durable_at: logged.durable_at,
+                    trace: delta.trace,
                     delta: delta.to_owned(provenance),
                 });
             }
@@ -200,6 +201,7 @@ fn snapshot_row(row: &[u8], table: &[Arc<Provenance>]) -> Result<Delivered, Clie
         issuer,
         offset,
         durable_at: Micros::ZERO,
+        trace: None,
         delta: delta.to_owned(provenance(table, &delta)?),
     })
 }

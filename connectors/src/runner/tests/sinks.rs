@@ -93,6 +93,7 @@ fn delta(n: u64) -> Delivered {
         issuer: Issuer::new(310_000).expect("six digits"),
         offset: Offset(n),
         durable_at: NOW,
+        trace: None,
         delta: Delta {
             entity: EntityId([9; 16]),
             revision: Revision(n),

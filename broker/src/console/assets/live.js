@@ -1,0 +1,81 @@
+// What the broker says, as it says it. Pictures come by a stream; everything else is asked for.
+
+const COOKIE = "hutong-identity";
+const AGAIN_MS = 3000;
+const API = "api";
+
+// `at`: when the picture came, by this machine's clock, to let ages go on between two pictures.
+export const state = { picture: null, at: 0, up: false, error: null };
+const listeners = new Set();
+let source = null;
+
+export function identity() {
+  return localStorage.getItem(COOKIE) ?? "auditor/console";
+}
+
+function identify() {
+  document.cookie = `${COOKIE}=${identity()}; path=/console; SameSite=Strict`;
+}
+
+export function listen(listener) {
+  listeners.add(listener);
+}
+
+// Draws again what is shown.
+export function tell() {
+  listeners.forEach((listener) => listener(state));
+}
+
+export function start() {
+  identify();
+  source = new EventSource(`${API}/live`);
+  source.addEventListener("picture", (event) => {
+    Object.assign(state, { picture: JSON.parse(event.data), at: performance.now(), up: true, error: null });
+    tell();
+  });
+  source.addEventListener("error", () => {
+    state.up = false;
+    tell();
+    // A line that broke comes again by itself; a refusal does not.
+    if (source.readyState === EventSource.CLOSED) refused();
+  });
+}
+
+async function refused() {
+  try {
+    await get("picture");
+    state.error = null;
+  } catch (error) {
+    state.error = error;
+  }
+  tell();
+  setTimeout(start, AGAIN_MS);
+}
+
+export class Refused extends Error {
+  constructor(answer, status) {
+    super(answer.message ?? `HTTP ${status}`);
+    this.chinese = answer.message_zh;
+    this.reason = answer.reason;
+    this.status = status;
+  }
+}
+
+export async function get(path) {
+  const response = await fetch(`${API}/${path}`, { cache: "no-store" });
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Refused(answer, response.status);
+  return answer;
+}
+
+// The name of a platform, in the language of the page.
+export function platform(code, language) {
+  const known = state.picture?.platforms.find((p) => p.code === code);
+  if (!known) return code ? String(code) : "-";
+  return language === "zh" ? known.name_zh : known.name;
+}
+
+// Seconds since the picture was taken.
+export function elapsed() {
+  return state.at ? (performance.now() - state.at) / 1000 : 0;
+}

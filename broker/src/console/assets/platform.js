@@ -1,0 +1,64 @@
+// One platform: its subscriptions, what it has not applied and of whom, and what went wrong last.
+
+import { h, table } from "./dom.js";
+import { number, seconds, time } from "./format.js";
+import * as live from "./live.js";
+import { finding, tag } from "./overview.js";
+import { refusals } from "./refused.js";
+import { current, either, t } from "./words.js";
+
+const ERRORS_MAX = 10;
+
+export function platform(text) {
+  const code = Number(text);
+  let more = null;
+  let errors = [];
+  return {
+    every: true,
+    async load() {
+      const [own, all] = await Promise.all([live.get(`platform/${code}`), live.get("errors")]);
+      more = own;
+      errors = all.filter((e) => e.text.includes(String(code))).slice(0, ERRORS_MAX);
+    },
+    draw({ picture }) {
+      const p = picture?.platforms.find((known) => known.code === code);
+      if (!picture) return h("p", null, t("wait"));
+      if (!p) return h("p", null, t("platform.unknown", { code: text }));
+      const findings = picture.findings.filter((f) => f.platform === code && f.why !== "no_producer");
+      return [
+        h("h1", null, `${either(p.name, p.name_zh)} `, h("span", { class: "soft" }, String(code))),
+        findings.length ? h("ul", { class: "findings" }, findings.map(finding)) : h("p", { class: "banner good" }, t("platform.good")),
+        h("h2", null, t("platform.subscriptions")),
+        subscriptions(picture.subscriptions.filter((s) => s.platform === code)),
+        h("h2", null, t("platform.outstanding")),
+        more ? outstanding(more.pairs) : h("p", null, t("wait")),
+        h("h2", null, t("platform.publishes")),
+        h("p", null, t("platform.published", { producers: number(p.producers), last: time(p.last_record_at_us), accepted: number(p.accepted), refused: number(p.refused) })),
+        more?.refused.length ? refusals(more.refused, false) : null,
+        h("h2", null, t("platform.errors")),
+        errors.length ? h("ul", null, errors.map((e) => h("li", null, h("span", { class: "mono" }, `${time(e.at_us)} ${e.level} ${e.text}`)))) : h("p", null, t("platform.no_errors")),
+      ];
+    },
+  };
+}
+
+function subscriptions(own) {
+  if (!own.length) return h("p", null, t("why.not_subscribed"));
+  const lag = (lane) => (lane.records ? `${seconds(lane.seconds)} (${number(lane.records)})` : "0");
+  return table(t("platform.subscriptions"), [
+    [t("column.subscription")], [t("column.state")], [t("column.how")], [t("column.lag", { lane: t("lane.urgent") }), "n"],
+    [t("column.lag", { lane: t("lane.bulk") }), "n"], [t("column.acknowledged")],
+  ], own.map((s) => [s.subscription, tag(s.severity), t("state." + s.state), lag(s.lag[0]), lag(s.lag[1]), time(s.applied_at_us)]));
+}
+
+function outstanding(pairs) {
+  const rows = pairs.flatMap((pair) => ["urgent", "bulk"].map((name, i) => ({ ...pair, name, one: pair.lag[i] }))).filter((row) => row.one.records);
+  rows.sort((a, b) => (a.name === b.name ? b.one.seconds - a.one.seconds : a.name === "urgent" ? -1 : 1));
+  if (!rows.length) return h("p", null, t("platform.nothing"));
+  return table(t("platform.outstanding"), [
+    [t("column.issuer")], [t("column.lane")], [t("column.state")], [t("column.age"), "n"], [t("column.records"), "n"], [t("column.oldest")],
+  ], rows.map((row) => [
+    live.platform(row.issuer, current()), t("lane." + row.name), tag(row.severity), seconds(row.one.seconds), number(row.one.records),
+    h("a", { href: `#/record/${row.issuer}/${row.name}/${row.one.oldest_shard}/${row.one.oldest_offset}` }, `${row.one.oldest_offset} · ${time(row.one.oldest_at_us)}`),
+  ]));
+}

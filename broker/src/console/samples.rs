@@ -1,0 +1,274 @@
+//! Rates and latencies of the last minutes, taken once a second from counters that are there anyway.
+//!
+//! Latency is measured on records that went through, without a word on the hot path: the last record of a
+//! partition is remembered, and moments later the histories of the subscriptions say when each had it. A
+//! record that somebody still has not counts with its age, so that a stall is not invisible.
+
+use crate::{
+    fanout::registry::{Subscription, SubscriptionKey, Subscriptions},
+    log::Log,
+    metrics::{Metrics, Totals},
+};
+use hutong_proto::{Issuer, KindSet, Lane, Micros, Offset, Partition};
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+/// Ten minutes, one a second.
+const POINTS_MAX: usize = 600;
+/// Records looked at in one second, by lane. Each is asked of every subscription.
+const PROBES_MAX: usize = 8;
+/// A record gets so long before it is asked who has it.
+const PROBE_AGE_US: u64 = 2_000_000;
+
+/// One second.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Point {
+    pub at_us: u64,
+    /// Deltas a second, by lane.
+    pub accepted: [f64; 2],
+    pub refused: f64,
+    /// Records a second to all subscribers.
+    pub delivered: f64,
+    pub delivered_bytes: f64,
+    pub log_bytes: f64,
+    /// By lane; nothing when no record went through.
+    pub latency: [Option<Latency>; 2],
+}
+
+/// From durable until sent and until applied, over records and subscriptions, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Latency {
+    pub samples: usize,
+    pub sent_ms_p50: f64,
+    pub sent_ms_p99: f64,
+    pub applied_ms_p50: f64,
+    pub applied_ms_p99: f64,
+    /// Of the samples, those that were not applied when it was looked.
+    pub open: usize,
+}
+
+/// A record that was durable at a known time.
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    lane: Lane,
+    issuer: Issuer,
+    offset: Offset,
+    durable_at: Micros,
+}
+
+/// Where a subscription was when it last moved.
+#[derive(Clone, Copy, Debug)]
+struct Moved {
+    cursors: [Offset; 2],
+    at: Micros,
+}
+
+#[derive(Debug)]
+pub struct Sampler {
+    log: Arc<dyn Log>,
+    subscriptions: Arc<Subscriptions>,
+    metrics: Arc<Metrics>,
+    before: Option<(Micros, Totals)>,
+    /// Of each partition, the newest record that was looked at.
+    seen: BTreeMap<Partition, Offset>,
+    probes: VecDeque<Probe>,
+    moved: BTreeMap<SubscriptionKey, Moved>,
+    points: VecDeque<Point>,
+}
+
+impl Sampler {
+    pub fn new(
+        log: Arc<dyn Log>,
+        subscriptions: Arc<Subscriptions>,
+        metrics: Arc<Metrics>,
+    ) -> Sampler {
+        Sampler {
+            log,
+            subscriptions,
+            metrics,
+            before: None,
+            seen: BTreeMap::new(),
+            probes: VecDeque::new(),
+            moved: BTreeMap::new(),
+            points: VecDeque::new(),
+        }
+    }
+
+    /// Takes one point. Reads memory alone.
+    pub fn take(&mut self, now: Micros) {
+        let subscriptions = self.subscriptions.list();
+        self.note_moves(&subscriptions, now);
+        let latency = self.latencies(&subscriptions, now);
+        self.note_records();
+        let totals = self.metrics.totals();
+        if let Some((at, before)) = self.before.replace((now, totals)) {
+            let mut point = rates(&before, &totals, now.seconds_since(at));
+            point.at_us = now.0;
+            point.latency = latency;
+            if self.points.len() == POINTS_MAX {
+                self.points.pop_front();
+            }
+            self.points.push_back(point);
+        }
+    }
+
+    /// Oldest first.
+    pub fn points(&self) -> Vec<Point> {
+        self.points.iter().cloned().collect()
+    }
+
+    pub fn last(&self) -> Point {
+        self.points.back().cloned().unwrap_or_default()
+    }
+
+    /// When the applied cursor of a subscription was last seen to move.
+    pub fn moved_at(&self, key: &SubscriptionKey) -> Option<Micros> {
+        self.moved.get(key).map(|moved| moved.at)
+    }
+
+    fn note_moves(&mut self, subscriptions: &[Arc<Subscription>], now: Micros) {
+        let mut moved = BTreeMap::new();
+        for s in subscriptions {
+            let cursors = Lane::DELIVERED.map(|lane| s.effective(lane));
+            let before = self.moved.remove(&s.key);
+            let same = before.filter(|before| before.cursors == cursors);
+            let at = same.map_or(now, |same| same.at);
+            moved.insert(s.key.clone(), Moved { cursors, at });
+        }
+        // Those that were forgotten go with the old map.
+        self.moved = moved;
+    }
+
+    /// Remembers the newest record of some partitions that got one.
+    fn note_records(&mut self) {
+        let mut taken = [0; 2];
+        for info in self.log.partitions() {
+            let lane = info.partition.lane;
+            let seen = self.seen.insert(info.partition, info.last);
+            // What was there before the first look is old.
+            let new = self.before.is_some() && seen.is_none_or(|seen| seen < info.last);
+            if lane != Lane::Control && new && taken[lane.index()] < PROBES_MAX {
+                taken[lane.index()] += 1;
+                self.probes.push_back(Probe {
+                    lane,
+                    issuer: info.partition.issuer,
+                    offset: info.last,
+                    durable_at: info.last_durable_at,
+                });
+            }
+        }
+    }
+
+    fn latencies(
+        &mut self,
+        subscriptions: &[Arc<Subscription>],
+        now: Micros,
+    ) -> [Option<Latency>; 2] {
+        let mut lanes = [Samples::default(), Samples::default()];
+        while let Some(probe) = self.probes.front().copied() {
+            if now.0 < probe.durable_at.0 + PROBE_AGE_US {
+                break;
+            }
+            self.probes.pop_front();
+            for s in subscriptions.iter().filter(|s| concerns(&probe, s)) {
+                lanes[probe.lane.index()].add(&probe, s, now);
+            }
+        }
+        lanes.map(Samples::finish)
+    }
+}
+
+/// Whether a subscription was to get this record, and is there to take it.
+fn concerns(probe: &Probe, s: &Subscription) -> bool {
+    let filter = s.filter();
+    s.connected()
+        && filter.wants_issuer(probe.issuer)
+        && filter.wants_lane(probe.lane)
+        // Which kinds are in the record is not known here.
+        && filter.kinds == KindSet::ALL
+        && !s.began_after(probe.lane, probe.offset)
+}
+
+#[derive(Default)]
+struct Samples {
+    sent_ms: Vec<f64>,
+    applied_ms: Vec<f64>,
+    open: usize,
+}
+
+impl Samples {
+    fn add(&mut self, probe: &Probe, s: &Subscription, now: Micros) {
+        let after = |at: Micros| at.seconds_since(probe.durable_at) * 1e3;
+        let sent = s.sent_history.when(probe.lane, probe.offset);
+        let applied = s.applied_history.when(probe.lane, probe.offset);
+        self.sent_ms.push(after(sent.unwrap_or(now)));
+        self.applied_ms.push(after(applied.unwrap_or(now)));
+        self.open += usize::from(applied.is_none());
+    }
+
+    fn finish(mut self) -> Option<Latency> {
+        if self.sent_ms.is_empty() {
+            return None;
+        }
+        self.sent_ms.sort_by(f64::total_cmp);
+        self.applied_ms.sort_by(f64::total_cmp);
+        Some(Latency {
+            samples: self.sent_ms.len(),
+            sent_ms_p50: quantile(&self.sent_ms, 0.5),
+            sent_ms_p99: quantile(&self.sent_ms, 0.99),
+            applied_ms_p50: quantile(&self.applied_ms, 0.5),
+            applied_ms_p99: quantile(&self.applied_ms, 0.99),
+            open: self.open,
+        })
+    }
+}
+
+/// The smallest value that this share of them does not exceed.
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted[rank.clamp(1, sorted.len()) - 1]
+}
+
+fn rates(before: &Totals, now: &Totals, seconds: f64) -> Point {
+    let rate = |before: u64, now: u64| now.saturating_sub(before) as f64 / seconds.max(1e-3);
+    Point {
+        accepted: [0, 1].map(|i| rate(before.accepted[i], now.accepted[i])),
+        refused: rate(before.refused, now.refused),
+        delivered: rate(before.records_delivered, now.records_delivered),
+        delivered_bytes: rate(before.delivered_bytes, now.delivered_bytes),
+        log_bytes: rate(before.log_bytes, now.log_bytes),
+        ..Point::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_one_of_the_values() {
+        let values: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert_eq!(quantile(&values, 0.5), 100.0);
+        assert_eq!(quantile(&values, 0.99), 198.0);
+        assert_eq!(quantile(&[7.0], 0.99), 7.0);
+    }
+
+    #[test]
+    fn rates_are_what_was_added_in_the_time_between() {
+        let before = Totals::default();
+        let now = Totals {
+            accepted: [10, 100],
+            refused: 4,
+            records_delivered: 6,
+            delivered_bytes: 2048,
+            log_bytes: 512,
+        };
+        let point = rates(&before, &now, 2.0);
+        assert_eq!(point.accepted, [5.0, 50.0]);
+        assert_eq!((point.refused, point.delivered), (2.0, 3.0));
+        assert_eq!((point.delivered_bytes, point.log_bytes), (1024.0, 256.0));
+    }
+}

@@ -1,0 +1,149 @@
+//! Answers of the services as JSON. Numbers that may be larger than a browser counts exactly (2^53) are texts.
+
+use crate::metrics::Metrics;
+use hutong_proto::{EntityId, Issuer, Kind, Lane, api, api::delta::Value as ApiValue, delta};
+use serde_json::{Value, json};
+
+pub fn delta(delta: &api::Delta, provenance: Option<&api::Provenance>) -> Value {
+    json!({
+        "entity": entity(&delta.entity),
+        "kind": kind_of(delta),
+        "value": value(delta),
+        "revision": delta.revision.to_string(),
+        "committed_at_us": delta.committed_at_us,
+        "expires_at_us": delta.expires_at_us,
+        "evidence": delta.evidence,
+        "provenance": provenance.map(|p| json!({
+            "authority": p.authority,
+            "rule_id": p.rule_id,
+            "rule_version": p.rule_version,
+            "reason": p.reason,
+        })),
+    })
+}
+
+fn entity(bytes: &[u8]) -> String {
+    EntityId::from_slice(bytes).map_or_else(String::new, |entity| entity.to_string())
+}
+
+fn kind_of(delta: &api::Delta) -> &'static str {
+    let kind = match &delta.value {
+        Some(ApiValue::HealthCode(_)) => Kind::HealthCode,
+        Some(ApiValue::TestResult(_)) => Kind::TestResult,
+        Some(ApiValue::Vaccination(_)) => Kind::Vaccination,
+        Some(ApiValue::AreaRisk(_)) => Kind::AreaRisk,
+        None => return "",
+    };
+    kind.name()
+}
+
+/// `word` is one of the vocabulary, `text` what goes with it.
+fn value(delta: &api::Delta) -> Value {
+    let number = |n: i32| u64::try_from(n).unwrap_or(0);
+    let (word, text) = match &delta.value {
+        Some(ApiValue::HealthCode(v)) => (
+            delta::Colour::from_number(number(v.colour)).map(delta::Colour::name),
+            String::new(),
+        ),
+        Some(ApiValue::TestResult(v)) => (
+            delta::TestOutcome::from_number(number(v.outcome)).map(delta::TestOutcome::name),
+            String::new(),
+        ),
+        Some(ApiValue::Vaccination(v)) => (None, format!("{} {}", v.doses, v.product)),
+        Some(ApiValue::AreaRisk(v)) => (
+            delta::RiskLevel::from_number(number(v.level)).map(delta::RiskLevel::name),
+            v.path.join("/"),
+        ),
+        None => (None, String::new()),
+    };
+    json!({ "word": word.unwrap_or(""), "text": text.trim_end() })
+}
+
+pub fn register(register: &api::Register) -> Value {
+    json!({
+        "issuer": register.issuer,
+        "kind": kind_name(register.kind),
+        "expired": register.expired,
+        "offset": register.offset,
+        "delta": register.delta.as_ref().map(|d| delta(d, register.provenance.as_ref())),
+    })
+}
+
+pub fn explain(answer: &api::ExplainResponse) -> Value {
+    let colour = u64::try_from(answer.colour)
+        .ok()
+        .and_then(delta::Colour::from_number);
+    let contenders: Vec<Value> = answer
+        .contenders
+        .iter()
+        .map(|c| {
+            json!({
+                "verdict": c.verdict().as_str_name(),
+                "issuer": c.register.as_ref().map_or(0, |r| r.issuer),
+            })
+        })
+        .collect();
+    json!({
+        "colour": colour.map_or("", delta::Colour::name),
+        "decided_by": answer.decided_by,
+        "decided_by_zh": answer.decided_by_zh,
+        "contenders": contenders,
+    })
+}
+
+pub fn trace(answer: &api::TraceResponse) -> Value {
+    let hops: Vec<Value> = answer
+        .hops
+        .iter()
+        .map(|h| {
+            json!({
+                "platform": h.platform,
+                "subscription": h.subscription,
+                "state": h.state().as_str_name(),
+                "sent_at_us": h.sent_at_us,
+                "applied_at_us": h.applied_at_us,
+            })
+        })
+        .collect();
+    json!({
+        "delta": answer.delta.as_ref().map(|d| delta(d, answer.provenance.as_ref())),
+        "lane": lane_name(answer.lane),
+        "shard": answer.shard,
+        "offset": answer.offset,
+        "committed_at_us": answer.committed_at_us,
+        "durable_at_us": answer.durable_at_us,
+        "superseded": answer.superseded,
+        "refused": answer.refused,
+        "hops": hops,
+    })
+}
+
+fn kind_name(number: i32) -> &'static str {
+    let kind = u64::try_from(number).ok().and_then(Kind::from_number);
+    kind.map_or("", Kind::name)
+}
+
+fn lane_name(number: i32) -> &'static str {
+    let lane = u64::try_from(number).ok().and_then(Lane::from_number);
+    lane.map_or("", Lane::name)
+}
+
+/// What was refused since the start, by platform and reason, with what the catalogue says about it.
+pub fn refusals(metrics: &Metrics, of: Option<Issuer>) -> Vec<Value> {
+    metrics
+        .refusals()
+        .iter()
+        .filter(|(platform, _, _)| of.is_none() || *platform == of)
+        .map(|(platform, reason, count)| {
+            let entry = reason.entry();
+            json!({
+                "platform": platform.map_or(0, Issuer::code),
+                "reason": entry.code,
+                "count": count,
+                "text": entry.text,
+                "text_zh": entry.text_zh,
+                "retryable": reason.retryable(),
+            })
+        })
+        .collect()
+}

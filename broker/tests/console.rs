@@ -1,0 +1,286 @@
+//! The console's pages and JSON, as a browser asks for them.
+
+mod support;
+
+use hutong_broker::Broker;
+use hutong_proto::{Cursor, Value, api, api::subscribe_open::Start, delta::Colour};
+use serde_json::Value as Json;
+use std::time::Duration;
+use support::{
+    ANHUI, Consumer, PATIENCE, Producer, SICHUAN, batch, config, delta, entity, open, start,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    time::timeout,
+};
+
+const RED: Value = Value::HealthCode(Colour::Red);
+const COOKIE: &str = "cookie: hutong-identity=auditor/console\r\n";
+
+async fn ask(broker: &Broker, path: &str, headers: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(broker.http_addr())
+        .await
+        .expect("connect");
+    let host = match headers.contains("host:") {
+        true => "",
+        false => "host: 127.0.0.1\r\n",
+    };
+    let request = format!("GET {path} HTTP/1.1\r\n{host}{headers}connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("send");
+    stream
+}
+
+/// Status, headers, body.
+async fn get(broker: &Broker, path: &str, headers: &str) -> (u16, String, String) {
+    let mut stream = ask(broker, path, headers).await;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("UTF-8");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    let status = head.split(' ').nth(1).expect("a status");
+    (
+        status.parse().expect("a number"),
+        head.to_owned(),
+        body.to_owned(),
+    )
+}
+
+async fn json(broker: &Broker, path: &str) -> Json {
+    let (status, _, body) = get(broker, &format!("/console/api/{path}"), COOKIE).await;
+    assert_eq!(status, 200, "{path}: {body}");
+    serde_json::from_str(&body).expect("JSON")
+}
+
+#[tokio::test]
+async fn the_page_is_served_with_a_strict_policy_and_is_not_sent_twice() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let broker = start(dir.path()).await;
+    let (status, head, body) = get(&broker, "/console/", "").await;
+    assert_eq!(status, 200);
+    assert!(body.contains("<title>Hutong"));
+    assert!(
+        head.contains("content-security-policy: default-src 'none'; script-src 'self'"),
+        "{head}"
+    );
+    assert!(!head.contains("unsafe-inline"), "{head}");
+    let tag = head
+        .lines()
+        .find_map(|l| l.strip_prefix("etag: "))
+        .expect("a tag");
+    let (status, _, body) = get(
+        &broker,
+        "/console/main.js",
+        &format!("if-none-match: {tag}\r\n"),
+    )
+    .await;
+    assert_eq!((status, body.as_str()), (304, ""));
+    assert_eq!(get(&broker, "/console", "").await.0, 308);
+    assert_eq!(get(&broker, "/console/nothing.js", "").await.0, 404);
+    broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_api_stands_behind_the_access_of_grpc() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let broker = start(dir.path()).await;
+    for (path, headers, expected, reason) in [
+        ("picture", "", 401, "IDENTITY_MISSING"),
+        ("live", "", 401, "IDENTITY_MISSING"),
+        (
+            "errors",
+            "cookie: hutong-identity=root/x\r\n",
+            401,
+            "IDENTITY_UNKNOWN",
+        ),
+        ("picture", "hutong-identity: operator/a\r\n", 200, ""),
+        ("picture", "hutong-identity: platform/340000\r\n", 200, ""),
+        (
+            "record/340000/urgent/0/1",
+            "hutong-identity: platform/340000\r\n",
+            403,
+            "ROLE_NOT_ALLOWED",
+        ),
+        ("record/340000/urgent/0/1", COOKIE, 404, "DELTA_NOT_FOUND"),
+        (
+            "record/340000/control/0/1",
+            COOKIE,
+            404,
+            "PARTITION_UNKNOWN",
+        ),
+        ("platform/999999", COOKIE, 404, "PARTITION_UNKNOWN"),
+        ("entity/xyz", COOKIE, 400, "ENTITY_INVALID"),
+        (
+            "trace/00000000000000000000000000000001/340000/nothing/0",
+            COOKIE,
+            400,
+            "ENUM_UNKNOWN",
+        ),
+        (
+            "area/%E5%AE%89%E5%BE%BD%E7%9C%81/",
+            COOKIE,
+            400,
+            "ENTITY_INVALID",
+        ),
+        ("drills/..%2Fbroker.toml", COOKIE, 404, ""),
+    ] {
+        let (status, _, body) = get(&broker, &format!("/console/api/{path}"), headers).await;
+        assert_eq!(status, expected, "{path} {headers}: {body}");
+        assert!(body.contains(reason), "{path}: {body}");
+    }
+    // Somebody else's name that leads here.
+    let headers = format!("host: hutong.example\r\n{COOKIE}");
+    assert_eq!(get(&broker, "/console/api/picture", &headers).await.0, 421);
+    broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_has_not_applied_what_is_the_first_finding_and_leads_to_the_change() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let broker = start(dir.path()).await;
+    let now = || Start::Now(api::StartNow {});
+    let mut sichuan = Consumer::open(&broker, SICHUAN, open("main", now())).await;
+    let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
+    let red = batch(ANHUI, 1, &[delta(1, 1, RED)]);
+    producer.publish(red).await.expect("acknowledged");
+    let (offset, ..) = sichuan.deltas(1).await[0];
+
+    let picture = json(&broker, "picture").await;
+    let s = &picture["subscriptions"][0];
+    assert_eq!(
+        (s["platform"].as_u64(), s["state"].as_str()),
+        (Some(510_000), Some("live"))
+    );
+    assert_eq!(s["lag"][0]["records"], 1, "{s}");
+    assert_eq!(s["lag"][0]["oldest_offset"], offset.0);
+    assert_eq!(s["lag"][0]["oldest_issuer"], ANHUI);
+    // Rows and columns by code: Shanghai, Anhui, Sichuan.
+    let grid = &picture["matrix"]["grid"][0];
+    assert_eq!(
+        (grid[0].as_str(), grid[2].as_str()),
+        (Some("---"), Some(".!-")),
+        "{picture}"
+    );
+
+    // It says nothing for as long as a warning takes.
+    let judged = async {
+        loop {
+            let picture = json(&broker, "picture").await;
+            let first = picture["findings"][0].clone();
+            if first["severity"] == "warning" {
+                return first;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let first = timeout(PATIENCE, judged).await.expect("it is found");
+    assert_eq!(first["platform"], SICHUAN);
+    assert_eq!(first["why"], "not_applying", "{first}");
+    assert_eq!(first["offset"], offset.0);
+
+    let record = json(&broker, &format!("record/340000/urgent/0/{offset}")).await;
+    assert_eq!(record["deltas"][0]["entity"], entity(1).to_string());
+    assert_eq!(record["deltas"][0]["value"]["word"], "red");
+    let trace = json(
+        &broker,
+        &format!("trace/{}/340000/health_code/1", entity(1)),
+    )
+    .await;
+    assert_eq!(trace["hops"][0]["state"], "TRACE_STATE_SENT", "{trace}");
+    let found = json(&broker, &format!("entity/{}", entity(1))).await;
+    assert_eq!(found["explain"]["colour"], "red");
+    let pairs = json(&broker, "platform/510000").await;
+    assert!(
+        pairs["pairs"].as_array().is_some_and(|all| all
+            .iter()
+            .any(|p| p["issuer"] == ANHUI && p["lag"][0]["records"] == 1)),
+        "{pairs}"
+    );
+
+    // Healed.
+    let log_id = picture["log_id"].as_str().expect("a text");
+    let log_id = hutong_proto::LogId(u64::from_str_radix(log_id, 16).expect("hexadecimal"));
+    sichuan.applied(Cursor::both(log_id, offset.next())).await;
+    let healed = async {
+        while json(&broker, "picture").await["subscriptions"][0]["severity"] != "good" {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, healed).await.expect("all clear");
+    broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn streams_are_bounded_show_what_is_new_and_end_with_the_broker() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let broker = start(dir.path()).await;
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        let mut stream = BufReader::new(ask(&broker, "/console/api/live", COOKIE).await);
+        let mut line = String::new();
+        timeout(PATIENCE, stream.read_line(&mut line))
+            .await
+            .expect("in time")
+            .expect("a line");
+        assert_eq!(line, "HTTP/1.1 200 OK\r\n");
+        open.push(stream);
+    }
+    let (status, _, body) = get(&broker, "/console/api/live", COOKIE).await;
+    assert_eq!(status, 503, "{body}");
+    // Two pictures, of which the second is newer.
+    let mut times = Vec::new();
+    while times.len() < 2 {
+        let mut line = String::new();
+        let read = open[3].read_line(&mut line);
+        timeout(Duration::from_secs(20), read)
+            .await
+            .expect("in time")
+            .expect("a line");
+        if let Some(data) = line.strip_prefix("data: ") {
+            let picture: Json = serde_json::from_str(data).expect("JSON");
+            times.push(picture["now_us"].as_u64().expect("a time"));
+        }
+    }
+    assert!(times[0] < times[1]);
+    // A place that is given back is there for the next one.
+    open.pop();
+    let again = async {
+        loop {
+            let mut stream = BufReader::new(ask(&broker, "/console/api/live", COOKIE).await);
+            let mut line = String::new();
+            stream.read_line(&mut line).await.expect("a line");
+            if line.contains("200") {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, again).await.expect("a place");
+    timeout(PATIENCE, broker.shutdown())
+        .await
+        .expect("streams hold up nothing");
+    let mut rest = Vec::new();
+    let ended = open[0].read_to_end(&mut rest);
+    timeout(PATIENCE, ended)
+        .await
+        .expect("it ends")
+        .expect("in order");
+}
+
+#[tokio::test]
+async fn reports_of_drills_come_from_the_configured_folder_into_a_sandbox() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let reports = dir.path().join("reports");
+    std::fs::create_dir(&reports).expect("a folder");
+    std::fs::write(reports.join("kill-broker.html"), "<p>PASS").expect("written");
+    let mut config = config(&dir.path().join("data"));
+    config.drills = Some(reports);
+    let broker = Broker::start(config).await.expect("it starts");
+    let list = json(&broker, "drills").await;
+    assert_eq!(list["reports"][0]["name"], "kill-broker.html");
+    let (status, head, body) = get(&broker, "/console/api/drills/kill-broker.html", COOKIE).await;
+    assert_eq!((status, body.as_str()), (200, "<p>PASS"));
+    assert!(
+        head.contains("content-security-policy: sandbox; default-src 'none'"),
+        "{head}"
+    );
+    broker.shutdown().await;
+}

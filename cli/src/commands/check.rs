@@ -1,0 +1,256 @@
+//! `check`: whether every subscription keeps up, in the form that monitoring systems run and read: one line, figures
+//! behind a bar, and an exit code.
+
+use super::{Context, lag};
+use crate::{
+    errors::CliError,
+    output::{Screen, seconds_text},
+};
+use clap::Args;
+use lag::LagShape;
+
+pub const WELL: u8 = 0;
+pub const WARNING: u8 = 1;
+pub const CRITICAL: u8 = 2;
+pub const UNKNOWN: u8 = 3;
+/// Named in the text behind the first line, at most.
+const NAMED_MAX: usize = 10;
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Exit codes:
+  0  every subscription keeps up
+  1  something urgent has waited longer than --warn, or a subscription is not connected
+  2  something urgent has waited longer than --crit, or a subscription fell behind what the log keeps
+  3  unknown: no broker, no answer, no subscription, or a wrong command line")]
+pub struct CheckArgs {
+    /// Urgent changes that have waited longer than this are a warning: 3s, 500ms, 2m.
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = duration)]
+    pub warn: f64,
+    /// Urgent changes that have waited longer than this are critical.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub crit: f64,
+    /// The same for bulk.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub bulk_warn: f64,
+    #[arg(long, value_name = "DURATION", default_value = "300s", value_parser = duration)]
+    pub bulk_crit: f64,
+    /// Only this platform, or these.
+    #[arg(long, value_name = "CODE")]
+    pub platform: Vec<u32>,
+}
+
+/// Seconds, of a number with `ms`, `s`, `m` or `h` behind it; without one it means seconds.
+fn duration(text: &str) -> Result<f64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => f64::NAN,
+    };
+    match digits.parse::<f64>().map(|n| n * unit) {
+        Ok(seconds) if seconds.is_finite() && seconds >= 0.0 => Ok(seconds),
+        _ => Err("a duration is expected, such as 3s, 500ms or 2m".to_owned()),
+    }
+}
+
+pub async fn run(context: &Context, args: &CheckArgs) -> Result<(), CliError> {
+    let (code, text) = match lag::read(context).await {
+        Ok(lags) => judge(args, &lags),
+        Err(error) => (UNKNOWN, format!("HUTONG UNKNOWN - {error}")),
+    };
+    Screen::stdout().line(text)?;
+    match code {
+        WELL => Ok(()),
+        code => Err(CliError::Status(code)),
+    }
+}
+
+/// What is wrong with one subscription.
+fn problem(args: &CheckArgs, lag: &LagShape) -> Option<(u8, String)> {
+    let who = format!("{}/{}", lag.platform, lag.subscription);
+    let lanes = [
+        ("urgent", &lag.urgent, args.warn, args.crit),
+        ("bulk", &lag.bulk, args.bulk_warn, args.bulk_crit),
+    ];
+    let late = lanes.into_iter().filter_map(|(name, lane, warn, crit)| {
+        let code = match lane.seconds {
+            s if s > crit => CRITICAL,
+            s if s > warn => WARNING,
+            _ => return None,
+        };
+        let text = format!(
+            "{who} has not applied {} {name} records, the oldest of {} for {} (offset {})",
+            lane.records,
+            lane.oldest_issuer,
+            seconds_text(lane.seconds),
+            lane.oldest_offset
+        );
+        Some((code, text))
+    });
+    let other = match lag.state {
+        "compacted" => Some((CRITICAL, format!("{who} fell behind what the log keeps"))),
+        "away" => Some((WARNING, format!("{who} is not connected"))),
+        _ => None,
+    };
+    // Of the same weight, the lag says more.
+    late.chain(other)
+        .reduce(|worst, next| if next.0 > worst.0 { next } else { worst })
+}
+
+/// The exit code, and what is printed.
+fn judge(args: &CheckArgs, lags: &[LagShape]) -> (u8, String) {
+    let asked = |lag: &&LagShape| args.platform.is_empty() || args.platform.contains(&lag.platform);
+    let lags: Vec<&LagShape> = lags.iter().filter(asked).collect();
+    if lags.is_empty() {
+        let what = "HUTONG UNKNOWN - there is no such subscription, so nobody is known to keep up";
+        return (UNKNOWN, what.to_owned());
+    }
+    let mut problems: Vec<(u8, f64, String)> = lags
+        .iter()
+        .filter_map(|lag| {
+            let (code, text) = problem(args, lag)?;
+            Some((code, lag.urgent.seconds.max(lag.bulk.seconds), text))
+        })
+        .collect();
+    problems.sort_by(|a, b| b.0.cmp(&a.0).then(b.1.total_cmp(&a.1)));
+    let code = problems.first().map_or(WELL, |p| p.0);
+    let word = ["OK", "WARNING", "CRITICAL"][usize::from(code)];
+    let summary = match problems.first() {
+        None => format!("{} subscriptions keep up", lags.len()),
+        Some((_, _, text)) if problems.len() == 1 => text.clone(),
+        Some((_, _, text)) => format!("{text}, and {} more", problems.len() - 1),
+    };
+    let mut text = format!("HUTONG {word} - {summary} | {}", figures(args, &lags));
+    for (_, _, more) in problems.iter().skip(1).take(NAMED_MAX) {
+        text.push('\n');
+        text.push_str(more);
+    }
+    (code, text)
+}
+
+/// `label=value;warn;crit;min`, with the units of monitoring plugins.
+fn figures(args: &CheckArgs, lags: &[&LagShape]) -> String {
+    let worst = |of: fn(&LagShape) -> f64| lags.iter().map(|l| of(l)).fold(0.0, f64::max);
+    let records = |of: fn(&LagShape) -> u64| lags.iter().map(|l| of(l)).sum::<u64>();
+    let away = lags.iter().filter(|l| l.state == "away").count();
+    format!(
+        "urgent_lag={:.3}s;{};{};0 bulk_lag={:.3}s;{};{};0 urgent_records={};;;0 bulk_records={};;;0 \
+         subscriptions={};;;0 away={away};;;0",
+        worst(|l| l.urgent.seconds),
+        args.warn,
+        args.crit,
+        worst(|l| l.bulk.seconds),
+        args.bulk_warn,
+        args.bulk_crit,
+        records(|l| l.urgent.records),
+        records(|l| l.bulk.records),
+        lags.len(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lag::LaneLagShape;
+
+    const ARGS: CheckArgs = CheckArgs {
+        warn: 3.0,
+        crit: 10.0,
+        bulk_warn: 30.0,
+        bulk_crit: 300.0,
+        platform: Vec::new(),
+    };
+
+    fn lag(platform: u32, state: &'static str, urgent: f64, bulk: f64) -> LagShape {
+        let lane = |seconds: f64| LaneLagShape {
+            records: u64::from(seconds > 0.0) * 2,
+            seconds,
+            oldest_at_us: 1,
+            oldest_offset: 17,
+            oldest_issuer: 340_000,
+        };
+        LagShape {
+            platform,
+            subscription: "main".to_owned(),
+            state,
+            urgent: lane(urgent),
+            bulk: lane(bulk),
+        }
+    }
+
+    #[test]
+    fn each_state_has_its_code_and_the_worst_is_named_first() {
+        let good = || lag(310_000, "live", 0.2, 1.0);
+        for (lags, code, begins) in [
+            (
+                vec![good()],
+                WELL,
+                "HUTONG OK - 1 subscriptions keep up | urgent_lag=0.200s;3;10;0",
+            ),
+            (
+                vec![good(), lag(510_000, "live", 4.0, 0.0)],
+                WARNING,
+                "HUTONG WARNING - 510000/main has not applied 2 urgent records, the oldest of 340000 \
+                 for 4.0 s (offset 17) | urgent_lag=4.000s",
+            ),
+            (
+                vec![
+                    lag(420_000, "away", 0.0, 0.0),
+                    lag(510_000, "away", 11.0, 0.0),
+                ],
+                CRITICAL,
+                "HUTONG CRITICAL - 510000/main has not applied 2 urgent records, the oldest of 340000 \
+                 for 11.0 s (offset 17), and 1 more | ",
+            ),
+            (
+                vec![lag(510_000, "away", 0.0, 0.0)],
+                WARNING,
+                "HUTONG WARNING - 510000/main is not connected | ",
+            ),
+            (
+                vec![lag(510_000, "compacted", 4.0, 0.0)],
+                CRITICAL,
+                "HUTONG CRITICAL - 510000/main fell behind what the log keeps | ",
+            ),
+            (
+                vec![lag(510_000, "live", 0.0, 301.0)],
+                CRITICAL,
+                "HUTONG CRITICAL - 510000/main has not applied 2 bulk records",
+            ),
+            (Vec::new(), UNKNOWN, "HUTONG UNKNOWN - "),
+        ] {
+            let (found, text) = judge(&ARGS, &lags);
+            assert_eq!(found, code, "{text}");
+            assert!(text.starts_with(begins), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_the_platforms_that_were_asked_for_count() {
+        let args = CheckArgs {
+            platform: vec![310_000],
+            ..ARGS
+        };
+        let lags = [
+            lag(310_000, "live", 0.0, 0.0),
+            lag(510_000, "live", 99.0, 0.0),
+        ];
+        assert_eq!(judge(&args, &lags).0, WELL);
+        assert_eq!(judge(&ARGS, &lags).0, CRITICAL);
+        assert_eq!(judge(&args, &lags[1..]).0, UNKNOWN);
+    }
+
+    #[test]
+    fn durations_are_read_or_explained() {
+        assert_eq!(duration("3s"), Ok(3.0));
+        assert_eq!(duration("500ms"), Ok(0.5));
+        assert_eq!(duration("2m"), Ok(120.0));
+        assert_eq!(duration("1.5"), Ok(1.5));
+        for wrong in ["", "s", "-1s", "NaN", "3 days", "inf"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! One screen of `top`.
+
+use super::model::{Model, View};
+use crate::{
+    commands::lag::LaneLagShape,
+    output::{grouped, seconds_text},
+};
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout},
+    style::{Color, Modifier, Style},
+    text::{Line, Span, Text},
+    widgets::{Cell, Row, Table, TableState},
+};
+
+const KEYS: &str =
+    " l lag  r rate  f refused  c code | Tab lane  w worst pairs  Enter down  Esc back  q quit";
+/// As in `check`.
+const WARNING: [f64; 2] = [3.0, 30.0];
+const CRITICAL: [f64; 2] = [10.0, 300.0];
+
+/// `colour`: whether it is welcome; a lag that is too long is also bold and marked.
+pub fn draw(frame: &mut Frame<'_>, model: &Model, title: &str, colour: bool) {
+    let rows = [
+        Constraint::Length(3),
+        Constraint::Min(3),
+        Constraint::Length(1),
+    ];
+    let [head, body, foot] = Layout::vertical(rows).areas(frame.area());
+    frame.render_widget(header(model, title, colour), head);
+    let mut state = TableState::default().with_selected(model.selected);
+    let table = match model.view {
+        View::Platforms => platforms(model, colour),
+        View::Pairs | View::Platform(_) => pairs(model, colour),
+    };
+    frame.render_stateful_widget(table, body, &mut state);
+    frame.render_widget(Line::from(KEYS).style(Modifier::DIM), foot);
+}
+
+fn header(model: &Model, title: &str, colour: bool) -> Text<'static> {
+    let all = model.subscriptions();
+    let worst = all
+        .iter()
+        .max_by(|a, b| a.urgent.seconds.total_cmp(&b.urgent.seconds));
+    let second = match (&model.error, worst) {
+        (Some(error), _) => Span::styled(format!(" {error}"), style(2, colour)),
+        (None, Some(worst)) if worst.urgent.records > 0 => {
+            let text = format!(
+                " worst: {} has not applied urgent of {} for {} (offset {})",
+                model.name(worst.platform),
+                model.name(worst.urgent.oldest_issuer),
+                seconds_text(worst.urgent.seconds),
+                worst.urgent.oldest_offset
+            );
+            Span::styled(text, style(level(&worst.urgent, 0), colour))
+        }
+        _ => Span::raw(" nothing urgent is outstanding"),
+    };
+    let view = match model.view {
+        View::Platforms => format!("platforms by {}", model.sort.name()),
+        View::Pairs => "worst pairs".to_owned(),
+        View::Platform(code) => format!("{} {code}, what it has not applied", model.name(code)),
+    };
+    let live = all.iter().filter(|l| l.state != "away").count();
+    let first = format!(
+        " hutong {title} | {live} of {} subscriptions connected | {} changes/s",
+        all.len(),
+        grouped(model.rate() as u64),
+    );
+    let lane = model
+        .lane
+        .map_or_else(String::new, |lane| format!(", {lane} lane"));
+    Text::from(vec![
+        Line::from(first).style(Modifier::BOLD),
+        Line::from(second),
+        Line::from(format!(" {view}{lane}")).style(Modifier::DIM),
+    ])
+}
+
+/// 0 well, 1 warning, 2 critical.
+fn level(lag: &LaneLagShape, lane: usize) -> usize {
+    match lag.seconds {
+        s if s >= CRITICAL[lane] => 2,
+        s if s >= WARNING[lane] => 1,
+        _ => 0,
+    }
+}
+
+fn style(level: usize, colour: bool) -> Style {
+    let (paint, modifier) = match level {
+        2 => (Color::Red, Modifier::BOLD | Modifier::REVERSED),
+        1 => (Color::Yellow, Modifier::BOLD),
+        _ => return Style::default(),
+    };
+    let style = Style::default().add_modifier(modifier);
+    if colour { style.fg(paint) } else { style }
+}
+
+fn lag_cell(lag: &LaneLagShape, lane: usize, colour: bool) -> Cell<'static> {
+    let level = level(lag, lane);
+    let mark = ["", "! ", "!! "][level];
+    let text = match lag.records {
+        0 => ".".to_owned(),
+        _ => format!("{mark}{}", seconds_text(lag.seconds)),
+    };
+    Cell::from(Line::from(text).right_aligned()).style(style(level, colour))
+}
+
+fn number(n: u64) -> Cell<'static> {
+    Cell::from(Line::from(grouped(n)).right_aligned())
+}
+
+fn head(titles: &[&'static str]) -> Row<'static> {
+    let cell = |title: &&'static str| match title.strip_prefix('>') {
+        Some(title) => Cell::from(Line::from(title).right_aligned()),
+        None => Cell::from(*title),
+    };
+    Row::new(titles.iter().map(cell)).style(Modifier::UNDERLINED)
+}
+
+fn platforms(model: &Model, colour: bool) -> Table<'static> {
+    let rows = model.platforms().into_iter().map(|p| {
+        Row::new([
+            Cell::from(format!(" {} {}", p.code, p.name)),
+            Cell::from(p.state),
+            lag_cell(&p.urgent, 0, colour),
+            number(p.urgent.records),
+            lag_cell(&p.bulk, 1, colour),
+            number(p.bulk.records),
+            number(p.rate as u64),
+            number(p.refused),
+            number(u64::from(p.producers)),
+        ])
+    });
+    let widths = [
+        Constraint::Min(20),
+        Constraint::Length(9),
+        Constraint::Length(12),
+        Constraint::Length(9),
+        Constraint::Length(12),
+        Constraint::Length(9),
+        Constraint::Length(9),
+        Constraint::Length(9),
+        Constraint::Length(9),
+    ];
+    let titles = [
+        " platform",
+        "state",
+        ">urgent",
+        ">records",
+        ">bulk",
+        ">records",
+        ">in/s",
+        ">refused",
+        ">producers",
+    ];
+    table(rows, &widths, &titles)
+}
+
+fn pairs(model: &Model, colour: bool) -> Table<'static> {
+    let rows: Vec<Row<'static>> = model
+        .pairs()
+        .into_iter()
+        .map(|p| {
+            let oldest = match (p.urgent.records, p.bulk.records) {
+                (0, _) => p.bulk.oldest_offset,
+                _ => p.urgent.oldest_offset,
+            };
+            Row::new([
+                Cell::from(format!(" {} {}", p.receiver, model.name(p.receiver))),
+                Cell::from(format!("{} {}", p.issuer, model.name(p.issuer))),
+                lag_cell(&p.urgent, 0, colour),
+                number(p.urgent.records),
+                lag_cell(&p.bulk, 1, colour),
+                number(p.bulk.records),
+                Cell::from(Line::from(oldest.to_string()).right_aligned()),
+            ])
+        })
+        .collect();
+    let widths = [
+        Constraint::Min(20),
+        Constraint::Min(20),
+        Constraint::Length(12),
+        Constraint::Length(9),
+        Constraint::Length(12),
+        Constraint::Length(9),
+        Constraint::Length(12),
+    ];
+    let titles = [
+        " receives",
+        "issues",
+        ">urgent",
+        ">records",
+        ">bulk",
+        ">records",
+        ">oldest",
+    ];
+    table(rows, &widths, &titles)
+}
+
+fn table(
+    rows: impl IntoIterator<Item = Row<'static>>,
+    widths: &[Constraint],
+    titles: &[&'static str],
+) -> Table<'static> {
+    Table::new(rows, widths)
+        .header(head(titles))
+        .row_highlight_style(Style::default().add_modifier(Modifier::REVERSED))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::top::model::{Key, tests::answers};
+    use ratatui::{Terminal, backend::TestBackend};
+
+    fn screen(model: &Model) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(120, 12)).expect("a screen");
+        terminal
+            .draw(|frame| draw(frame, model, "http://here", false))
+            .expect("drawn");
+        let buffer = terminal.backend().buffer();
+        let line = |y: u16| {
+            (0..120)
+                .map(|x| buffer[(x, y)].symbol())
+                .collect::<String>()
+        };
+        (0..12)
+            .map(|y| line(y).trim_end().to_owned() + "\n")
+            .collect()
+    }
+
+    #[test]
+    fn the_worst_stands_in_the_second_line_and_first_in_the_list() {
+        let mut model = Model::default();
+        model.answered(answers(1), None);
+        let text = screen(&model);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(
+            lines[0].contains("1 of 2 subscriptions connected"),
+            "{text}"
+        );
+        assert!(
+            lines[1].contains("Sichuan has not applied urgent of Anhui for 11.0 h (offset 17)"),
+            "{text}"
+        );
+        assert!(
+            lines[4].contains("510000 Sichuan") && lines[4].contains("!! 11.0 h"),
+            "{text}"
+        );
+        assert!(
+            lines[5].contains("310000 Shanghai") && lines[5].contains("! 60.0 s"),
+            "{text}"
+        );
+        model.key(Key::Enter);
+        let text = screen(&model);
+        assert!(
+            text.contains("Sichuan 510000, what it has not applied"),
+            "{text}"
+        );
+        assert!(text.contains("340000 Anhui"), "{text}");
+    }
+}

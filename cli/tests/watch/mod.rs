@@ -1,0 +1,372 @@
+//! A broker, a connector, clients and a Prometheus that watches them: programs of their own, on addresses that nobody
+//! else uses, in a folder that goes away.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub mod clients;
+pub mod prometheus;
+pub mod rules;
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Ends a test that would hang; nothing here takes nearly as long.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+const POLL: Duration = Duration::from_millis(100);
+
+pub const ANHUI: u32 = 340_000;
+pub const SICHUAN: u32 = 510_000;
+pub const SHANGHAI: u32 = 310_000;
+
+/// Of what a broker's data are on: small enough to be filled, large enough to work in.
+const DISK: &str = "size=256m";
+
+/// Waits for a condition; `Err` says what is missing.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> Result<(), String>) {
+    let begun = Instant::now();
+    loop {
+        let Err(missing) = holds().await else {
+            return;
+        };
+        let seconds = PATIENCE.as_secs();
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{what}: not within {seconds} s: {missing}"
+        );
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// An address of this process alone, so that a port that is free stays free until it is used.
+pub fn free_address() -> SocketAddr {
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    let ip = IpAddr::V4(Ipv4Addr::new(127, 128 | (a & 63), b, c.max(1)));
+    let listener = TcpListener::bind((ip, 0)).expect("a free port");
+    listener.local_addr().expect("its address")
+}
+
+/// The body of a page.
+pub fn get(address: SocketAddr, path: &str) -> Result<String, String> {
+    let fetch = || {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        // HTTP/1.0: the body comes in one piece.
+        let request = format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response)?;
+        Ok::<_, std::io::Error>(response)
+    };
+    let response = fetch().map_err(|e| format!("{address}{path}: {e}"))?;
+    let (head, body) = response.split_once("\r\n\r\n").ok_or("no answer")?;
+    match head.starts_with("HTTP/1.0 200") || head.starts_with("HTTP/1.1 200") {
+        true => Ok(body.to_owned()),
+        false => Err(format!("{address}{path}: {head}\n{body}")),
+    }
+}
+
+/// Of a page of metrics, the value of a series as it is written there.
+pub fn metric(page: &str, series: &str) -> Option<f64> {
+    let rest = page.lines().find_map(|line| line.strip_prefix(series))?;
+    rest.trim().parse().ok()
+}
+
+/// A program that is killed when it is dropped; its output goes into a file.
+pub struct Program {
+    name: String,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Program {
+    pub fn start(dir: &Path, name: &str, command: &mut Command) -> Program {
+        let log = dir.join(format!("{name}.log"));
+        let file = File::options().create(true).append(true).open(&log);
+        let file = file.expect("a log");
+        command.stdin(Stdio::null());
+        command
+            .stdout(file.try_clone().expect("a log"))
+            .stderr(file);
+        let child = command.spawn().unwrap_or_else(|e| panic!("{name}: {e}"));
+        let name = name.to_owned();
+        Program { name, log, child }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill")
+            .args([signal, &self.id().to_string()])
+            .status();
+        assert!(status.expect("kill").success(), "{}", self.name);
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// SIGKILL, and the end of it.
+    pub fn kill(&mut self) {
+        // Fails only when it ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let end = log.len().saturating_sub(4000);
+            println!(
+                "end of the log of {}:\n{}",
+                self.name,
+                log.get(end..).unwrap_or(&log)
+            );
+        }
+    }
+}
+
+/// A program of this repository.
+fn ours(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_hutong")).with_file_name(name);
+    let shown = path.display();
+    assert!(
+        path.exists(),
+        "{shown} is not there: build all programs first, with `./dev build`"
+    );
+    path
+}
+
+/// `hutong-broker` with its data on a small disk of its own.
+pub struct Broker {
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+    dir: PathBuf,
+    /// Where it pushes.
+    otlp: Option<SocketAddr>,
+    program: Option<Program>,
+}
+
+impl Broker {
+    pub async fn start(dir: &Path) -> Broker {
+        Broker::start_pushing(dir, None).await
+    }
+
+    pub async fn start_pushing(dir: &Path, otlp: Option<SocketAddr>) -> Broker {
+        let mut broker = Broker {
+            grpc: free_address(),
+            http: free_address(),
+            dir: dir.to_owned(),
+            otlp,
+            program: None,
+        };
+        broker.write_config("7d");
+        broker.certificate("until-2126.pem");
+        broker.start_again().await;
+        broker
+    }
+
+    /// On an empty disk: the one before went with its process.
+    pub async fn start_again(&mut self) {
+        let disk = self.dir.join("disk");
+        std::fs::create_dir_all(&disk).expect("a folder");
+        // The process becomes the broker; the mount is its alone, and goes with it.
+        let script = "mount -t tmpfs -o \"$1\" hutong \"$2\" && exec \"$3\" run \"$4\"";
+        let mut command = Command::new("unshare");
+        command.args(if is_root() {
+            &["--mount"][..]
+        } else {
+            &["--user", "--map-root-user", "--mount"]
+        });
+        command.args(["sh", "-c", script, "sh", DISK]).arg(&disk);
+        command.arg(ours("hutong-broker")).arg(self.config());
+        self.program = Some(Program::start(&self.dir, "broker", &mut command));
+        let http = self.http;
+        until("the broker", async || get(http, "/readyz").map(drop)).await;
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("broker.toml")
+    }
+
+    /// The age is how long the log is kept.
+    pub fn write_config(&self, age: &str) {
+        let dir = self.dir.display();
+        let mut text = format!(
+            "identity = \"trial\"\n[listen]\ngrpc = \"{}\"\nhttp = \"{}\"\n[data]\ndir = \"{dir}/disk/data\"\n\
+             [retention]\nage = \"{age}\"\n[telemetry]\ncertificates = [\"{dir}/proxy.pem\"]\n",
+            self.grpc, self.http
+        );
+        if let Some(otlp) = self.otlp {
+            text += &format!("otlp = \"http://{otlp}\"\n");
+        }
+        for code in [ANHUI, SICHUAN, SHANGHAI] {
+            text += &format!("[[platforms]]\ncode = {code}\nname = \"{code}\"\n");
+        }
+        std::fs::write(self.config(), text).expect("written");
+    }
+
+    /// The certificate that it watches.
+    pub fn certificate(&self, which: &str) {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let from = from.join("../telemetry/tests/certificates").join(which);
+        std::fs::copy(from, self.dir.join("proxy.pem")).expect("copied");
+    }
+
+    pub fn reload(&self) {
+        self.program().signal("-HUP");
+    }
+
+    pub fn metrics(&self) -> Result<String, String> {
+        get(self.http, "/metrics")
+    }
+
+    pub fn address(&self) -> String {
+        format!("http://{}", self.grpc)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.program().id()
+    }
+
+    /// A file beside its data that takes almost all that is left.
+    pub fn fill_disk(&self) -> Filled {
+        let page = self.metrics().expect("metrics");
+        let free = metric(&page, "hutong_disk_free_bytes").expect("known") as u64;
+        let size = metric(&page, "hutong_disk_size_bytes").expect("known") as u64;
+        // Seen through the broker's own mounts.
+        let disk = format!(
+            "/proc/{}/root{}",
+            self.id(),
+            self.dir.join("disk").display()
+        );
+        let path = Path::new(&disk).join("fill");
+        let mut file = File::create(&path).expect("created");
+        let zeros = vec![0u8; 1 << 20];
+        for _ in 0..free.saturating_sub(size / 20) / zeros.len() as u64 {
+            file.write_all(&zeros).expect("room");
+        }
+        Filled(path)
+    }
+
+    pub fn kill(&mut self) {
+        self.program.take().expect("it runs").kill();
+    }
+
+    fn program(&self) -> &Program {
+        self.program.as_ref().expect("it runs")
+    }
+}
+
+/// Gives the room back when dropped.
+pub struct Filled(PathBuf);
+
+impl Drop for Filled {
+    fn drop(&mut self) {
+        // Gone with the broker at the latest.
+        drop(std::fs::remove_file(&self.0));
+    }
+}
+
+fn is_root() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    uid.and_then(|ids| ids.split_whitespace().next()) == Some("0")
+}
+
+/// Syncs of a process take so long, until this is dropped.
+pub struct SlowSyncs(Child);
+
+impl SlowSyncs {
+    pub async fn of(process: u32, delay: Duration) -> SlowSyncs {
+        const SYNCS: &str = "fsync,fdatasync";
+        let delay = delay.as_micros();
+        let child = Command::new("strace")
+            .args(["-f", "-q", "-e", &format!("trace={SYNCS}")])
+            .args(["-e", &format!("inject={SYNCS}:delay_enter={delay}")])
+            .args(["-o", "/dev/null", "-p", &process.to_string()])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("strace");
+        let slow = SlowSyncs(child);
+        until("strace", async || match is_traced(process) {
+            true => Ok(()),
+            false => Err("not every thread is traced".to_owned()),
+        })
+        .await;
+        slow
+    }
+}
+
+fn is_traced(process: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
+    threads.flatten().all(|thread| {
+        let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        let tracer = status
+            .lines()
+            .find_map(|line| line.strip_prefix("TracerPid:"));
+        tracer.is_some_and(|tracer| tracer.trim() != "0")
+    })
+}
+
+impl Drop for SlowSyncs {
+    fn drop(&mut self) {
+        // With SIGINT it lets go of the process; killed, it would leave it stopped.
+        drop(
+            Command::new("kill")
+                .args(["-INT", &self.0.id().to_string()])
+                .status(),
+        );
+        drop(self.0.wait());
+    }
+}
+
+/// `hutong-connect` with a folder of lists as its source.
+pub struct Connector {
+    pub http: SocketAddr,
+    lists: PathBuf,
+    _program: Program,
+}
+
+impl Connector {
+    pub async fn start(dir: &Path, broker: &Broker) -> Connector {
+        let (http, lists) = (free_address(), dir.join("lists"));
+        std::fs::create_dir_all(&lists).expect("a folder");
+        let config = dir.join("connector.toml");
+        let text = format!(
+            "name = \"lists\"\nidentity = \"platform/{ANHUI}\"\n[broker]\naddress = \"{}\"\n\
+             [state]\ndir = \"{}\"\n[telemetry]\nhttp = \"{http}\"\n\
+             [source]\ntype = \"snapshot-folder\"\ndir = \"{}\"\nformat = \"risk-levels\"\nsettle = \"0s\"\npoll = \"100ms\"\n\
+             [mapping]\nkind = \"area_risk\"\nentity = {{ area = \"path\" }}\n\
+             [mapping.level]\nfield = \"level\"\ncanonical = true\n\
+             [provenance]\nauthority = \"CDC\"\nrule_id = \"risk-areas\"\nrule_version = 1\nreason = \"list\"\n",
+            broker.address(),
+            dir.join("connector").display(),
+            lists.display(),
+        );
+        std::fs::write(&config, text).expect("written");
+        let mut command = Command::new(ours("hutong-connect"));
+        let program = Program::start(dir, "connector", command.arg("run").arg(&config));
+        until("the connector", async || get(http, "/metrics").map(drop)).await;
+        Connector {
+            http,
+            lists,
+            _program: program,
+        }
+    }
+
+    /// A file that nobody can read: a dead letter.
+    pub fn poison(&self, name: &str) {
+        std::fs::write(self.lists.join(name), "no list at all").expect("written");
+    }
+}
