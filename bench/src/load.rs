@@ -164,9 +164,11 @@ impl Generator {
             false => self.next_random() % self.people,
         };
         self.turn += 1;
+        // As with keyed hashes, whoever is of another platform has nothing in common, from the first bytes on.
+        let whose = person ^ u64::from(self.platform.code()) << 40;
         let mut id = [0; 16];
-        id[..8].copy_from_slice(&person.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
-        id[8..].copy_from_slice(&(person ^ u64::from(self.platform.code()) << 40).to_be_bytes());
+        id[..8].copy_from_slice(&whose.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        id[8..].copy_from_slice(&whose.wrapping_mul(0xbf58_476d_1ce4_e5b9).to_be_bytes());
         id[15] |= 1;
         EntityId(id)
     }

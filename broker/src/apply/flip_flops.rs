@@ -14,6 +14,8 @@ use hutong_proto::{
 
 /// Entities that are remembered: 16 bytes each.
 const PLACES: usize = 1 << 16;
+/// Odd, near 2^64 over the golden ratio: spreads numbers that differ in few bits.
+const MIXER: u64 = 0x9e37_79b9_7f4a_7c15;
 /// A colour that comes back later than this is a change as any other.
 const WITHIN_SECONDS: u32 = 3600;
 
@@ -51,8 +53,9 @@ impl FlipFlops {
             let half = key.entity.0[from..from + 8].try_into();
             u64::from_le_bytes(half.expect("half of sixteen bytes"))
         });
-        let tag = (a ^ b.rotate_left(32) ^ u64::from(key.issuer.code())).max(1);
-        let hash = tag.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = a.wrapping_mul(MIXER) ^ b ^ u64::from(key.issuer.code());
+        let tag = mixed.max(1);
+        let hash = tag.wrapping_mul(MIXER);
         let place = &mut self.0[(hash >> 48) as usize % PLACES];
         let seconds = (at.0 / 1_000_000) as u32;
         let colour = colour as u8;

@@ -53,8 +53,6 @@ pub struct Facts {
     pub compacted: bool,
     /// It ever said that it applied something.
     pub has_cursor: bool,
-    /// Since its applied cursor moved, as far as was looked.
-    pub still_seconds: f64,
     /// By lane.
     pub lanes: [LaneFacts; 2],
 }
@@ -63,6 +61,8 @@ pub struct Facts {
 pub struct LaneFacts {
     pub records: u64,
     pub seconds: f64,
+    /// Since its applied cursor moved, as far as was looked.
+    pub still_seconds: f64,
     pub oldest: Option<Offset>,
     /// Everything below was sent, as far as wanted.
     pub position: Offset,
@@ -127,7 +127,7 @@ fn why(facts: &Facts, lane: &LaneFacts) -> Option<Why> {
         return Some(Why::InSnapshot);
     }
     let oldest = lane.oldest?;
-    if facts.still_seconds < STILL_SECONDS {
+    if lane.still_seconds < STILL_SECONDS {
         return Some(Why::Slow);
     }
     Some(match lane.position > oldest {
@@ -145,10 +145,10 @@ mod tests {
         in_snapshot: false,
         compacted: false,
         has_cursor: true,
-        still_seconds: 20.0,
         lanes: [LaneFacts {
             records: 0,
             seconds: 0.0,
+            still_seconds: 20.0,
             oldest: None,
             position: Offset(9),
         }; 2],
@@ -159,6 +159,7 @@ mod tests {
         facts.lanes[lane.index()] = LaneFacts {
             records: 1,
             seconds,
+            still_seconds: 20.0,
             oldest: Some(Offset(oldest)),
             position: Offset(9),
         };
@@ -186,7 +187,11 @@ mod tests {
         let not_sent = behind(Urgent, 4.0, 9);
         check(not_sent, Warning, Some(Why::NotTaking), Urgent);
         let mut moving = urgent(4.0);
-        moving.still_seconds = 0.2;
+        moving.lanes[0].still_seconds = 0.2;
+        // The other lane has nothing to wait for, and moves with the log.
+        let mut other = urgent(4.0);
+        other.lanes[1].still_seconds = 0.0;
+        check(other, Warning, Some(Why::NotApplying), Urgent);
         check(moving, Warning, Some(Why::Slow), Urgent);
         check(behind(Bulk, 4.0, 4), Good, None, Bulk);
         let bulk = behind(Bulk, 400.0, 4);

@@ -208,12 +208,12 @@ fn subscription(
         in_snapshot: s.in_snapshot.load(Ordering::Acquire),
         compacted: s.compacted.load(Ordering::Acquire),
         has_cursor: s.has_cursor(),
-        still_seconds: moved_at.map_or(0.0, |at| now.seconds_since(at)),
         lanes: Lane::DELIVERED.map(|lane| {
             let total = &totals[lane.index()];
             LaneFacts {
                 records: total.records,
                 seconds: total.seconds,
+                still_seconds: moved_at.map_or(0.0, |at| now.seconds_since(at[lane.index()])),
                 oldest: total.oldest.map(|(offset, _)| offset),
                 position: s.position(lane),
             }
@@ -227,7 +227,7 @@ fn subscription(
         severity: verdict.severity,
         why: verdict.why,
         applied_at_us: s.applied_at.load(Ordering::Acquire),
-        moved_at_us: moved_at.map_or(0, |at| at.0),
+        moved_at_us: moved_at.map_or(0, |at| at[0].max(at[1]).0),
         lag: [0, 1].map(|i| LaneShape::of(&totals[i])),
     };
     let finding = finding(&shape, &verdict, lag);

@@ -63,7 +63,8 @@ struct Probe {
 #[derive(Clone, Copy, Debug)]
 struct Moved {
     cursors: [Offset; 2],
-    at: Micros,
+    /// By lane: when nothing is waiting in one, its cursor moves with the log.
+    at: [Micros; 2],
 }
 
 #[derive(Debug)]
@@ -124,8 +125,8 @@ impl Sampler {
         self.points.back().cloned().unwrap_or_default()
     }
 
-    /// When the applied cursor of a subscription was last seen to move.
-    pub fn moved_at(&self, key: &SubscriptionKey) -> Option<Micros> {
+    /// When the applied cursor of a subscription was last seen to move, by lane.
+    pub fn moved_at(&self, key: &SubscriptionKey) -> Option<[Micros; 2]> {
         self.moved.get(key).map(|moved| moved.at)
     }
 
@@ -134,8 +135,10 @@ impl Sampler {
         for s in subscriptions {
             let cursors = Lane::DELIVERED.map(|lane| s.effective(lane));
             let before = self.moved.remove(&s.key);
-            let same = before.filter(|before| before.cursors == cursors);
-            let at = same.map_or(now, |same| same.at);
+            let at = [0, 1].map(|i| {
+                let same = before.filter(|before| before.cursors[i] == cursors[i]);
+                same.map_or(now, |same| same.at[i])
+            });
             moved.insert(s.key.clone(), Moved { cursors, at });
         }
         // Those that were forgotten go with the old map.

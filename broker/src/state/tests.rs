@@ -399,8 +399,8 @@ fn the_options_are_those_of_the_family_that_is_written() {
         .expect("a family");
     for option in [
         "level0_file_num_compaction_trigger=48",
-        "level0_slowdown_writes_trigger=112",
-        "level0_stop_writes_trigger=112",
+        "level0_slowdown_writes_trigger=192",
+        "level0_stop_writes_trigger=192",
         "target_file_size_base=134217728",
         "max_bytes_for_level_base=17179869184",
         "write_buffer_size=1048576",
@@ -413,6 +413,48 @@ fn the_options_are_those_of_the_family_that_is_written() {
         let set = family.lines().any(|line| line.trim() == option);
         assert!(set, "{option} in {family}");
     }
+}
+
+#[test]
+fn bulk_stops_while_there_is_still_room_for_what_is_urgent() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let gate = Arc::<BulkGate>::default();
+    let options = StateOptions {
+        gather_bytes_max: 64 << 10,
+        bulk_gate: Arc::clone(&gate),
+        ..StateOptions::default()
+    };
+    let state = State::open(dir.path(), options).expect("opens");
+    // No run goes down while this is held.
+    let held = state.shared.ingest.lock();
+    let group = || {
+        let next = state.applied().next.0 + 1;
+        let mut group = state.begin().expect("begins");
+        for n in 0..50 {
+            let mut key = register(1);
+            key.entity.0[..8].copy_from_slice(&(next * 50 + n).to_be_bytes());
+            group.put_register(&key, &row(1, 0));
+        }
+        group.commit(applied(next));
+    };
+    while gate.is_open() {
+        group();
+    }
+    let waiting = |state: &State| state.shared.memory.read().frozen.len();
+    assert_eq!(waiting(&state), FROZEN_MAX);
+    // What comes now is urgent, and needs not wait.
+    let full = state.shared.memory.read().active.bytes();
+    for _ in 0..3 {
+        group();
+    }
+    assert!(state.shared.memory.read().active.bytes() > full);
+    assert_eq!(waiting(&state), FROZEN_MAX);
+    assert!(!gate.is_open());
+    drop(held);
+    gate.opened()
+        .recv_timeout(PATIENCE)
+        .expect("a run goes down");
+    assert!(gate.is_open());
 }
 
 #[test]

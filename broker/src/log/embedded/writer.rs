@@ -276,3 +276,67 @@ impl std::fmt::Display for WriteError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        log::{Log, embedded::EmbeddedLog},
+        overload::BulkGate,
+    };
+    use bytes::Bytes;
+    use hutong_proto::{Issuer, KindSet, Lane, Shard};
+    use std::sync::mpsc;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    type Told = mpsc::Receiver<Result<Offset, AppendError>>;
+
+    fn append(log: &EmbeddedLog, lane: Lane) -> Told {
+        let (told, outcome) = mpsc::channel();
+        log.append(Append {
+            partition: Partition {
+                issuer: Issuer::new(340_000).expect("a code"),
+                lane,
+                shard: Shard(0),
+            },
+            kinds: KindSet::ALL,
+            deltas: 1,
+            record: Bytes::from_static(b"record"),
+            // Nobody listens when the test has failed.
+            done: Box::new(move |result| {
+                told.send(result).ok();
+            }),
+        });
+        outcome
+    }
+
+    fn durable(told: &Told) -> Offset {
+        let told = told.recv_timeout(PATIENCE).expect("it is told");
+        told.expect("it is durable")
+    }
+
+    #[test]
+    fn bulk_waits_before_a_shut_gate_and_urgent_passes_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let gate = Arc::<BulkGate>::default();
+        let options = EmbeddedOptions {
+            bulk_gate: Arc::clone(&gate),
+            ..EmbeddedOptions::default()
+        };
+        let log = EmbeddedLog::open(dir.path(), options).expect("opens");
+        gate.shut(true);
+        let bulk = append(&log, Lane::Bulk);
+        let first = durable(&append(&log, Lane::Urgent));
+        let second = durable(&append(&log, Lane::Urgent));
+        assert_eq!(second, first.next(), "nothing came between them");
+        assert!(bulk.try_recv().is_err());
+        gate.shut(false);
+        assert_eq!(durable(&bulk), second.next());
+        // Who closes the log waits for what it has taken, also when nobody opens the gate again.
+        gate.shut(true);
+        let last = append(&log, Lane::Bulk);
+        log.close();
+        assert_eq!(durable(&last), second.next().next());
+    }
+}
