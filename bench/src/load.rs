@@ -5,6 +5,7 @@ use hutong_connectors::client::EncodedBatch;
 use hutong_proto::{
     EntityId, Issuer, Kind, Lane, Micros, Provenance, Revision, Value,
     delta::{Colour, DeltaParts, TestOutcome},
+    trace::TraceContext,
     wire,
 };
 use std::{
@@ -51,7 +52,11 @@ pub struct Generator {
     /// Ten people are tested together: they share a tube, a moment and a result.
     tube: Tube,
     first_entity: EntityId,
+    traced: bool,
 }
+
+/// One change in so many is traced, as connectors do if they are not told otherwise.
+const TRACED_OF: u64 = 100;
 
 /// People in one tube.
 const TOGETHER: u64 = 10;
@@ -96,7 +101,23 @@ impl Generator {
                 left: 0,
             },
             first_entity: EntityId([0; 16]),
+            traced: false,
         }
+    }
+
+    /// Whether some of the changes are traced.
+    pub fn traced(self, traced: bool) -> Generator {
+        Generator { traced, ..self }
+    }
+
+    fn trace(&self) -> Option<TraceContext> {
+        let number = self.revision.to_be_bytes();
+        let mut trace_id = [1; 16];
+        trace_id[8..].copy_from_slice(&number);
+        (self.traced && self.revision.is_multiple_of(TRACED_OF)).then_some(TraceContext {
+            trace_id,
+            span_id: number,
+        })
     }
 
     /// Of the first delta of the last batch.
@@ -206,7 +227,7 @@ impl Generator {
                 expires_at: Micros(self.tube.sampled_at + SAMPLED_BEFORE_US + VALID_US),
                 provenance: 0,
                 evidence: &self.tube.evidence,
-                trace: None,
+                trace: self.trace(),
                 kind,
                 value: &self.tube.value,
             }

@@ -343,7 +343,7 @@ mod tests {
                 &[
                     "s.toml:2:",
                     "kafka",
-                    "it may be hutong, hutong-plain, jetstream, redis, postgres",
+                    "it may be hutong, hutong-plain, hutong-watched, jetstream, redis, postgres",
                 ],
             ),
             (

@@ -28,6 +28,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub struct Shared {
     people: u64,
+    /// One change in a hundred is.
+    pub traced: bool,
     batch: u32,
     in_flight: usize,
     begin: Instant,
@@ -44,6 +46,7 @@ impl Shared {
         let begin = Instant::now() + Duration::from_secs_f64(warmup);
         Shared {
             people: options.people,
+            traced: false,
             batch,
             in_flight,
             begin,
@@ -64,7 +67,10 @@ pub async fn turn(options: &Options, row: Row, kind: Kind) -> Result<Turn, Failu
         }
     }
     let senders = senders(options, row, &*system, &issuers).await?;
-    let shared = Arc::new(Shared::new(options, row, options.warmup, options.seconds));
+    let shared = Arc::new(Shared {
+        traced: system.traces(),
+        ..Shared::new(options, row, options.warmup, options.seconds)
+    });
     let mut receivers = JoinSet::new();
     for receiver in opened {
         receivers.spawn(receive(Arc::clone(&shared), receiver));
@@ -73,7 +79,9 @@ pub async fn turn(options: &Options, row: Row, kind: Kind) -> Result<Turn, Failu
     for (i, (issuer, sender)) in senders.into_iter().enumerate() {
         producers.spawn(produce(Arc::clone(&shared), issuer, i as u64 + 1, sender));
     }
-    measure(&shared, &*system, producers, receivers).await
+    let turn = measure(&shared, &*system, producers, receivers).await?;
+    system.check()?;
+    Ok(turn)
 }
 
 pub async fn senders(
@@ -148,7 +156,7 @@ pub async fn produce(
     seed: u64,
     mut sender: Box<dyn Sender>,
 ) -> Result<Produced, Failure> {
-    let mut generator = Generator::new(issuer, shared.people, seed);
+    let mut generator = Generator::new(issuer, shared.people, seed).traced(shared.traced);
     let mut produced = Produced {
         batches: 0,
         ack: histogram(),

@@ -35,6 +35,7 @@ const GRACE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 struct Shared {
     options: Options,
+    traced: bool,
     begin: Instant,
     begin_us: u64,
     end: Instant,
@@ -58,6 +59,7 @@ impl Shared {
         let begin_us = load::now().0 + warmup.as_micros() as u64;
         Shared {
             options: options.clone(),
+            traced: false,
             begin,
             begin_us,
             end: begin + seconds,
@@ -86,7 +88,10 @@ pub async fn turn(options: &Options, kind: Kind) -> Result<Turn, Failure> {
             ));
         }
     }
-    let shared = Arc::new(Shared::new(options));
+    let shared = Arc::new(Shared {
+        traced: system.traces(),
+        ..Shared::new(options)
+    });
     let mut receivers = JoinSet::new();
     for receiver in opened {
         receivers.spawn(receive(Arc::clone(&shared), receiver));
@@ -122,6 +127,7 @@ pub async fn turn(options: &Options, kind: Kind) -> Result<Turn, Failure> {
     }
     shared.everywhere.give_up(load::now().0, shared.begin_us);
     turn.everywhere = shared.everywhere.take(Lane::Urgent).into_all();
+    system.check()?;
     turn.acknowledged = shared.acknowledged.load(Ordering::Acquire);
     turn.deltas_per_s = turn.acknowledged as f64 / options.seconds;
     turn.deliveries_per_s = shared.delivered.load(Ordering::Acquire) as f64 / options.seconds;
@@ -146,7 +152,8 @@ impl Source {
         };
         let rate = options.rate as f64 * share / options.receivers as f64;
         let every = GATHER[place(self.lane)];
-        let mut generator = Generator::new(self.issuer, options.people, u64::from(self.number));
+        let generator = Generator::new(self.issuer, options.people, u64::from(self.number));
+        let mut generator = generator.traced(self.shared.traced);
         let mut acks = JoinSet::new();
         let mut took = histogram();
         // Platforms do not tick together.

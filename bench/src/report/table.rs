@@ -228,7 +228,14 @@ const COMPARED: [Row; 9] = [
 fn compared(report: &Value) -> Result<String, Failure> {
     let mut out = String::new();
     for row in ["ingest", "fanout", "single", "latency"] {
-        let systems = ["hutong", "hutong-plain", "jetstream", "redis", "postgres"];
+        let systems = [
+            "hutong",
+            "hutong-plain",
+            "hutong-watched",
+            "jetstream",
+            "redis",
+            "postgres",
+        ];
         let measured = |system: &str| report["systems"][system].get(row);
         if measured("hutong").is_none() {
             continue;

@@ -23,8 +23,21 @@ pub struct Hutong {
 
 impl Hutong {
     pub async fn start(issuers: &[Issuer], lz4: bool) -> Result<Hutong, Failure> {
-        let broker = BrokerProcess::start(issuers, None, "").await?;
+        Hutong::start_with(issuers, lz4, "").await
+    }
+
+    /// With more in its configuration.
+    pub async fn start_with(
+        issuers: &[Issuer],
+        lz4: bool,
+        extra: &str,
+    ) -> Result<Hutong, Failure> {
+        let broker = BrokerProcess::start(issuers, None, extra).await?;
         Ok(Hutong { broker, lz4 })
+    }
+
+    pub fn http(&self) -> &str {
+        &self.broker.http
     }
 
     fn endpoint(&self, issuer: Issuer) -> Endpoint {

@@ -5,6 +5,7 @@ mod hutong;
 mod jetstream;
 mod postgres;
 mod redis;
+mod watched;
 
 pub use crate::Failure;
 use crate::{broker::Usage, measure::key_of};
@@ -36,6 +37,16 @@ pub trait System: Send + Sync {
 
     fn usage(&self) -> Usage {
         Usage::of_all(&self.processes())
+    }
+
+    /// Whether one change in a hundred is traced.
+    fn traces(&self) -> bool {
+        false
+    }
+
+    /// After a turn: whether it was what it says.
+    fn check(&self) -> Result<(), Failure> {
+        Ok(())
     }
 }
 
@@ -98,6 +109,8 @@ pub enum Kind {
     Hutong,
     /// This broker, whose receivers take records as they are and not packed.
     HutongPlain,
+    /// This broker, with metrics scraped and pushed, one change in a hundred traced, and a console open.
+    HutongWatched,
     /// NATS JetStream, one replica, synced for each message; a message is a batch.
     Jetstream,
     /// Redis Streams, its append-only file synced always; an entry is a batch.
@@ -111,6 +124,7 @@ impl Kind {
         match self {
             Kind::Hutong => "hutong",
             Kind::HutongPlain => "hutong-plain",
+            Kind::HutongWatched => "hutong-watched",
             Kind::Jetstream => "jetstream",
             Kind::Redis => "redis",
             Kind::Postgres => "postgres",
@@ -122,6 +136,7 @@ impl Kind {
             // As its SDK does if it is not told otherwise. The peers know nothing like it.
             Kind::Hutong => Box::new(hutong::Hutong::start(issuers, true).await?),
             Kind::HutongPlain => Box::new(hutong::Hutong::start(issuers, false).await?),
+            Kind::HutongWatched => Box::new(watched::Watched::start(issuers).await?),
             Kind::Jetstream => Box::new(jetstream::JetStream::start().await?),
             Kind::Redis => Box::new(redis::Redis::start().await?),
             Kind::Postgres => Box::new(postgres::Postgres::start().await?),

@@ -33,8 +33,11 @@ const TEMPORARY: &str = "run-";
 const BLOCK_BYTES: usize = 16 << 10;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 const RUNS_MERGED: i32 = 48;
-/// Runs that wait to be merged, at most: then the next one waits, and with it apply and producers.
+/// Runs that wait to be merged, at most: then the next one waits, and with it apply and bulk.
 pub(super) const RUNS_MAX: i32 = 96;
+/// The same for a state that is large: it takes as long to merge, and what waits would take as much disk again.
+const RUNS_MAX_LARGE: u64 = 56;
+const LARGE_BYTES: u64 = 6 << 30;
 /// How often it is looked whether there is room for a run; nobody tells.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -180,14 +183,18 @@ pub fn flush(shared: &Shared, run: &Arc<Frozen>, serial: u64) -> Result<Flush, S
 /// broker stops nobody waits: little more comes, and merging may take longer than a drain.
 fn wait_for_room(shared: &Shared) -> Result<(), StateError> {
     let started = Instant::now();
-    let runs = || shared.property("rocksdb.num-files-at-level0");
+    let room = || {
+        let runs = shared.property("rocksdb.num-files-at-level0");
+        let large = || shared.property("rocksdb.live-sst-files-size") > LARGE_BYTES;
+        runs < RUNS_MAX_LARGE || runs < RUNS_MAX as u64 && !large()
+    };
     loop {
         // Nothing is merged any more then, so there would never be room.
         if shared.property("rocksdb.background-errors") > 0 {
             let why = "runs cannot be merged: a read, a write or a sync failed; see LOG in the folder of the state";
             return Err(StateError::Failed(why.to_owned()));
         }
-        if runs() < RUNS_MAX as u64 || shared.signal.lock().closing {
+        if room() || shared.signal.lock().closing {
             break;
         }
         std::thread::sleep(LOOK_EVERY);

@@ -41,7 +41,9 @@ function path(points, x, y) {
       drawing = false;
       return "";
     }
-    const step = `${drawing ? "L" : "M"}${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
+    // Ends are round, so that a point between two gaps is a dot.
+    const place = `${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
+    const step = drawing ? `L${place}` : `M${place}h0`;
     drawing = true;
     return step;
   }).join("");

@@ -9,7 +9,7 @@ import { current, t } from "./words.js";
 const LANES = ["urgent", "bulk"];
 // As the broker judges: from when on lag is a warning, and critical.
 const BOUNDS = [[3, 10], [30, 300]];
-const WORST_MAX = 20;
+const WORST_MAX = 5;
 let lane = 0;
 
 export function matrix() {
@@ -20,10 +20,11 @@ export function matrix() {
         h("h1", null, t("page.matrix")),
         h("fieldset", { class: "switch" }, h("legend", { class: "sr" }, t("matrix.lane")), LANES.map((name, i) =>
           h("button", { type: "button", "aria-pressed": String(i === lane), onclick: () => choose(i) }, t("lane." + name)))),
-        legend(),
-        grid(picture),
+        // First: on a phone, whoever is worst may stand beyond the edge of the grid.
         h("h2", null, t("matrix.worst")),
         worst(picture),
+        legend(),
+        grid(picture),
       ];
     },
   };
