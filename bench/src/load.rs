@@ -3,9 +3,8 @@
 use bytes::Bytes;
 use hutong_connectors::client::EncodedBatch;
 use hutong_proto::{
-    EntityId, Issuer, Kind, Lane, Micros, Provenance, Revision, Value,
+    EntityId, Issuer, Kind, Lane, Micros, Provenance, Revision, TraceContext, Value,
     delta::{Colour, DeltaParts, TestOutcome},
-    trace::TraceContext,
     wire,
 };
 use std::{

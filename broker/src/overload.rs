@@ -291,7 +291,9 @@ impl Overload {
         let policy = self.policy.lock();
         let order = self.order(&policy);
         // They gave way while they were few; now it is the turn of what comes before them.
-        if order != policy.give_way && self.gives_way_later(GiveWay::CatchUp, &order, &policy) {
+        if order != policy.give_way
+            && self.gives_way_later(GiveWay::CatchUp, &order, &policy, &recent)
+        {
             self.open(GiveWay::CatchUp);
         }
         if urgent && delay > policy.delay {
@@ -307,8 +309,8 @@ impl Overload {
     /// The first in the order by which something can be won.
     fn turn_down(&self, order: &[GiveWay], floor: f64, recent: &[f64; 3], delay: Duration) {
         for what in order.iter().copied() {
-            let (valve, recent) = (self.valve(what), recent[what as usize]);
-            let now = valve.limit().map_or(recent, |limit| limit.min(recent));
+            let valve = self.valve(what);
+            let now = self.passes(what, recent);
             if now <= floor {
                 continue;
             }
@@ -325,12 +327,24 @@ impl Overload {
         }
     }
 
-    /// Whether it is turned down, and something before it is not turned down to the floor.
-    fn gives_way_later(&self, what: GiveWay, order: &[GiveWay], policy: &Policy) -> bool {
+    /// What still passes there.
+    fn passes(&self, what: GiveWay, recent: &[f64; 3]) -> f64 {
+        let recent = recent[what as usize];
+        let limit = self.valve(what).limit();
+        limit.map_or(recent, |limit| limit.min(recent))
+    }
+
+    /// Whether it is turned down while there is something to win before it.
+    fn gives_way_later(
+        &self,
+        what: GiveWay,
+        order: &[GiveWay],
+        policy: &Policy,
+        recent: &[f64; 3],
+    ) -> bool {
         let floor = policy.floor_bytes_per_s as f64;
-        let passes = |limit: Option<f64>| limit.is_none_or(|limit| limit > floor);
         let mut before = order.iter().take_while(|other| **other != what);
-        self.valve(what).limit().is_some() && before.any(|b| passes(self.valve(*b).limit()))
+        self.valve(what).limit().is_some() && before.any(|b| self.passes(*b, recent) > floor)
     }
 
     fn open_all(&self) {
@@ -436,13 +450,28 @@ mod tests {
         assert_eq!(first_after([Nowhere; 5]), [CatchUp]);
         assert_eq!(first_after([Log, Log, Ring, Ring, Nowhere]), [CatchUp]);
         // The snapshot keeps its place before bulk.
-        overload
-            .valve(GiveWay::Snapshot)
-            .set(Some(FLOOR_BYTES_PER_S as f64));
         let most = first_after([Log, Log, Ring, Nowhere, Nowhere]);
         assert_eq!(most, [GiveWay::Snapshot]);
-        seconds(&overload, 40, TOO_LATE, true, 100);
-        assert!(limited(&overload).contains(&Bulk));
+        // Nobody takes one: then it is bulk that gives way, down to its floor, and only then they do.
+        overload.open_all();
+        let no_snapshot = |delay| {
+            for valve in [Bulk, CatchUp].map(|what| overload.valve(what)) {
+                let wanted = (100 * MIB) as f64;
+                let passed = valve.limit().map_or(wanted, |limit| limit.min(wanted));
+                valve.bytes.fetch_add(passed as u64, Relaxed);
+            }
+            overload.decide(delay, true, Duration::from_secs(1));
+            limited(&overload)
+        };
+        // What passed before is forgotten first.
+        (0..40).for_each(|_| drop(no_snapshot(SOON)));
+        assert_eq!(no_snapshot(TOO_LATE), [Bulk]);
+        let mut both = (0..60).map(|_| no_snapshot(TOO_LATE));
+        assert!(both.any(|limited| limited == [CatchUp, Bulk]));
+        let between = Duration::from_millis(8);
+        for _ in 0..5 {
+            assert_eq!(no_snapshot(between), [CatchUp, Bulk], "it stays down");
+        }
         drop(readers);
         overload.open_all();
         seconds(&overload, 1, TOO_LATE, true, 100);

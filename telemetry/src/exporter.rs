@@ -135,6 +135,8 @@ impl Exporter {
         for hook in hooks.iter() {
             hook();
         }
+        // A collector may take long, and who scrapes must not wait for it.
+        drop(hooks);
         if let Err(error) = self.0.provider.force_flush() {
             tracing::warn!(%error, "metrics could not be pushed");
         }

@@ -111,11 +111,14 @@ async fn shared_chunk(
     below: Offset,
 ) -> Result<Arc<Chunk>, Refusal> {
     let readers = &shared.log_readers;
+    let all: usize = shared.platforms.iter().map(|(_, n)| *n as usize).sum();
+    let shares = shares(partitions.len(), all);
     let place = loop {
         if let Some(chunk) = readers.get(lane, from) {
             return Ok(chunk);
         }
-        if let Turn::Read(place) = readers.places[lane.index()].turn(from).await {
+        let places = &readers.places[lane.index()];
+        if let Turn::Read(place) = places.turn(from, shares).await {
             break place;
         }
     };
@@ -157,6 +160,11 @@ fn wanted(
     }
 }
 
+/// Whether who wants so many of all partitions reads the whole lane.
+fn shares(wanted: usize, all: usize) -> bool {
+    wanted * 2 > all
+}
+
 /// The whole lane, for others too, if this subscriber wants most of it anyway.
 fn read_for_all(
     shared: &Fanout,
@@ -173,7 +181,7 @@ fn read_for_all(
         })
     });
     let all: Vec<Partition> = all.collect();
-    if wanted.len() * 2 > all.len() {
+    if shares(wanted.len(), all.len()) {
         match read_chunk(shared, &all, from, below, SHARED_CHUNK_BYTES) {
             Ok(chunk) => {
                 let chunk = Arc::new(chunk);

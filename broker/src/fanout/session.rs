@@ -309,9 +309,13 @@ impl Session {
             applied.borrow_and_update();
             let mut sent = false;
             let bulk = turns.bulk(credit);
+            reader.reads(match (credit.available(), &reading) {
+                (false, _) => ReadsFrom::Nowhere,
+                (true, None) => ReadsFrom::Ring,
+                (true, Some(_)) => ReadsFrom::Log,
+            });
             if !credit.available() && !planted!(CreditIgnored) {
                 self.shared.metrics.credit_exhausted(self.platform);
-                reader.reads(ReadsFrom::Nowhere);
             } else if !(planted!(BulkFirst) && self.bulk_waits(lease))
                 && self.step_urgent(lease, credit).await?
             {
@@ -323,10 +327,6 @@ impl Session {
                     Some(chunk) => sent = self.deliver(Lane::Bulk, chunk, lease, credit).await?,
                     None => reading = Some(self.read_log(Lane::Bulk, target, lease)),
                 }
-                reader.reads(match reading.is_some() {
-                    true => ReadsFrom::Log,
-                    false => ReadsFrom::Ring,
-                });
                 turns.bulk_sent();
             }
             if Instant::now() >= bookmark_at {

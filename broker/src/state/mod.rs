@@ -535,12 +535,17 @@ impl Shared {
 
     /// Waits while too much is on its way down.
     fn wait_for_room(&self) -> Result<(), StateError> {
+        self.wait_for_runs(FROZEN_MAX)
+    }
+
+    /// Waits until no more than so many runs are on their way down.
+    fn wait_for_runs(&self, max: usize) -> Result<(), StateError> {
         let mut signal = self.signal.lock();
         loop {
             if let Some(why) = &signal.failure {
                 return Err(StateError::Failed(why.clone()));
             }
-            if self.memory.read().frozen.len() <= FROZEN_MAX {
+            if self.memory.read().frozen.len() <= max {
                 return Ok(());
             }
             self.changed.wait(&mut signal);
@@ -575,6 +580,7 @@ impl Shared {
             gather,
             applied: memory.applied,
         }));
+        self.look_at_room(memory);
         self.wake();
     }
 

@@ -61,12 +61,13 @@ impl<'a> SnapshotRows<'a> {
                 runs.push(Arc::new(Frozen { gather, applied }));
                 break (ingest, runs, applied);
             }
-            if memory.frozen.len() <= FROZEN_MAX {
+            // The last run that may wait is for what is applied: urgent must not wait for a snapshot's sake.
+            if memory.frozen.len() < FROZEN_MAX {
                 shared.freeze(&mut memory);
                 break (ingest, memory.frozen.clone(), applied);
             }
             drop((memory, ingest));
-            shared.wait_for_room()?;
+            shared.wait_for_runs(FROZEN_MAX - 1)?;
         };
         if planted!(SnapshotWithoutGathered) {
             frozen.clear();

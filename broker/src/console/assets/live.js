@@ -3,6 +3,8 @@
 const COOKIE = "hutong-identity";
 const AGAIN_MS = 3000;
 const API = "api";
+// Pictures come each second, or a few seconds apart when the broker has much to do.
+const SILENT_MS = 15000;
 
 // `at`: when the picture came, by this machine's clock, to let ages go on between two pictures.
 export const state = { picture: null, at: 0, up: false, error: null };
@@ -25,6 +27,14 @@ export function listen(listener) {
 export function tell() {
   listeners.forEach((listener) => listener(state));
 }
+
+// A stream may be there and bring nothing: what is shown is old then.
+setInterval(() => {
+  if (state.up && performance.now() - state.at > SILENT_MS) {
+    state.up = false;
+    tell();
+  }
+}, 1000);
 
 export function start() {
   identify();

@@ -20,10 +20,19 @@ const main = document.getElementById("main");
 let page = null;
 let worst = "";
 
+// Somebody may have cut an address in the middle of a letter.
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 function route() {
-  const [name, ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  const [name, ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
   if (location.hash === "#main") return;
-  const make = PAGES[name || "overview"] ?? overview;
+  const make = Object.hasOwn(PAGES, name) ? PAGES[name] : overview;
   page = make(...rest);
   page.name = name || "overview";
   main.replaceChildren();

@@ -64,7 +64,7 @@ function figures({ rates, log, subscriptions, platforms }) {
     figure(t("figure.delivered"), number(rates.delivered)),
     figure(t("figure.latency", { lane: t("lane.urgent") }), latency(0)),
     figure(t("figure.latency", { lane: t("lane.bulk") }), latency(1)),
-    figure(t("figure.connected"), `${subscriptions.filter((s) => s.state !== "away").length} / ${subscriptions.length}`),
+    figure(t("figure.connected"), `${subscriptions.filter((s) => s.connected).length} / ${subscriptions.length}`),
     figure(t("figure.producers"), `${platforms.filter((p) => p.producers).length} / ${platforms.length}`),
     figure(t("figure.log"), bytes(log.bytes)));
 }

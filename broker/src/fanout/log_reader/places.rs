@@ -16,7 +16,7 @@ pub struct Places {
 #[derive(Debug)]
 struct Inner {
     free: usize,
-    /// Where reads under way begin.
+    /// Where reads under way begin, of those that others can take.
     reading: Vec<Offset>,
     /// Offsets that the last read covered: the next one will cover about as many.
     span: u64,
@@ -29,6 +29,7 @@ struct Inner {
 struct Waiter {
     arrival: u64,
     from: Offset,
+    shares: bool,
     told: oneshot::Sender<Turn>,
 }
 
@@ -46,13 +47,15 @@ pub enum Turn {
 pub struct Place {
     places: Arc<Places>,
     from: Offset,
+    shares: bool,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut inner = self.places.inner.lock();
         inner.free += 1;
-        if let Some(i) = inner.reading.iter().position(|from| *from == self.from) {
+        let mine = inner.reading.iter().position(|from| *from == self.from);
+        if let Some(i) = mine.filter(|_| self.shares) {
             inner.reading.swap_remove(i);
         }
         drop(inner);
@@ -73,7 +76,7 @@ impl Inner {
         }
         self.waiting.retain(|waiter| !waiter.told.is_closed());
         let ready = self.waiting.iter().enumerate();
-        let ready = ready.filter(|(_, waiter)| !self.is_coming(waiter.from));
+        let ready = ready.filter(|(_, waiter)| !waiter.shares || !self.is_coming(waiter.from));
         let (i, _) = match self.longest_waiting_next {
             true => ready.min_by_key(|(_, waiter)| waiter.arrival),
             false => ready.min_by_key(|(_, waiter)| (waiter.from, waiter.arrival)),
@@ -81,7 +84,9 @@ impl Inner {
         self.longest_waiting_next = !self.longest_waiting_next;
         self.free -= 1;
         let waiter = self.waiting.remove(i);
-        self.reading.push(waiter.from);
+        if waiter.shares {
+            self.reading.push(waiter.from);
+        }
         Some(waiter)
     }
 }
@@ -100,8 +105,8 @@ impl Places {
         }
     }
 
-    /// For a read from there. May be cancelled.
-    pub async fn turn(self: &Arc<Places>, from: Offset) -> Turn {
+    /// For a read from there, alone or to share. May be cancelled.
+    pub async fn turn(self: &Arc<Places>, from: Offset, shares: bool) -> Turn {
         let (told, turn) = oneshot::channel();
         {
             let mut inner = self.inner.lock();
@@ -110,6 +115,7 @@ impl Places {
             inner.waiting.push(Waiter {
                 arrival,
                 from,
+                shares,
                 told,
             });
         }
@@ -139,6 +145,7 @@ impl Places {
             let place = Place {
                 places: Arc::clone(self),
                 from: waiter.from,
+                shares: waiter.shares,
             };
             // Who went away in this moment gives it back at once, which comes here again.
             drop(waiter.told.send(Turn::Read(place)));
@@ -158,7 +165,7 @@ mod tests {
 
     fn ask(places: &Arc<Places>, from: u64) -> BoxFuture<'static, Turn> {
         let places = Arc::clone(places);
-        let mut turn = async move { places.turn(Offset(from)).await }.boxed();
+        let mut turn = async move { places.turn(Offset(from), true).await }.boxed();
         // The first look puts it into the queue.
         match (&mut turn).now_or_never() {
             Some(turn) => std::future::ready(turn).boxed(),
@@ -213,6 +220,18 @@ mod tests {
         assert!((&mut near).now_or_never().is_none());
         drop(first);
         assert!(place(&mut near).is_some());
+        assert_eq!(places.free(), 2);
+    }
+
+    #[test]
+    fn nobody_waits_for_what_somebody_reads_alone() {
+        let places = Arc::new(Places::new(2));
+        places.has_read(Offset(0), Offset(100));
+        let alone = Arc::clone(&places);
+        let mut alone = async move { alone.turn(Offset(1000), false).await }.boxed();
+        let first = place(&mut alone).expect("free");
+        let second = place(&mut ask(&places, 1050)).expect("nothing is coming");
+        drop((first, second));
         assert_eq!(places.free(), 2);
     }
 

@@ -7,7 +7,7 @@ use crate::log::{
 };
 
 use crossbeam_channel::{Receiver, never, select};
-use hutong_proto::{Micros, Offset, Partition};
+use hutong_proto::{Lane, Micros, Offset, Partition};
 use rocksdb::WriteBatch;
 use std::{
     collections::BTreeMap,
@@ -78,8 +78,8 @@ impl Writer {
                 && let Ok(append) = self.urgent.try_recv()
             {
                 bytes += append.record.len();
+                self.note(&append);
                 group.push(append);
-                self.urgent_at = Some(Instant::now());
             }
             let urgent = self.urgent_at.is_some_and(|at| at.elapsed() < URGENT_FOR);
             let bulk_max = match urgent {
@@ -108,12 +108,20 @@ impl Writer {
             match first {
                 Ok(append) => {
                     bytes += append.record.len();
+                    self.note(&append);
                     group.push(append);
                 }
                 // Both are closed together; what the other one still holds is taken above.
                 Err(_) if self.urgent.is_empty() && self.bulk.is_empty() => return None,
                 Err(_) => self.closing = true,
             }
+        }
+    }
+
+    /// Control records come in the same queue as what is urgent, each second.
+    fn note(&mut self, append: &Append) {
+        if append.partition.lane == Lane::Urgent {
+            self.urgent_at = Some(Instant::now());
         }
     }
 
@@ -285,7 +293,7 @@ mod tests {
         overload::BulkGate,
     };
     use bytes::Bytes;
-    use hutong_proto::{Issuer, KindSet, Lane, Shard};
+    use hutong_proto::{Issuer, KindSet, Shard};
     use std::sync::mpsc;
 
     const PATIENCE: Duration = Duration::from_secs(20);

@@ -54,24 +54,19 @@ fn clean_value(value: &mut Value) {
 /// `scheme://user:password@host` without user and password, and without what follows a question mark.
 fn without_user(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
-        return match text.contains("password=") {
+        // Words and values, as libpq has them, with spaces around the sign or not.
+        return match text.to_ascii_lowercase().contains("password") {
             true => REMOVED.to_owned(),
             false => text.to_owned(),
         };
     };
-    let (authority, path) = match rest.find('/') {
-        Some(at) => rest.split_at(at),
-        None => (rest, ""),
+    // The last sign: a password may have one in it, and a slash as well.
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((_, rest)) => ("(removed)@", rest),
+        None => ("", rest),
     };
-    // The last one: a password may have one in it.
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    let user = if host.len() == authority.len() {
-        ""
-    } else {
-        "(removed)@"
-    };
-    let query = path.find('?').map_or(path, |at| &path[..at]);
-    format!("{scheme}://{user}{host}{query}")
+    let end = rest.find(['?', '#']).unwrap_or(rest.len());
+    format!("{scheme}://{user}{}", &rest[..end])
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use std::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
 #[derive(Debug, Args)]
@@ -37,6 +37,8 @@ pub struct TopArgs {
 
 /// Keys that nobody took yet.
 const KEYS_MAX: usize = 64;
+/// A broker that answers later is not well, and the terminal must not hang with it.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// How soon the thread that reads keys sees that it is over.
 const KEY_POLL: Duration = Duration::from_millis(100);
 
@@ -97,13 +99,15 @@ async fn show(
                 Some(None) => {}
                 None => return Ok(()),
             },
-            _ = every.tick() => match answers(context).await {
-                Ok(answers) => {
+            // Keys are not heard meanwhile.
+            _ = every.tick() => match timeout(ANSWER_MAX, answers(context)).await {
+                Err(_) => model.error = Some(format!("no answer within {} s", ANSWER_MAX.as_secs())),
+                Ok(Ok(answers)) => {
                     let since = asked.elapsed();
                     asked = Instant::now();
                     model.answered(answers, Some(since));
                 }
-                Err(error) => model.error = Some(error.to_string()),
+                Ok(Err(error)) => model.error = Some(error.to_string()),
             },
         }
     }
