@@ -3,7 +3,8 @@
 use serde_json::Value;
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -176,6 +177,36 @@ fn an_interrupt_in_the_middle_leaves_nothing_behind() {
         .flatten()
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_held_demo_keeps_its_console_up_until_it_is_interrupted() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_hutong"))
+        .args(["demo", "--for", "1", "--rate", "200"])
+        .args(["--platforms", "2", "--hold"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let stdout = demo.stdout.take().expect("a pipe");
+    let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+    let held = lines.find(|line| line.trim_start().starts_with("Still up:"));
+    let held = held.expect("it says where to look");
+    let console = held.split_whitespace().nth(2).expect("an address");
+    let address = console
+        .strip_prefix("http://")
+        .and_then(|rest| rest.strip_suffix("/console/"));
+    let address = address.expect("the console's");
+    let mut stream = TcpStream::connect(address).expect("it is up");
+    write!(stream, "GET /console/ HTTP/1.0\r\nHost: {address}\r\n\r\n").expect("asked");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("a page");
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    let killed = Command::new("kill")
+        .args(["-INT", &demo.id().to_string()])
+        .status()
+        .expect("kill runs");
+    assert!(killed.success());
+    assert_eq!(demo.wait().expect("it ends").code(), Some(0));
 }
 
 /// Its standard error is a terminal, as a person has it.

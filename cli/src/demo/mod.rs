@@ -53,6 +53,9 @@ pub struct DemoArgs {
     /// Keeps the broker's data and configuration in this folder, which must be empty or new.
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+    /// Keeps broker, connectors and console up at the end, until it is interrupted.
+    #[arg(long)]
+    pub hold: bool,
     /// Prints one JSON object on the last line of standard output; what people read goes to standard
     /// error.
     #[arg(long)]
@@ -158,6 +161,16 @@ async fn play(args: &DemoArgs, screen: &Screen) -> Result<Summary, CliError> {
         interrupted = signals.next() => Err(interrupted),
         summary = stage.play(lists.as_ref(), &mut connectors) => summary,
     };
+    if args.hold && summary.is_ok() {
+        screen.blank()?;
+        screen.line(format!(
+            "  Still up: {} and {}, until Ctrl-C.",
+            broker.console(),
+            broker.address()
+        ))?;
+        // Whoever looked long enough has not broken anything off: it is no error.
+        drop(signals.next().await);
+    }
     // The connectors first, interrupted or not: what they write must not come into a folder that is
     // being removed. Who interrupts once more does not wait for it.
     let kept = tokio::select! {
@@ -295,6 +308,7 @@ impl Stage<'_> {
             self.broker.address(),
             self.broker.metrics()
         ))?;
+        screen.line(format!("  console    {}", self.broker.console()))?;
         screen.line(format!(
             "  data       {} ({kept})",
             self.broker.data_dir().display()
