@@ -27,11 +27,7 @@ impl Hutong {
     }
 
     /// With more in its configuration.
-    pub async fn start_with(
-        issuers: &[Issuer],
-        lz4: bool,
-        extra: &str,
-    ) -> Result<Hutong, Failure> {
+    pub async fn start_with(issuers: &[Issuer], lz4: bool, extra: &str) -> Result<Hutong, Failure> {
         let broker = BrokerProcess::start(issuers, None, extra).await?;
         Ok(Hutong { broker, lz4 })
     }
