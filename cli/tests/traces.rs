@@ -34,6 +34,9 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 use watch::{ANHUI, Broker, SHANGHAI, SICHUAN, clients, until};
 
+/// How many spans have which name.
+type Named = Vec<(String, usize)>;
+
 /// Keeps what it is sent.
 #[derive(Clone, Default)]
 struct Collector {
@@ -88,7 +91,7 @@ impl Collector {
     }
 
     /// In the trace of the first change that a source began: names and how often.
-    fn trace(&self) -> Result<(Vec<u8>, Vec<(String, usize)>), String> {
+    fn trace(&self) -> Result<(Vec<u8>, Named), String> {
         let spans = self.spans();
         let root = spans
             .iter()

@@ -75,7 +75,7 @@ impl Observe for Observer {
             commit_running: self.log.commit_running(),
             last_records: last_records(&partitions).into_iter().collect(),
             disk: disk(&self.data_dir),
-            certificates: certificates.iter().map(certificate).collect(),
+            certificates: certificates.iter().map(|file| certificate(file)).collect(),
             queue_bytes: self.queues.bytes(),
             tail_bytes: self.rings.bytes(),
             gather_bytes: self.state.memory_bytes(),
@@ -106,7 +106,7 @@ fn disk(dir: &Path) -> Option<Disk> {
 
 /// Its name, and when it expires. One that cannot be read is as good as expired: whoever needs it cannot read it
 /// either.
-fn certificate(file: &PathBuf) -> (String, Micros) {
+fn certificate(file: &Path) -> (String, Micros) {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let at = certificates::not_after(file).unwrap_or_else(|error| {
         tracing::warn!(file = %file.display(), %error, "a certificate that is to be watched cannot be read");

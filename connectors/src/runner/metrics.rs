@@ -28,7 +28,7 @@ fn make(meter: &Meter, metric: Metric, board: Board) {
                 .with_description(d.help)
                 .with_callback(move |to| {
                     read(metric, &board, &mut |value, labels| {
-                        to.observe(value, labels)
+                        to.observe(value, labels);
                     });
                 })
                 .build(),
@@ -40,7 +40,7 @@ fn make(meter: &Meter, metric: Metric, board: Board) {
                 .with_description(d.help)
                 .with_callback(move |to| {
                     read(metric, &board, &mut |value, labels| {
-                        to.observe(value, labels)
+                        to.observe(value, labels);
                     });
                 })
                 .build(),
