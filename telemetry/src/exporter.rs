@@ -26,7 +26,8 @@ struct Inner {
     registry: Registry,
     provider: SdkMeterProvider,
     pushes: bool,
-    /// Run before the instruments are read. The lock also keeps scrapes one after the other.
+    /// Run before the instruments are read. The lock also keeps those who run them, and
+    /// scrapes, one after the other.
     before: Mutex<Vec<Hook>>,
 }
 

@@ -5,7 +5,7 @@ use crate::{
     config::PlatformConfig,
     console::{
         judge::{Facts, LaneFacts, Severity, Verdict, Why, judge, of_lag},
-        samples::{Point, Sampler},
+        samples::{Point, Recent},
     },
     ingress::registry::Producers,
     lag::{self, Lag, Lags, SubscriptionLag},
@@ -156,13 +156,13 @@ pub struct LogShape {
 
 impl Picture {
     /// Reads the log, so it may block.
-    pub fn take(sources: &Sources, sampler: &Sampler) -> Picture {
+    pub fn take(sources: &Sources, recent: Recent) -> Picture {
         let now = (sources.lags.clock)();
         let lags = sources.lags.all();
         let mut findings = Vec::new();
         let mut subscriptions = Vec::new();
         for lag in &lags {
-            let (shape, finding) = subscription(lag, sampler, now);
+            let (shape, finding) = subscription(lag, &recent, now);
             findings.extend(finding);
             subscriptions.push(shape);
         }
@@ -179,7 +179,7 @@ impl Picture {
             matrix: matrix(&sources.platforms, &pairs::of(&lag::samples(&lags))),
             platforms,
             subscriptions,
-            rates: sampler.last(),
+            rates: recent.last,
             log: log_shape(sources),
         }
     }
@@ -198,11 +198,11 @@ fn worst_first(a: &Finding, b: &Finding) -> std::cmp::Ordering {
 
 fn subscription(
     lag: &SubscriptionLag,
-    sampler: &Sampler,
+    recent: &Recent,
     now: Micros,
 ) -> (SubscriptionShape, Option<Finding>) {
     let s = &lag.subscription;
-    let moved_at = sampler.moved_at(&s.key);
+    let moved_at = recent.moved_at(&s.key);
     let totals = Lane::DELIVERED.map(|lane| lag.total(lane));
     let facts = Facts {
         connected: s.connected(),

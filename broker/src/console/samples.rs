@@ -67,6 +67,20 @@ struct Moved {
     at: [Micros; 2],
 }
 
+/// As it was when it was last looked.
+#[derive(Debug)]
+pub struct Recent {
+    pub last: Point,
+    moved: BTreeMap<SubscriptionKey, Moved>,
+}
+
+impl Recent {
+    /// When the applied cursor of a subscription was last seen to move, by lane.
+    pub fn moved_at(&self, key: &SubscriptionKey) -> Option<[Micros; 2]> {
+        self.moved.get(key).map(|moved| moved.at)
+    }
+}
+
 #[derive(Debug)]
 pub struct Sampler {
     log: Arc<dyn Log>,
@@ -116,18 +130,17 @@ impl Sampler {
         }
     }
 
+    /// What a picture needs of it: nobody may hold the sampler while a picture reads the log.
+    pub fn recent(&self) -> Recent {
+        Recent {
+            last: self.points.back().cloned().unwrap_or_default(),
+            moved: self.moved.clone(),
+        }
+    }
+
     /// Oldest first.
     pub fn points(&self) -> Vec<Point> {
         self.points.iter().cloned().collect()
-    }
-
-    pub fn last(&self) -> Point {
-        self.points.back().cloned().unwrap_or_default()
-    }
-
-    /// When the applied cursor of a subscription was last seen to move, by lane.
-    pub fn moved_at(&self, key: &SubscriptionKey) -> Option<[Micros; 2]> {
-        self.moved.get(key).map(|moved| moved.at)
     }
 
     fn note_moves(&mut self, subscriptions: &[Arc<Subscription>], now: Micros) {

@@ -116,7 +116,9 @@ impl Watch {
     async fn picture(self: &Arc<Watch>) {
         let this = Arc::clone(self);
         let encoded = tokio::task::spawn_blocking(move || {
-            let picture = Picture::take(&this.sources, &this.sampler.lock());
+            // Its lock is given back at once: others ask for points meanwhile.
+            let recent = this.sampler.lock().recent();
+            let picture = Picture::take(&this.sources, recent);
             serde_json::to_vec(&picture)
         })
         .await;

@@ -5,7 +5,7 @@ use super::{
     PlatformCounters, StoreGauges, pairs::Pair,
 };
 use hutong_proto::{Issuer, Lane, Reason};
-use hutong_telemetry::catalogue::{Kind, Label};
+use hutong_telemetry::catalogue::{Emit, Kind, Label};
 use opentelemetry::{
     KeyValue, Value,
     metrics::{Histogram, Meter},
@@ -15,41 +15,12 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// Takes a value and its labels.
-type Emit<'a> = &'a mut dyn FnMut(f64, &[KeyValue]);
-
 /// Makes the instruments that read counters and observed figures. Their callbacks run at a scrape.
 pub(super) fn register(counters: &Arc<Counters>, meter: &Meter) {
     for name in Name::ALL.iter().copied() {
-        let definition = name.definition();
         let counters = Arc::clone(counters);
-        match definition.kind {
-            Kind::Counter => drop(
-                meter
-                    .f64_observable_counter(definition.name)
-                    .with_unit(definition.unit)
-                    .with_description(definition.help)
-                    .with_callback(move |o| {
-                        read(&counters, name, &mut |value, labels| {
-                            o.observe(value, labels);
-                        });
-                    })
-                    .build(),
-            ),
-            Kind::Gauge => drop(
-                meter
-                    .f64_observable_gauge(definition.name)
-                    .with_unit(definition.unit)
-                    .with_description(definition.help)
-                    .with_callback(move |o| {
-                        read(&counters, name, &mut |value, labels| {
-                            o.observe(value, labels);
-                        });
-                    })
-                    .build(),
-            ),
-            Kind::Histogram(_) => {}
-        }
+        let definition = name.definition();
+        definition.observe(meter, move |emit| read(&counters, name, emit));
     }
 }
 

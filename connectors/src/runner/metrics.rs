@@ -3,50 +3,17 @@
 use crate::state::{Board, Counts, State};
 use hutong_telemetry::{
     Exporter,
-    catalogue::{Connector as Metric, Kind, Label},
+    catalogue::{Connector as Metric, Emit, Label},
 };
-use opentelemetry::{KeyValue, metrics::Meter};
-
-/// Takes a value and its labels.
-type Emit<'a> = &'a mut dyn FnMut(f64, &[KeyValue]);
+use opentelemetry::KeyValue;
 
 /// Makes the instruments; they read the board when they are scraped, and live in their meter.
 pub fn register(exporter: &Exporter, board: &Board) {
     let meter = exporter.meter("hutong_connect");
     for metric in Metric::ALL.iter().copied() {
-        make(&meter, metric, board.clone());
-    }
-}
-
-fn make(meter: &Meter, metric: Metric, board: Board) {
-    let d = metric.definition();
-    match d.kind {
-        Kind::Counter => drop(
-            meter
-                .f64_observable_counter(d.name)
-                .with_unit(d.unit)
-                .with_description(d.help)
-                .with_callback(move |to| {
-                    read(metric, &board, &mut |value, labels| {
-                        to.observe(value, labels);
-                    });
-                })
-                .build(),
-        ),
-        Kind::Gauge => drop(
-            meter
-                .f64_observable_gauge(d.name)
-                .with_unit(d.unit)
-                .with_description(d.help)
-                .with_callback(move |to| {
-                    read(metric, &board, &mut |value, labels| {
-                        to.observe(value, labels);
-                    });
-                })
-                .build(),
-        ),
-        // A connector has none.
-        Kind::Histogram(_) => {}
+        let board = board.clone();
+        let definition = metric.definition();
+        definition.observe(&meter, move |emit| read(metric, &board, emit));
     }
 }
 

@@ -10,6 +10,7 @@ mod metrics;
 mod page;
 
 pub use metrics::{Broker, Connector};
+use opentelemetry::{KeyValue, metrics::Meter};
 pub use page::page;
 
 /// How a metric behaves.
@@ -173,7 +174,34 @@ impl Definition {
     pub fn series_max(&self) -> usize {
         self.labels.iter().map(|label| label.values_max()).product()
     }
+
+    /// Makes the instrument of a counter or a gauge. It lives in its meter, and asks `read` for all its values
+    /// when it is scraped. A histogram cannot be read so, and gets none.
+    pub fn observe(&self, meter: &Meter, read: impl Fn(Emit<'_>) + Send + Sync + 'static) {
+        match self.kind {
+            Kind::Counter => drop(
+                meter
+                    .f64_observable_counter(self.name)
+                    .with_unit(self.unit)
+                    .with_description(self.help)
+                    .with_callback(move |to| read(&mut |value, labels| to.observe(value, labels)))
+                    .build(),
+            ),
+            Kind::Gauge => drop(
+                meter
+                    .f64_observable_gauge(self.name)
+                    .with_unit(self.unit)
+                    .with_description(self.help)
+                    .with_callback(move |to| read(&mut |value, labels| to.observe(value, labels)))
+                    .build(),
+            ),
+            Kind::Histogram(_) => {}
+        }
+    }
 }
+
+/// Takes a value and its labels.
+pub type Emit<'a> = &'a mut dyn FnMut(f64, &[KeyValue]);
 
 /// Every metric of every program.
 pub fn all() -> impl Iterator<Item = Definition> {
