@@ -3,9 +3,10 @@
 
 use hutong_planted_broker::log::Entry;
 use hutong_proto::{
-    Delta, EntityId, Epoch, Issuer, Kind, Lane, Micros, Offset, Partition, RecordView, Refusal,
-    Revision, Sequence,
+    Delta, EntityId, Epoch, Issuer, Kind, Lane, Micros, Offset, Partition, Reason, RecordView,
+    Refusal, Revision, Sequence, api, api::control_record::Act,
 };
+use prost::Message;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -33,6 +34,16 @@ struct Producer {
 }
 
 impl Producer {
+    fn open(&mut self, epoch: Epoch, base: Sequence) {
+        if epoch > self.epoch {
+            *self = Producer {
+                epoch,
+                base: self.complete().max(base),
+                seen: BTreeMap::new(),
+            };
+        }
+    }
+
     fn complete(&self) -> Sequence {
         let mut complete = self.base;
         while let Some((parts, seen)) = self.seen.get(&complete.next())
@@ -93,7 +104,9 @@ impl Model {
             said: Vec::new(),
             deltas: 0,
         };
-        if entry.head.partition.lane != Lane::Control {
+        if entry.head.partition.lane == Lane::Control {
+            self.control(&entry.record)?;
+        } else {
             let record = RecordView::parse(&entry.record)?;
             effect.deltas = record.deltas.len();
             for index in 0..record.deltas.len() {
@@ -113,6 +126,20 @@ impl Model {
         Ok(())
     }
 
+    /// Of the broker's own records those count that end an epoch.
+    fn control(&mut self, record: &[u8]) -> Result<(), Refusal> {
+        let malformed = |_| Refusal::new(Reason::MessageMalformed, "control record");
+        let record = api::ControlRecord::decode(record).map_err(malformed)?;
+        if let Some(Act::ProducerOpened(opened)) = record.act {
+            let platform = Issuer::new(opened.platform).ok_or(Reason::ValueOutOfRange)?;
+            let producer = self.producers.entry((platform, opened.producer));
+            producer
+                .or_default()
+                .open(Epoch(opened.epoch), Sequence::NONE);
+        }
+        Ok(())
+    }
+
     fn is_fresh(&mut self, record: &RecordView<'_>) -> bool {
         let header = &record.header;
         let name = (header.partition.issuer, header.producer.to_owned());
@@ -120,13 +147,7 @@ impl Model {
         if header.epoch < producer.epoch {
             return false;
         }
-        if header.epoch > producer.epoch {
-            *producer = Producer {
-                epoch: header.epoch,
-                base: producer.complete().max(header.epoch_base),
-                seen: BTreeMap::new(),
-            };
-        }
+        producer.open(header.epoch, header.epoch_base);
         if header.sequence <= producer.base {
             return false;
         }

@@ -23,7 +23,7 @@ use crate::{
 use exceptions::Dropped;
 use flip_flops::FlipFlops;
 use hutong_proto::{
-    Issuer, Kind, Lane, Micros, Reason, Refusal, Revision, Shard, TraceContext, api,
+    Epoch, Issuer, Kind, Lane, Micros, Reason, Refusal, Revision, Shard, TraceContext, api,
     delta::DeltaParts, record::RecordView,
 };
 use producers::{Fate, Producer};
@@ -79,6 +79,20 @@ struct Effects {
     highest: BTreeSet<(Issuer, Kind, Shard)>,
     deltas: u64,
     colours: HashMap<Issuer, Colours>,
+}
+
+impl Effects {
+    fn part(&self, entry: &Entry, fate: Fate, stale: Vec<u32>) -> PartOutcome {
+        PartOutcome {
+            partition: entry.head.partition,
+            offset: entry.head.offset,
+            durable_at: entry.head.durable_at,
+            // Not yet: set when the group is.
+            applied_at: self.began,
+            fate,
+            stale,
+        }
+    }
 }
 
 impl Default for Effects {
@@ -202,7 +216,7 @@ impl Apply {
         effects: &mut Effects,
     ) -> Result<(), EntryError> {
         if entry.head.partition.lane == Lane::Control {
-            return control(&entry.record, group);
+            return self.control(entry, group, effects);
         }
         let record = RecordView::parse(&entry.record)?;
         let producer: Arc<str> = record.header.producer.into();
@@ -237,18 +251,55 @@ impl Apply {
             epoch: record.header.epoch,
             sequence: record.header.sequence,
         };
-        effects.parts.push((
-            key,
-            PartOutcome {
-                partition: entry.head.partition,
-                offset: entry.head.offset,
-                durable_at: entry.head.durable_at,
-                // Not yet: set when the group is.
-                applied_at: effects.began,
-                fate,
-                stale,
-            },
-        ));
+        let part = effects.part(entry, fate, stale);
+        effects.parts.push((key, part));
+        Ok(())
+    }
+
+    /// Applies a record of the control partition.
+    fn control(
+        &mut self,
+        entry: &Entry,
+        group: &mut Group<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), EntryError> {
+        use api::control_record::Act;
+        let record = api::ControlRecord::decode(entry.record.as_ref()).map_err(|error| {
+            Refusal::new(Reason::MessageMalformed, "control record").detail(error.to_string())
+        })?;
+        let issuer = |code| {
+            Issuer::new(code).ok_or_else(|| Refusal::new(Reason::ValueOutOfRange, "platform"))
+        };
+        match record.act {
+            Some(Act::CursorsStored(stored)) => {
+                for subscription in stored.subscriptions {
+                    let platform = issuer(subscription.platform)?;
+                    let key = keys::subscription(platform, &subscription.subscription);
+                    group.put(&key, &subscription.encode_to_vec());
+                }
+            }
+            Some(Act::SubscriptionDeleted(deleted)) => {
+                let platform = issuer(deleted.platform)?;
+                group.delete(&keys::subscription(platform, &deleted.subscription));
+            }
+            Some(Act::ProducerOpened(opened)) => {
+                let (platform, epoch) = (issuer(opened.platform)?, Epoch(opened.epoch));
+                let name: Arc<str> = opened.producer.into();
+                let producer = (platform, Arc::clone(&name));
+                let fate = self
+                    .producers
+                    .entry(producer.clone())
+                    .or_default()
+                    .open(epoch);
+                effects.producers.insert(producer);
+                let part = effects.part(entry, fate, Vec::new());
+                effects
+                    .parts
+                    .push((BatchKey::opening(platform, name, epoch), part));
+            }
+            // It moved the offsets on, by being there.
+            Some(Act::Restored(_)) | None => {}
+        }
         Ok(())
     }
 
@@ -381,32 +432,6 @@ fn row_of<'a>(delta: &DeltaParts<'a>, entry: &Entry, provenance: ProvenanceId) -
         evidence: delta.evidence,
         value: delta.value,
     }
-}
-
-/// Applies a record of the control partition.
-fn control(record: &[u8], group: &mut Group<'_>) -> Result<(), EntryError> {
-    use api::control_record::Act;
-    let record = api::ControlRecord::decode(record).map_err(|error| {
-        Refusal::new(Reason::MessageMalformed, "control record").detail(error.to_string())
-    })?;
-    let issuer =
-        |code| Issuer::new(code).ok_or_else(|| Refusal::new(Reason::ValueOutOfRange, "platform"));
-    match record.act {
-        Some(Act::CursorsStored(stored)) => {
-            for subscription in stored.subscriptions {
-                let platform = issuer(subscription.platform)?;
-                let key = keys::subscription(platform, &subscription.subscription);
-                group.put(&key, &subscription.encode_to_vec());
-            }
-        }
-        Some(Act::SubscriptionDeleted(deleted)) => {
-            let platform = issuer(deleted.platform)?;
-            group.delete(&keys::subscription(platform, &deleted.subscription));
-        }
-        // It moved the offsets on, by being there.
-        Some(Act::Restored(_)) | None => {}
-    }
-    Ok(())
 }
 
 #[derive(Debug)]

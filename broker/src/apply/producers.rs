@@ -4,7 +4,7 @@
 //! below N is missing, and a producer that connects again may go on with N + 1.
 
 use hutong_proto::{Epoch, RecordHeader, Sequence};
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 /// What apply does with a record as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,17 +28,28 @@ pub struct Producer {
 }
 
 impl Producer {
+    /// A producer opens: nothing of a lower epoch counts from here on.
+    pub fn open(&mut self, epoch: Epoch) -> Fate {
+        match epoch.cmp(&self.epoch) {
+            Ordering::Less => Fate::Fenced,
+            Ordering::Equal => Fate::Duplicate,
+            Ordering::Greater => {
+                // What the old epoch had half written will be sent again, perhaps in other batches:
+                // revisions, not sequence numbers, tell those deltas apart.
+                self.epoch = epoch;
+                self.ahead.clear();
+                Fate::Fresh
+            }
+        }
+    }
+
     /// Takes the next record in the order of the log.
     pub fn observe(&mut self, header: &RecordHeader<'_>) -> Fate {
-        if header.epoch < self.epoch {
-            return Fate::Fenced;
-        }
-        if header.epoch > self.epoch {
-            // What the old epoch had half written will be sent again, perhaps in other batches:
-            // revisions, not sequence numbers, tell those deltas apart.
-            self.epoch = header.epoch;
-            self.complete = self.complete.max(header.epoch_base);
-            self.ahead.clear();
+        match self.open(header.epoch) {
+            Fate::Fenced => return Fate::Fenced,
+            // Its opening is not in the log, as in one that only tests write.
+            Fate::Fresh => self.complete = self.complete.max(header.epoch_base),
+            Fate::Duplicate => {}
         }
         if header.sequence <= self.complete {
             return Fate::Duplicate;

@@ -32,6 +32,18 @@ pub struct BatchKey {
     pub sequence: Sequence,
 }
 
+impl BatchKey {
+    /// For what begins an epoch; no batch has this number.
+    pub fn opening(issuer: Issuer, producer: Arc<str>, epoch: Epoch) -> BatchKey {
+        BatchKey {
+            issuer,
+            producer,
+            epoch,
+            sequence: Sequence::NONE,
+        }
+    }
+}
+
 /// Whatever is given back when a part is applied, such as its room.
 pub type Held = Box<dyn std::any::Any + Send + Sync>;
 

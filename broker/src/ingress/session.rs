@@ -6,6 +6,7 @@ use crate::{
         producers::{Fate, Producer},
         waiters::{BatchKey, BatchOutcome, PartOutcome},
     },
+    control::ControlWriter,
     ingress::{
         Ingress, first_frame,
         outbox::{Gone, Message as Outgoing, Outbox},
@@ -175,6 +176,9 @@ impl Session {
         if producer.epoch > epoch {
             return Err(registry::fenced_by(producer.epoch, epoch));
         }
+        if producer.epoch < epoch && !planted!(EpochInMemory) {
+            self.fence(&open.producer, epoch).await?;
+        }
         let opened = api::PublishOpened {
             last_durable_sequence: match planted!(ResumeAhead) && producer.epoch == epoch {
                 true => producer.complete.next().0,
@@ -199,6 +203,24 @@ impl Session {
             base: producer.complete,
             claim,
         })
+    }
+
+    /// Ends all lower epochs for good before this one is told where it stands, and returns when that is
+    /// durable and applied. Known to memory alone, a crash would let the process before in again, and its next
+    /// batch would take the number that this one was promised.
+    async fn fence(&self, producer: &str, epoch: Epoch) -> Result<(), Refusal> {
+        let key = BatchKey::opening(self.platform, producer.into(), epoch);
+        let (registration, outcome) = self.shared.waiters.register(&key, 1);
+        let opened = api::ProducerOpened {
+            platform: self.platform.code(),
+            producer: producer.to_owned(),
+            epoch: epoch.0,
+        };
+        ControlWriter::new(Arc::clone(&self.shared.log))
+            .write(api::control_record::Act::ProducerOpened(opened))
+            .await?;
+        registration.complete();
+        settled(outcome).await.map(drop)
     }
 
     fn stored(&self, row: &[u8]) -> Result<Option<Producer>, Refusal> {

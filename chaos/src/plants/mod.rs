@@ -62,7 +62,8 @@ pub fn stage(plant: Plant) -> &'static str {
         | P::AckOfHalf
         | P::WakeUpDropped
         | P::QueueUnbounded
-        | P::ResumeAhead => "ingress",
+        | P::ResumeAhead
+        | P::EpochInMemory => "ingress",
         P::AckBeforeSync
         | P::SyncSkipped
         | P::SyncRetried
@@ -110,7 +111,7 @@ pub fn meant_for(plant: Plant) -> (Hunter, &'static [&'static str]) {
         Plant::AckOfHalf => (Simulation, &["INV-1", "INV-11"]),
         Plant::WakeUpDropped => (Simulation, &["INV-6"]),
         Plant::QueueUnbounded => (Simulation, &["INV-9"]),
-        Plant::ResumeAhead => (Simulation, &["INV-1", "INV-6"]),
+        Plant::ResumeAhead | Plant::EpochInMemory => (Simulation, &["INV-1", "INV-6"]),
         Plant::AckBeforeSync | Plant::SyncSkipped => (Sweep, &["INV-1", "INV-3"]),
         Plant::SyncRetried | Plant::PoisonIgnored => (FailedSyncs, &["INV-11"]),
         Plant::OffsetReused => (Sweep, &["INV-1", "INV-3", "INV-5"]),

@@ -246,6 +246,13 @@ impl Stage {
             7 => {
                 let kill = self.between(0, 2) > 0;
                 self.producers[platform].start(kill);
+                // The new process and the broker in the middle of it.
+                if self.between(0, 1) == 0 {
+                    let after = self.between(0, 1000);
+                    tokio::time::sleep(Duration::from_millis(after)).await;
+                    let down = self.between(0, 1500);
+                    self.restart(down).await;
+                }
             }
             8 | 19 | 20 => self.sinks[platform].start(),
             9 | 21 => {

@@ -59,7 +59,8 @@ struct Shared {
     trace: Mutex<Trace>,
     found: Mutex<Option<Violation>>,
     judge: Mutex<Judge>,
-    weather: Weather,
+    /// Its own, since the log's clock has it, and the judge has the log.
+    weather: Arc<Weather>,
     broker_failed: Notify,
 }
 
@@ -78,7 +79,7 @@ impl World {
             }),
             found: Mutex::new(None),
             judge: Mutex::new(judge),
-            weather: Weather::default(),
+            weather: Arc::default(),
             broker_failed: Notify::new(),
         }))
     }
@@ -137,10 +138,10 @@ impl World {
 
     /// The clock of the broker, with its skew.
     pub fn broker_clock(&self) -> Clock {
-        let world = self.clone();
+        let (weather, started) = (Arc::clone(&self.0.weather), self.0.started);
         Arc::new(move || {
-            let skew = world.0.weather.skew_us.load(Ordering::Relaxed);
-            let now = EPOCH_US + world.elapsed_us();
+            let skew = weather.skew_us.load(Ordering::Relaxed);
+            let now = EPOCH_US + started.elapsed().as_micros() as u64;
             Micros(now.saturating_add_signed(skew))
         })
     }

@@ -335,3 +335,46 @@ async fn a_broker_whose_log_is_poisoned_opens_no_publish_session() {
     assert_eq!(refused.reason, Reason::LogPoisoned);
     assert!(refused.reason.retryable(), "and asks again");
 }
+
+/// What `open` is answered.
+async fn answer(frames: &mut Frames) -> api::PublishOpened {
+    let frame = frames.next().await.expect("an answer").expect("no error");
+    let answer = api::PublishResponse::decode(frame.0.as_ref()).expect("an answer");
+    match answer.message {
+        Some(api::publish_response::Message::Opened(opened)) => opened,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A crash forgets who is connected. Whoever was told where its epoch stands must not find, when it comes
+/// back, that the process before it was let in again and has taken the next number.
+#[tokio::test]
+async fn an_epoch_that_was_opened_fences_the_one_before_also_after_a_crash() {
+    let mut bench = Bench::new();
+    let begin = async |bench: &mut Bench, epoch| {
+        let (out, mut frames) = outbox();
+        let session = Session::new(bench.ingress.clone(), anhui(), out);
+        let mut stream = input(open(epoch));
+        let opening = session.open(&mut stream);
+        tokio::pin!(opening);
+        if let Some(done) = (&mut opening).now_or_never() {
+            return done.map(|_| None);
+        }
+        assert!(
+            frames.next().now_or_never().is_none(),
+            "nothing is promised before it is durable and applied"
+        );
+        bench.apply();
+        opening.await.expect("opens");
+        Ok(Some(answer(&mut frames).await))
+    };
+    let opened = begin(&mut bench, 2).await.expect("opens");
+    assert_eq!(opened.map(|o| o.last_durable_sequence), Some(0));
+    // Nobody is connected any more, and the broker that starts next has only log and state.
+    bench.ingress.producers = Arc::new(Producers::default());
+    let before = begin(&mut bench, 1).await.expect_err("it is fenced");
+    assert_eq!(before.reason, Reason::ProducerFenced);
+    // The same process again: there is nothing to write.
+    let again = begin(&mut bench, 2).await.expect("opens");
+    assert!(again.is_none(), "at once");
+}

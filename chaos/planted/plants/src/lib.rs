@@ -54,6 +54,8 @@ named! {
         QueueUnbounded = "queue-unbounded",
         /// A producer that opens again is told one batch more than is durable.
         ResumeAhead = "resume-ahead",
+        /// A new epoch is known to the broker's memory alone until its first batch is applied.
+        EpochInMemory = "epoch-in-memory",
         /// The log answers before it has synced.
         AckBeforeSync = "ack-before-sync",
         /// One sync in four is left out.
