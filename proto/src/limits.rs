@@ -63,8 +63,8 @@ pub const SUBSCRIBE_CREDIT_BYTES_MAX: u64 = 64 << 20;
 pub const DELIVERY_BYTES_TARGET: usize = 1 << 20;
 /// A bulk one while urgent records come: the next urgent one waits behind it.
 pub const BULK_BESIDE_URGENT_BYTES: usize = 128 << 10;
-/// While urgent records come, no bulk goes out on top of so much that the client has not given back yet. A
-/// client gives credit back in smaller pieces than this, or gets bulk more slowly meanwhile.
+/// While urgent records come, a client has no more than so much that it has not given back yet when bulk goes out,
+/// or one bulk message on top of the pieces in which it gives back.
 pub const BULK_UNDER_WAY_BESIDE_URGENT_BYTES: usize = 256 << 10;
 
 /// A stream carries a bookmark at least this often.

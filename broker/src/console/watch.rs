@@ -155,9 +155,16 @@ impl Watch {
     pub fn stream(&self) -> Option<impl Stream<Item = Result<Bytes, Infallible>> + Send + use<>> {
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
         self.ask.notify_one();
+        let frames = self.frame.subscribe();
+        // A picture of when somebody looked last is not shown as one of now.
+        let seen = {
+            let frame = frames.borrow();
+            let old = frame.taken.is_some_and(|at| at.elapsed() > PAUSE_MAX);
+            if old { frame.serial } else { 0 }
+        };
         let reader = Reader {
-            frames: self.frame.subscribe(),
-            seen: 0,
+            frames,
+            seen,
             stop: self.stop.clone(),
             _place: place,
         };

@@ -9,6 +9,8 @@ pub struct Credit {
     /// All there is when nothing is under way.
     max: i64,
     bytes: AtomicI64,
+    /// In what pieces the client gives back, about; 0 before the first.
+    piece: AtomicI64,
     more: Notify,
 }
 
@@ -18,6 +20,7 @@ impl Credit {
         Credit {
             max,
             bytes: AtomicI64::new(max),
+            piece: AtomicI64::new(0),
             more: Notify::new(),
         }
     }
@@ -32,6 +35,12 @@ impl Credit {
         usize::try_from(bytes).unwrap_or(0)
     }
 
+    /// The largest of the last pieces in which the client gave back; 0 before it did. So much may be taken and
+    /// not yet given back.
+    pub fn piece(&self) -> usize {
+        usize::try_from(self.piece.load(Ordering::Acquire)).unwrap_or(0)
+    }
+
     pub fn spend(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes as i64, Ordering::AcqRel);
     }
@@ -40,6 +49,10 @@ impl Credit {
     pub fn give(&self, bytes: u64) {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         let max = self.max;
+        // One task gives. A piece that was large once is forgotten after some that were small.
+        let before = self.piece.load(Ordering::Acquire);
+        let piece = bytes.min(max).max(before - (before + 7) / 8);
+        self.piece.store(piece, Ordering::Release);
         // The closure always gives a value, so this cannot fail.
         let updated = self
             .bytes

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 /// Urgent records come as long as the last one is not older.
 const URGENT_FOR: Duration = Duration::from_secs(1);
-/// Bulk goes on after so long, whatever is under way: a client may give credit back in few large pieces.
+/// Before a client first gave credit back, bulk goes on after so long, whatever is under way: the pieces may be
+/// large. Later it does not: on a narrow line that would fill all of the window, and urgent would wait behind it.
 const BULK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
@@ -32,14 +33,19 @@ impl Turns {
         if self.urgent_at.is_none_or(|at| at.elapsed() >= URGENT_FOR) {
             return Ok(limits::DELIVERY_BYTES_TARGET);
         }
-        let again = self.bulk_at.map(|at| at + BULK_AGAIN);
+        let piece = credit.piece();
+        // What the client keeps until it makes a piece must not stop it.
+        let most = limits::BULK_UNDER_WAY_BESIDE_URGENT_BYTES
+            .max(piece + limits::BULK_BESIDE_URGENT_BYTES);
+        if credit.under_way() + limits::BULK_BESIDE_URGENT_BYTES <= most {
+            return Ok(limits::BULK_BESIDE_URGENT_BYTES);
+        }
+        let again = match piece {
+            0 => self.bulk_at.map(|at| at + BULK_AGAIN),
+            _ => self.urgent_at.map(|at| at + URGENT_FOR),
+        };
         match again {
-            Some(at)
-                if at > Instant::now()
-                    && credit.under_way() >= limits::BULK_UNDER_WAY_BESIDE_URGENT_BYTES =>
-            {
-                Err(at)
-            }
+            Some(at) if at > Instant::now() => Err(at),
             _ => Ok(limits::BULK_BESIDE_URGENT_BYTES),
         }
     }
@@ -75,8 +81,44 @@ mod tests {
             sent += bytes;
         }
         assert_eq!(sent, limits::BULK_UNDER_WAY_BESIDE_URGENT_BYTES);
-        credit.give(1);
+        credit.give(limits::BULK_BESIDE_URGENT_BYTES as u64);
         assert!(turns.bulk(&credit).is_ok(), "there is room again");
+    }
+
+    /// A narrow line: credit comes back in pieces, and slowly.
+    #[tokio::test(start_paused = true)]
+    async fn beside_urgent_a_slow_client_never_has_more_than_that_under_way() {
+        let (mut turns, credit) = (Turns::default(), Credit::new(WINDOW));
+        let piece = 64 << 10;
+        turns.urgent_sent();
+        credit.spend(piece);
+        credit.give(piece as u64);
+        let mut sent = 0;
+        for _ in 0..100 {
+            turns.urgent_sent();
+            while let Ok(bytes) = turns.bulk(&credit) {
+                credit.spend(bytes);
+                turns.bulk_sent();
+                sent += bytes;
+            }
+            let most = limits::BULK_UNDER_WAY_BESIDE_URGENT_BYTES;
+            assert!(credit.under_way() <= most, "{}", credit.under_way());
+            tokio::time::advance(Duration::from_millis(500)).await;
+            credit.give(piece as u64);
+        }
+        assert!(sent >= 100 * piece, "and all that it takes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_large_piece_is_forgotten() {
+        let credit = Credit::new(WINDOW);
+        credit.spend(WINDOW as usize);
+        credit.give(2 << 20);
+        assert_eq!(credit.piece(), 2 << 20);
+        for _ in 0..40 {
+            credit.give(64 << 10);
+        }
+        assert_eq!(credit.piece(), 64 << 10);
     }
 
     #[tokio::test(start_paused = true)]

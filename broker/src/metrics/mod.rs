@@ -65,6 +65,8 @@ pub struct Gauges {
     pub log_poisoned: bool,
     /// Of the group commit under way.
     pub commit_running: Duration,
+    /// So far, by a state that has little room.
+    pub bulk_held: Duration,
     /// When each platform's newest record became durable; those without one are left out.
     pub last_records: Vec<(Issuer, Micros)>,
     pub disk: Option<Disk>,

@@ -38,6 +38,7 @@ impl Observe for Fixed {
             now: Micros(1_700_000_000_000_000),
             next_offset: Offset(12),
             commit_running: Duration::from_millis(1_500),
+            bulk_held: Duration::from_millis(2_500),
             last_records: vec![(platform(ANHUI), Micros(1_700_000_000_500_000))],
             disk: Some(Disk {
                 free: 4_000,
@@ -226,6 +227,7 @@ fn values_are_what_was_counted() {
         r#"hutong_credit_given_bytes_total{direction="from_subscribers",platform="510000"} 77"#,
         r#"hutong_view_conflicts_total{conflict="cursor_ahead",platform="510000"} 1"#,
         r#"hutong_commit_running_seconds 1.5"#,
+        r#"hutong_bulk_held_seconds 2.5"#,
         r#"hutong_config_reloads_total{result="taken"} 1"#,
         r#"hutong_config_reloads_total{result="refused"} 1"#,
         r#"hutong_config_last_reload_successful 0"#,

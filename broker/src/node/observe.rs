@@ -73,6 +73,7 @@ impl Observe for Observer {
             log_bytes: partitions.iter().map(|p| p.bytes_estimate).sum(),
             log_poisoned: self.log.poisoned().is_some(),
             commit_running: self.log.commit_running(),
+            bulk_held: self.state.bulk_held(),
             last_records: last_records(&partitions).into_iter().collect(),
             disk: disk(&self.data_dir),
             certificates: certificates.iter().map(|file| certificate(file)).collect(),

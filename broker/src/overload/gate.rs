@@ -3,12 +3,18 @@
 //! it is committed, and what room is left is for what is urgent.
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use std::sync::atomic::{AtomicBool, Ordering};
+use parking_lot::Mutex;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 /// Open unless somebody shuts it.
 #[derive(Debug)]
 pub struct BulkGate {
     shut: AtomicBool,
+    /// For metrics.
+    since: Mutex<Option<Instant>>,
     told: Sender<()>,
     opened: Receiver<()>,
 }
@@ -18,6 +24,7 @@ impl Default for BulkGate {
         let (told, opened) = bounded(1);
         BulkGate {
             shut: AtomicBool::new(false),
+            since: Mutex::new(None),
             told,
             opened,
         }
@@ -30,12 +37,21 @@ impl BulkGate {
     }
 
     pub fn shut(&self, shut: bool) {
-        if self.shut.swap(shut, Ordering::AcqRel) && !shut {
+        let was = self.shut.swap(shut, Ordering::AcqRel);
+        if was != shut {
+            *self.since.lock() = shut.then(Instant::now);
+        }
+        if was && !shut {
             match self.told.try_send(()) {
                 // One is enough: who takes it looks for itself.
                 Ok(()) | Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
             }
         }
+    }
+
+    /// How long it has been shut so far; zero when it is open.
+    pub fn shut_for(&self) -> Duration {
+        self.since.lock().map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     /// Gives something after it was opened; it may be shut again by then.
@@ -57,12 +73,15 @@ mod tests {
         gate.shut(true);
         gate.shut(true);
         assert!(!gate.is_open());
+        let shut_for = gate.shut_for();
+        assert!(gate.shut_for() >= shut_for, "shut again, it counts on");
         assert!(gate.opened().try_recv().is_err());
         for _ in 0..3 {
             gate.shut(true);
             gate.shut(false);
         }
         assert!(gate.is_open());
+        assert_eq!(gate.shut_for(), Duration::ZERO);
         assert_eq!(gate.opened().try_iter().count(), 1);
     }
 }

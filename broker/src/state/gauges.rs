@@ -2,6 +2,7 @@
 
 use super::{FAMILY, State, StateStats};
 use crate::{metrics::StoreGauges, rocks};
+use std::time::Duration;
 
 impl State {
     pub fn registers_estimate(&self) -> u64 {
@@ -32,6 +33,11 @@ impl State {
     }
 
     /// What the store says about itself, for metrics.
+    /// How long bulk has been kept out of the log so far, because there is little room here.
+    pub fn bulk_held(&self) -> Duration {
+        self.options.bulk_gate.shut_for()
+    }
+
     pub fn store(&self) -> StoreGauges {
         let database = self.shared.db.database();
         database.map_or_else(StoreGauges::default, |db| rocks::gauges(db, &[FAMILY]))

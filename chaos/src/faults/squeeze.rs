@@ -33,7 +33,7 @@ impl<'a> Squeeze<'a> {
             group,
             what: What::Memory { reached, killed },
         };
-        group.limit_memory(Some(limit))?;
+        group.squeeze_memory(limit)?;
         Ok(squeeze)
     }
 

@@ -10,7 +10,7 @@ use crate::{
     },
 };
 use rustix::process::{Pid, Signal, kill_process};
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, process::Stdio, time::Duration};
 use tokio::process::Child;
 
 const SYNCS: &str = "fsync,fdatasync";
@@ -56,8 +56,8 @@ impl Tracer {
         Ok(tracer)
     }
 
-    /// Lets go; how many calls it touched.
-    async fn detach(mut self) -> Result<usize, ChaosError> {
+    /// Lets go; what it saw.
+    async fn detach(mut self) -> Result<String, ChaosError> {
         if let Some(pid) = self.child.id().and_then(|pid| Pid::from_raw(pid as i32)) {
             // It ends by itself with the process that it traces, and then there is nobody to tell.
             kill_process(pid, Signal::INT).ok();
@@ -66,11 +66,36 @@ impl Tracer {
         ended
             .map_err(|_| ChaosError::Stage("strace does not let go".to_owned()))?
             .map_err(ChaosError::stage("strace"))?;
-        let text = std::fs::read_to_string(&self.output)
-            .map_err(ChaosError::file("cannot read", &self.output))?;
-        let touched = |line: &&str| line.contains(INJECTED) || line.contains(DELAYED);
-        Ok(text.lines().filter(touched).count())
+        std::fs::read_to_string(&self.output).map_err(ChaosError::file("cannot read", &self.output))
     }
+}
+
+/// Calls that strace answered itself, or held up.
+fn touched(text: &str) -> usize {
+    let touched = |line: &&str| line.contains(INJECTED) || line.contains(DELAYED);
+    text.lines().filter(touched).count()
+}
+
+/// Calls that never came back: strace has no word of its own for those that it killed.
+fn never_back(text: &str) -> usize {
+    let (mut within, mut ended) = (BTreeSet::new(), 0);
+    for line in text.lines() {
+        let Some((thread, call)) = line.split_once(' ') else {
+            continue;
+        };
+        let call = call.trim_start();
+        let is_sync = |call: &str| SYNCS.split(',').any(|name| call.starts_with(name));
+        if !is_sync(call.trim_start_matches("<... ")) {
+            continue;
+        }
+        if call.contains("<unfinished") {
+            within.insert(thread);
+        } else {
+            within.remove(thread);
+            ended += usize::from(call.ends_with("= ?"));
+        }
+    }
+    ended + within.len()
 }
 
 /// Is every thread of the process traced, and by this one?
@@ -120,7 +145,7 @@ impl<'a> Syncs<'a> {
 
     /// What the broker makes of a sync that failed is for the judge, who sees how its process ended.
     pub async fn heal(self) -> Result<Undone<'a>, ChaosError> {
-        let touched = self.tracer.detach().await?;
+        let touched = touched(&self.tracer.detach().await?);
         let proof = vec![match self.fails {
             true => Proof::new(
                 "syncs that failed with EIO",
@@ -165,14 +190,14 @@ impl<'a> Crash<'a> {
 
     pub async fn heal(self) -> Result<Undone<'a>, ChaosError> {
         let down = self.broker.pid() != Some(self.pid);
-        let touched = self.tracer.detach().await?;
+        let syncs = never_back(&self.tracer.detach().await?);
         drop(self.hold);
         let proof = vec![
             Proof::new(
-                "syncs in which SIGKILL was sent",
-                "注入 SIGKILL 的落盘次数",
-                touched,
-                touched > 0,
+                "syncs that never came back",
+                "未返回的落盘次数",
+                syncs,
+                syncs > 0,
             ),
             Proof::new(
                 "the broker died of it",
@@ -182,5 +207,27 @@ impl<'a> Crash<'a> {
             ),
         ];
         Ok(Undone::of_broker(self.stage, proof))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_that_was_killed_is_told_from_one_that_came_back() {
+        let lived =
+            "7 fdatasync(3)   = 0\n8 fsync(4 <unfinished ...>\n8 <... fsync resumed>) = 0\n";
+        assert_eq!(never_back(lived), 0);
+        let alone = "7 fdatasync(3) = 0\n7 fdatasync(3) = ?\n7 +++ killed by SIGKILL +++\n";
+        assert_eq!(never_back(alone), 1);
+        let among = "8 fdatasync(4 <unfinished ...>\n7 fdatasync(3 <unfinished ...>\n\
+                     8 <... fdatasync resumed>) = 0\n7 <... fdatasync resumed>) = ?\n\
+                     7 +++ killed by SIGKILL +++\n9 +++ killed by SIGKILL +++\n";
+        assert_eq!(never_back(among), 1);
+        let unfinished = "7 fdatasync(3 <unfinished ...>\n7 +++ killed by SIGKILL +++\n";
+        assert_eq!(never_back(unfinished), 1);
+        let injected = "7 fdatasync(3) = -1 EIO (Input/output error) (INJECTED)\n";
+        assert_eq!((touched(injected), never_back(injected)), (1, 0));
     }
 }

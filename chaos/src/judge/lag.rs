@@ -25,6 +25,9 @@ const NEVER: u64 = u64::MAX;
 pub struct Window {
     pub from: u64,
     pub to: u64,
+    /// A fault begins at its end: what is under way then has waited so long as it has, and what the fault adds
+    /// says nothing of the time before.
+    pub cut: bool,
 }
 
 impl Window {
@@ -138,6 +141,7 @@ impl Lags {
                 Some(Window {
                     from,
                     to: fault.healing().unwrap_or(end).max(from),
+                    cut: false,
                 })
             })
             .collect();
@@ -147,6 +151,7 @@ impl Lags {
             let window = Window {
                 from: steady_from,
                 to: fault.from.min(end),
+                cut: fault.from <= end,
             };
             match i {
                 0 => self.before.push(window),
@@ -158,6 +163,7 @@ impl Lags {
         let last = Window {
             from: steady_from,
             to: end,
+            cut: false,
         };
         match faults.is_empty() {
             true => self.before.push(last),
@@ -179,10 +185,14 @@ impl Lags {
     pub fn p99(&self, urgent: bool, windows: &[Window]) -> (Option<u64>, u64) {
         let ways = self.lane(urgent).ways.iter();
         let mut found: Vec<(u64, u64)> = ways
-            .filter(|way| windows.iter().any(|window| window.has(way.due)))
-            .map(|way| {
-                let lag = way.arrived.map_or(NEVER, |at| at.saturating_sub(way.due));
-                (lag, u64::from(way.deltas))
+            .filter_map(|way| {
+                let window = windows.iter().find(|window| window.has(way.due))?;
+                let arrived = match window.cut {
+                    true => Some(way.arrived.map_or(window.to, |at| at.min(window.to))),
+                    false => way.arrived,
+                };
+                let lag = arrived.map_or(NEVER, |at| at.saturating_sub(way.due));
+                Some((lag, u64::from(way.deltas)))
             })
             .collect();
         found.sort_unstable();
@@ -297,7 +307,8 @@ mod tests {
                 during: Vec::new(),
             }
         };
-        let all = [Window { from: 0, to: 1000 }];
+        let window = |to, cut| [Window { from: 0, to, cut }];
+        let all = window(1000, false);
         let mut arrived = vec![Some(5); 200];
         arrived[7] = Some(90);
         assert_eq!(lane(&arrived).p99(true, &all), (Some(5), 2000));
@@ -306,5 +317,16 @@ mod tests {
         arrived[8..11].fill(None);
         assert_eq!(lane(&arrived).p99(true, &all), (None, 2000));
         assert_eq!(lane(&arrived).p99(false, &all), (None, 0));
+        // A fault at 100: of what it held up counts how long that had waited until then.
+        arrived[90..].fill(None);
+        let (before, _) = lane(&arrived).p99(true, &window(100, true));
+        assert_eq!(
+            before,
+            Some(91),
+            "the second of those that waited from 8 on"
+        );
+        arrived[8..11].fill(Some(5));
+        assert_eq!(lane(&arrived).p99(true, &window(100, true)).0, Some(10));
+        assert_eq!(lane(&arrived).p99(true, &window(100, false)).0, None);
     }
 }

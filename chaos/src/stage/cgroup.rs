@@ -89,6 +89,25 @@ impl Cgroup {
         write(&self.memory.join(file), &value)
     }
 
+    /// Takes memory away: down to `most`, and at least a quarter of what is used, or nothing would come of it.
+    /// Version 1 refuses a limit for which it cannot free enough; then the lowest that it takes.
+    pub fn squeeze_memory(&self, most: u64) -> Result<u64, ChaosError> {
+        let used = self.memory.join(match self.unified {
+            true => "memory.current",
+            false => "memory.usage_in_bytes",
+        });
+        let text =
+            std::fs::read_to_string(&used).map_err(ChaosError::file("cannot read", &used))?;
+        let used: u64 = text.trim().parse().unwrap_or(most);
+        let mut limit = most.min(used / 4 * 3);
+        loop {
+            match self.limit_memory(Some(limit)) {
+                Err(_) if limit < used => limit += used / 32 + 4096,
+                other => return other.map(|()| limit),
+            }
+        }
+    }
+
     pub fn limit_cpu(&self, cores: Option<f64>) -> Result<(), ChaosError> {
         let quota = cores.map(|cores| (cores * PERIOD_US as f64) as u64);
         match self.unified {
