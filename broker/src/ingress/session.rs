@@ -27,6 +27,7 @@ use hutong_proto::{
     wire::{FieldValue, Reader},
 };
 use outcome::{Sent, not_newer};
+use parking_lot::Mutex;
 use prost::Message;
 use std::{
     collections::HashMap,
@@ -85,6 +86,8 @@ pub struct Session {
     platform: Issuer,
     out: Outbox,
     refused_room: Arc<Semaphore>,
+    /// Of a batch whose records are not all appended yet: when the session ends there, some are in the log.
+    under_way: Mutex<Option<oneshot::Receiver<BatchOutcome>>>,
 }
 
 /// A session whose `open` was accepted.
@@ -102,6 +105,7 @@ impl Session {
             platform,
             out,
             refused_room: Arc::new(Semaphore::new(REFUSED_BYTES_MAX)),
+            under_way: Mutex::new(None),
         }
     }
 
@@ -136,6 +140,12 @@ impl Session {
         // The acker ends when the reader has dropped its end and everything owed is settled, also
         // after the client is gone: until then the producer's name stays taken.
         let (read, acked) = tokio::join!(reader, acker);
+        // So does what was appended of a batch that was cut short: its successor sends the same batch, perhaps
+        // split otherwise, and must not take the fate of these records for that of its own.
+        let under_way = self.under_way.lock().take();
+        if let Some(outcome) = under_way {
+            drop(outcome.await);
+        }
         drop(opened);
         read.and(acked)
     }
@@ -282,7 +292,8 @@ impl Session {
                     biased;
                     () = stop.cancelled() => return stopped(),
                     // Not cancel-safe, but when it is cancelled the session ends, a part of the batch is
-                    // missing in the log, and so the producer sends all of it again.
+                    // missing in the log, and so the producer sends all of it again, once what is there is
+                    // settled.
                     ack = self.take(batch, sequence, charge, opened) => ack?,
                 }
             };
@@ -401,8 +412,8 @@ impl Session {
                 .refused(self.platform, refusal.reason, 1);
         }
         let (registration, outcome) = self.shared.waiters.register(&key, routed.parts.len());
-        let mut owed = Owed::settled(routed.sequence, charge, Outcome::Submitted(outcome));
-        owed.refused = routed.refused;
+        *self.under_way.lock() = Some(outcome);
+        let mut sent = HashMap::with_capacity(routed.parts.len());
         for part in routed.parts {
             if let Some(committed_at) = part.committed_at {
                 let seconds = arrived_at.seconds_since(committed_at);
@@ -432,14 +443,17 @@ impl Session {
                 Ok(_) => drop(synced.set(Instant::now())),
                 Err(error) => waiters.failed(&key, error),
             }));
-            let sent = Sent {
+            let part = Sent {
                 indexes,
                 durable_at,
             };
-            owed.sent.insert(append.partition.to_number(), sent);
+            sent.insert(append.partition.to_number(), part);
             self.shared.log.append(append);
         }
         registration.complete();
+        let outcome = self.under_way.lock().take().ok_or(Reason::Internal)?;
+        let mut owed = Owed::settled(routed.sequence, charge, Outcome::Submitted(outcome));
+        (owed.refused, owed.sent) = (routed.refused, sent);
         Ok(owed)
     }
 

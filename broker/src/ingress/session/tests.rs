@@ -284,12 +284,7 @@ fn input(body: Body) -> Streaming<Frame> {
     Streaming::new_request(FrameCodec, body, None, None)
 }
 
-fn open(epoch: u64) -> Body {
-    let open = api::PublishOpen {
-        producer: "p".to_owned(),
-        epoch,
-    };
-    let message = api::publish_request::Message::Open(open);
+fn framed(message: api::publish_request::Message) -> Vec<u8> {
     let message = api::PublishRequest {
         message: Some(message),
     };
@@ -297,7 +292,18 @@ fn open(epoch: u64) -> Body {
     let mut framed = vec![0];
     framed.extend((message.len() as u32).to_be_bytes());
     framed.extend(message);
-    Body::from(framed)
+    framed
+}
+
+fn open_of(epoch: u64) -> Vec<u8> {
+    framed(api::publish_request::Message::Open(api::PublishOpen {
+        producer: "p".to_owned(),
+        epoch,
+    }))
+}
+
+fn open(epoch: u64) -> Body {
+    Body::from(open_of(epoch))
 }
 
 /// A client that is told that it is wrong gives up for good; a line that stood still is not its mistake.
@@ -377,4 +383,34 @@ async fn an_epoch_that_was_opened_fences_the_one_before_also_after_a_crash() {
     // The same process again: there is nothing to write.
     let again = begin(&mut bench, 2).await.expect("opens");
     assert!(again.is_none(), "at once");
+}
+
+/// What the successor of a session sends may be split otherwise. A record of before must not answer for it.
+#[tokio::test]
+async fn a_session_that_is_cut_short_between_two_parts_ends_when_the_first_is_settled() {
+    let mut bench = Bench::new();
+    let full = bench.all_bulk_room().await;
+    let (out, _frames) = outbox();
+    let session = Session::new(bench.ingress.clone(), anhui(), out);
+    let batch = api::PublishBatch::decode(mixed(1)).expect("our own encoding");
+    let mut bytes = open_of(1);
+    bytes.extend(framed(api::publish_request::Message::Batch(batch)));
+    let mut stream = input(Body::from(bytes));
+    let serving = session.serve(&mut stream);
+    tokio::pin!(serving);
+    assert!((&mut serving).now_or_never().is_none(), "it opens");
+    bench.apply();
+    assert!((&mut serving).now_or_never().is_none());
+    assert!(bench.room()[0] > 0, "its urgent part is in the log's queue");
+    let producers = Arc::clone(&bench.ingress.producers);
+    let next = producers.claim(anhui(), "p", Epoch(1), 0, true);
+    tokio::pin!(next);
+    assert!((&mut next).now_or_never().is_none());
+    assert!((&mut serving).now_or_never().is_none(), "it has to end");
+    assert!((&mut next).now_or_never().is_none(), "and did not yet");
+    bench.apply();
+    let ended = serving.await.expect_err("it was taken over");
+    assert_eq!(ended.reason, Reason::SessionTakenOver);
+    next.await.expect("free");
+    drop(full);
 }
