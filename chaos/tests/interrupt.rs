@@ -59,6 +59,9 @@ fn in_the_middle(chaos: &Chaos, drill: &str) -> Child {
     let mut command = chaos.command(&["run", drill, "--duration", "60s"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("it starts");
+    // A full disk may have ended it by the time that the fault is there.
+    let tmp = chaos.tmp();
+    until("a broker runs", || !processes(&tmp).is_empty());
     let history = chaos.dir().join(format!("chaos-results/{drill}-1.jsonl"));
     until("the fault is there", || {
         // What is in the file by now need not end with a whole line.
@@ -99,8 +102,6 @@ fn an_interrupted_drill_undoes_its_fault() {
             continue;
         }
         let child = in_the_middle(&chaos, drill);
-        let running = processes(&chaos.tmp());
-        assert!(!running.is_empty(), "a broker runs");
         signal(&child, name);
         let output = child.wait_with_output().expect("its end");
         let log = String::from_utf8_lossy(&output.stderr);

@@ -258,13 +258,14 @@ impl Log for MemoryLog {
         // Unbounded is what "in memory" means here; tests take what they append.
         let (sender, live) = unbounded();
         let mut inner = self.inner.lock();
-        for (partition, stored) in &inner.partitions {
-            if from < stored.trimmed_below {
-                return Err(ReadError::Trimmed {
-                    partition: *partition,
-                    trimmed_below: stored.trimmed_below,
-                });
-            }
+        let most = inner.partitions.iter().max_by_key(|(_, s)| s.trimmed_below);
+        if let Some((partition, stored)) = most
+            && from < stored.trimmed_below
+        {
+            return Err(ReadError::Trimmed {
+                partition: *partition,
+                trimmed_below: stored.trimmed_below,
+            });
         }
         let stored: BTreeMap<_, _> = inner
             .partitions

@@ -301,8 +301,10 @@ fn positions(db: &DB) -> Result<Positions, String> {
 impl Positions {
     /// An error if a record at or after `from` was trimmed, of any partition.
     fn check_kept(&self, from: Offset) -> Result<(), ReadError> {
-        let mut partitions = self.partitions.iter();
-        match partitions.find(|(_, known)| from < known.trimmed_below) {
+        // The one that misses most: who has what it misses has what the others miss.
+        let most = self.partitions.iter();
+        let most = most.max_by_key(|(_, known)| known.trimmed_below);
+        match most.filter(|(_, known)| from < known.trimmed_below) {
             Some((partition, known)) => Err(ReadError::Trimmed {
                 partition: *partition,
                 trimmed_below: known.trimmed_below,
