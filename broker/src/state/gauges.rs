@@ -32,12 +32,12 @@ impl State {
         *self.shared.stats.lock()
     }
 
-    /// What the store says about itself, for metrics.
     /// How long bulk has been kept out of the log so far, because there is little room here.
     pub fn bulk_held(&self) -> Duration {
         self.options.bulk_gate.shut_for()
     }
 
+    /// What the store says about itself, for metrics.
     pub fn store(&self) -> StoreGauges {
         let database = self.shared.db.database();
         database.map_or_else(StoreGauges::default, |db| rocks::gauges(db, &[FAMILY]))

@@ -124,7 +124,7 @@ metrics! {
     CommitRunning "hutong_commit_running_seconds" Gauge "s" []
         "How long the group commit that is under way has taken so far, handing it to apply included; 0 when there is none. A disk that hangs shows here alone.";
     BulkHeld "hutong_bulk_held_seconds" Gauge "s" []
-        "How long bulk has been kept out of the log so far, because the state brings down runs more slowly than they come; 0 when it is not. In a surge it rises to a few seconds and falls to 0 again.";
+        "How long bulk has been kept out of the log so far, because the state brings down runs more slowly than they come; 0 when it is not. Urgent goes on meanwhile.";
     CommitFailures "hutong_commit_failures_total" Counter "{commit}" []
         "Group commits whose write or sync failed; the first one poisons the log.";
     LogPoisoned "hutong_log_poisoned" Gauge "" []
