@@ -4,7 +4,10 @@
 //! in between leaves a file that nobody knows, which is removed at the next opening.
 
 use crate::{
-    rocks,
+    rocks::{
+        self,
+        manifest::{self, Behind},
+    },
     state::{
         FAMILY, Flush, Frozen, Shared, StateError,
         keys::{self, KeyKind},
@@ -55,6 +58,8 @@ pub fn open(
             fs::remove_file(entry.path()).map_err(|e| e.to_string())?;
         }
     }
+    // It says itself which offset it is of, and the log has the rest.
+    manifest::mend(dir, Behind::Drop)?;
     let mut options = options(block_cache_bytes);
     options.create_if_missing(true);
     rocks::share_threads(&mut options).map_err(|e| e.to_string())?;

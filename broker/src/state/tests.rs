@@ -4,7 +4,7 @@ use super::*;
 use hutong_proto::{Issuer, Revision};
 use proptest::prelude::*;
 use row::ProvenanceId;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 fn database(state: &State) -> &rocksdb::DB {
     state.shared.db.database().expect("it is on a disk")
@@ -174,6 +174,71 @@ proptest! {
             }
         }
         check(&state, &history[&next]);
+    }
+}
+
+/// A copy of a state with so many runs as it is on disk, and how long its manifest was after each.
+fn manifest_after_each(runs: usize) -> (tempfile::TempDir, PathBuf, Vec<usize>) {
+    let live = tempfile::tempdir().expect("a folder");
+    let state = open(live.path());
+    let current = std::fs::read_to_string(live.path().join("CURRENT")).expect("reads");
+    let manifest = live.path().join(current.trim_end());
+    let bytes = || std::fs::metadata(&manifest).expect("there").len() as usize;
+    let mut lengths = vec![bytes()];
+    for n in 2..2 + runs as u64 {
+        let mut group = state.begin().expect("begins");
+        // The keys at both ends of a run stand in the manifest: long ones, so that a record has several sectors.
+        for end in [0x10, 0x7f] {
+            group.put(
+                &[[KeyKindForTests::COUNTER, end].as_slice(), &[n as u8; 700]].concat(),
+                &[1],
+            );
+        }
+        group.commit(applied(n));
+        state.flush().expect("flushes");
+        lengths.push(bytes());
+    }
+    let copy = tempfile::tempdir().expect("a folder");
+    for file in std::fs::read_dir(live.path()).expect("lists") {
+        let file = file.expect("reads");
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).expect("copied");
+    }
+    let manifest = copy.path().join(manifest.file_name().expect("a name"));
+    (copy, manifest, lengths)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    /// Of the last changes to the manifest any sectors reached the disk, and the file any length. Several may
+    /// be written before one sync.
+    #[test]
+    fn a_state_whose_manifest_was_torn_is_one_that_it_was(
+        runs in 1..5usize,
+        torn_runs in 1..3usize,
+        length in any::<prop::sample::Index>(),
+        sectors in proptest::collection::vec(any::<bool>(), 64),
+    ) {
+        let (dir, manifest, lengths) = manifest_after_each(runs);
+        let synced = lengths[runs.saturating_sub(torn_runs)];
+        let whole = std::fs::read(&manifest).expect("reads");
+        let mut torn = whole.clone();
+        torn.truncate(synced + length.index(whole.len() - synced + 1));
+        for (i, byte) in torn.iter_mut().enumerate().skip(synced) {
+            if !sectors[i / 512 % sectors.len()] {
+                *byte = 0;
+            }
+        }
+        std::fs::write(&manifest, &torn).expect("written");
+        // The last change of which all is there, and all before it.
+        let kept = (0..=runs).rfind(|run| torn.get(..lengths[*run]) == whole.get(..lengths[*run]));
+        let kept = kept.expect("what was synced is there");
+        for _ in 0..2 {
+            let state = open(dir.path());
+            let expected = if kept == 0 { Applied::NOTHING } else { applied(1 + kept as u64) };
+            prop_assert_eq!(state.stored(), expected);
+            let rows = state.scan(&[KeyKindForTests::COUNTER]).expect("reads");
+            prop_assert_eq!(rows.len(), 2 * kept);
+        }
     }
 }
 

@@ -17,7 +17,10 @@ use crate::{
     },
     metrics::StoreGauges,
     overload::BulkGate,
-    rocks,
+    rocks::{
+        self,
+        manifest::{self, Behind},
+    },
 };
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use hutong_proto::{Lane, LogId, Micros, Offset, Partition};
@@ -149,6 +152,7 @@ impl EmbeddedLog {
             why,
         };
         rocks::create_folder(dir).map_err(|e| failed(e.to_string()))?;
+        manifest::mend(dir, Behind::Refuse).map_err(failed)?;
         wal::mend(dir).map_err(failed)?;
         failpoint!(RecoveryMended);
         let entries = ColumnFamilyDescriptor::new(ENTRIES, entry_options());

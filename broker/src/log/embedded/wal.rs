@@ -6,34 +6,15 @@
 //! apart. The log syncs each record before it writes the next one, so a record with another one
 //! behind it was synced, and damage to it is damage. Without one behind it, it is the torn end, which
 //! nobody was told is durable, and is cut off.
-//!
-//! The format is RocksDB's ("Write Ahead Log File Format" in its wiki): blocks of 32 KiB; in them
-//! fragments with a masked CRC-32C, a length and a kind; a record is one fragment, or a first, any
-//! middle ones and a last one.
 
+use crate::rocks::records::{self, End};
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
 };
 
-const BLOCK_BYTES: usize = 32 << 10;
-const HEADER_BYTES: usize = 7;
-const FULL: u8 = 1;
-const FIRST: u8 = 2;
-const MIDDLE: u8 = 3;
-const LAST: u8 = 4;
 const EXTENSION: &str = "log";
-
-/// How a file ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Whole,
-    /// Nothing but the one record that begins here is broken.
-    Torn(u64),
-    /// The record that begins here is broken, and there are others behind it.
-    Damaged(u64),
-}
 
 /// Cuts off a torn end of the newest file in `dir`. Damage anywhere is an error.
 pub fn mend(dir: &Path) -> Result<(), String> {
@@ -44,23 +25,18 @@ pub fn mend(dir: &Path) -> Result<(), String> {
     for (i, (_, path)) in files.iter().enumerate() {
         let failed = |error: io::Error| format!("{}: {error}", path.display());
         let newest = i + 1 == files.len();
-        match File::open(path).and_then(end).map_err(failed)? {
+        match File::open(path).and_then(records::end).map_err(failed)? {
             End::Whole => {}
             End::Torn(at) if newest => {
-                let file = File::options().write(true).open(path).map_err(failed)?;
-                let bytes = file.metadata().map_err(failed)?.len();
                 let at = match planted!(CutsTooMuch) {
                     true => at.saturating_sub(64),
                     false => at,
                 };
-                // RocksDB must not see what this process then takes for cut off.
-                file.set_len(at)
-                    .and_then(|()| file.sync_all())
-                    .map_err(failed)?;
+                let cut_bytes = records::cut(path, at).map_err(failed)?;
                 tracing::warn!(
                     file = %path.display(),
                     kept_bytes = at,
-                    cut_bytes = bytes - at,
+                    cut_bytes,
                     "the last write to the log was torn, as by a power cut; nobody was told that it is durable"
                 );
             }
@@ -93,109 +69,6 @@ fn files(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     }
     files.sort_unstable();
     Ok(files)
-}
-
-fn end(mut file: impl Read) -> io::Result<End> {
-    let mut scan = Scan::default();
-    let mut block = Vec::with_capacity(BLOCK_BYTES);
-    loop {
-        block.clear();
-        file.by_ref()
-            .take(BLOCK_BYTES as u64)
-            .read_to_end(&mut block)?;
-        scan.block(&block);
-        if scan.others_behind || block.len() < BLOCK_BYTES {
-            return Ok(scan.end());
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Scan {
-    /// Where the next block begins.
-    at: u64,
-    /// Everything below is whole records.
-    whole: u64,
-    /// A first fragment was read, and its last one not yet.
-    begun: bool,
-    /// The record at `whole` is broken.
-    broken: bool,
-    others_behind: bool,
-}
-
-impl Scan {
-    fn block(&mut self, block: &[u8]) {
-        let mut rest = block;
-        while !self.broken && !is_end(rest, block) {
-            let Some((kind, bytes)) = fragment(rest) else {
-                self.broken = true;
-                break;
-            };
-            let starts = matches!(kind, FULL | FIRST);
-            let goes_on = matches!(kind, MIDDLE | LAST);
-            if (self.begun && starts) || (!self.begun && goes_on) {
-                self.broken = true;
-                break;
-            }
-            rest = &rest[bytes..];
-            self.begun = kind == FIRST || kind == MIDDLE;
-            if !self.begun {
-                self.whole = self.at + (block.len() - rest.len()) as u64;
-            }
-        }
-        if !self.broken && !self.begun {
-            self.whole = self.at + block.len() as u64;
-        }
-        if self.broken {
-            // From any byte on, since lengths cannot be trusted any more.
-            self.others_behind |= (0..rest.len()).any(|i| record_begins(&rest[i..], block));
-        }
-        self.at += block.len() as u64;
-    }
-
-    fn end(&self) -> End {
-        match self.whole == self.at {
-            _ if self.others_behind => End::Damaged(self.whole),
-            true => End::Whole,
-            false => End::Torn(self.whole),
-        }
-    }
-}
-
-/// Nothing more in this block: all of it was read, or what is left of a full one has no room for a header.
-fn is_end(rest: &[u8], block: &[u8]) -> bool {
-    rest.is_empty() || (rest.len() < HEADER_BYTES && block.len() == BLOCK_BYTES)
-}
-
-/// Kind and bytes of the fragment that begins here, header included; `None` if it is broken.
-fn fragment(bytes: &[u8]) -> Option<(u8, usize)> {
-    let (header, body) = bytes.split_first_chunk::<HEADER_BYTES>()?;
-    let [c0, c1, c2, c3, l0, l1, kind] = *header;
-    let length = usize::from(u16::from_le_bytes([l0, l1]));
-    // Zero is what was never written.
-    if kind == 0 || length > body.len() {
-        return None;
-    }
-    let crc = crc32c::crc32c(&bytes[HEADER_BYTES - 1..HEADER_BYTES + length]);
-    let masked = crc.rotate_right(15).wrapping_add(0xa282_ead8);
-    (masked == u32::from_le_bytes([c0, c1, c2, c3])).then_some((kind, HEADER_BYTES + length))
-}
-
-/// Whether a record begins here, and all from it to the end of the block is whole. One fragment alone
-/// proves nothing: somebody's data may look like it.
-fn record_begins(bytes: &[u8], block: &[u8]) -> bool {
-    let mut rest = bytes;
-    let mut begins = false;
-    while !is_end(rest, block) {
-        match fragment(rest) {
-            Some((kind, bytes)) if begins || matches!(kind, FULL | FIRST) => {
-                begins = true;
-                rest = &rest[bytes..];
-            }
-            _ => return false,
-        }
-    }
-    begins
 }
 
 #[cfg(test)]
@@ -259,6 +132,41 @@ mod tests {
         let entries = log.read(partition(), Offset::FIRST, usize::MAX);
         let entries = entries.expect("reads");
         Ok(entries.into_iter().map(|e| e.record.to_vec()).collect())
+    }
+
+    fn manifest(dir: &Path) -> PathBuf {
+        let current = fs::read_to_string(dir.join("CURRENT")).expect("reads");
+        dir.join(current.trim_end())
+    }
+
+    #[test]
+    fn a_torn_end_of_the_manifest_costs_nothing() {
+        let (dir, _, _) = written(&[100, 5_000]);
+        let path = manifest(dir.path());
+        let mut bytes = fs::read(&path).expect("reads");
+        // A header of 600 bytes that reached the disk, and a body that did not.
+        bytes.extend([1, 2, 3, 4, 88, 2, 1]);
+        bytes.resize(bytes.len() + 600, 0);
+        fs::write(&path, &bytes).expect("written");
+        let expected = vec![record(0, 100), record(1, 5_000)];
+        assert_eq!(opened(dir.path()).expect("torn, not damaged"), expected);
+        assert_eq!(opened(dir.path()).expect("opens again"), expected);
+    }
+
+    #[test]
+    fn damage_within_the_manifest_is_told_with_its_place() {
+        let (dir, _, _) = written(&[100]);
+        let path = manifest(dir.path());
+        let mut bytes = fs::read(&path).expect("reads");
+        bytes[9] ^= 0x10;
+        fs::write(&path, &bytes).expect("written");
+        let error = opened(dir.path()).expect_err("damaged");
+        assert!(error.contains("is damaged at byte 0"), "{error}");
+        assert!(error.contains("MANIFEST-"), "{error}");
+        assert!(
+            bytes == fs::read(&path).expect("reads"),
+            "nothing is cut off"
+        );
     }
 
     fn sizes() -> impl Strategy<Value = Vec<usize>> {

@@ -1,6 +1,9 @@
 //! What the log and the state have in common as RocksDB databases: their folders, their threads, and
 //! what they say about themselves.
 
+pub mod manifest;
+pub mod records;
+
 use crate::metrics::{LEVELS, StoreGauges};
 use rocksdb::{DB, Env, Options, checkpoint::Checkpoint};
 use std::{
