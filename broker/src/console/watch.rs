@@ -50,6 +50,14 @@ struct Frame {
     event: Bytes,
 }
 
+impl Frame {
+    /// What a client that comes now has seen: a picture of when somebody looked last is not shown as one of now.
+    fn counts_as_seen(&self) -> u64 {
+        let old = self.taken.is_some_and(|at| at.elapsed() > PAUSE_MAX);
+        if old { self.serial } else { 0 }
+    }
+}
+
 pub struct Watch {
     sources: Sources,
     sampler: Mutex<Sampler>,
@@ -156,12 +164,7 @@ impl Watch {
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
         self.ask.notify_one();
         let frames = self.frame.subscribe();
-        // A picture of when somebody looked last is not shown as one of now.
-        let seen = {
-            let frame = frames.borrow();
-            let old = frame.taken.is_some_and(|at| at.elapsed() > PAUSE_MAX);
-            if old { frame.serial } else { 0 }
-        };
+        let seen = frames.borrow().counts_as_seen();
         let reader = Reader {
             frames,
             seen,
@@ -229,6 +232,29 @@ mod tests {
     fn pictures_take_a_hundredth_of_the_time_but_are_never_old() {
         assert_eq!(pause(Duration::from_millis(5)), Duration::from_millis(495));
         assert_eq!(pause(Duration::from_secs(2)), PAUSE_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_after_a_while_is_not_shown_the_picture_of_before() {
+        let frames = watch::Sender::new(Frame {
+            serial: 7,
+            taken: Some(Instant::now()),
+            event: Bytes::from_static(b"of before"),
+            ..Frame::default()
+        });
+        let reader = || Reader {
+            seen: frames.borrow().counts_as_seen(),
+            frames: frames.subscribe(),
+            stop: CancellationToken::new(),
+            _place: Arc::new(Semaphore::new(1))
+                .try_acquire_owned()
+                .expect("there is one"),
+        };
+        let event = reader().next().await;
+        assert_eq!(event.as_deref(), Some(&b"of before"[..]), "it is fresh");
+        tokio::time::advance(PAUSE_MAX + Duration::from_secs(1)).await;
+        let event = reader().next().await;
+        assert_eq!(event.as_deref(), Some(&b": still here\n\n"[..]));
     }
 
     #[test]
