@@ -1,8 +1,9 @@
 //! Rates and latencies of the last minutes, taken once a second from counters that are there anyway.
 //!
 //! Latency is measured on records that went through, without a word on the hot path: the last record of a
-//! partition is remembered, and moments later the histories of the subscriptions say when each had it. A
-//! record that somebody still has not counts with its age, so that a stall is not invisible.
+//! partition is remembered, and moments later the histories of the subscriptions say when each had it. Who
+//! still has not counts with the age of the oldest remembered record that it has not, so that neither a stall
+//! nor a long queue is invisible.
 
 use crate::{
     fanout::registry::{Subscription, SubscriptionKey, Subscriptions},
@@ -22,6 +23,8 @@ const POINTS_MAX: usize = 600;
 const PROBES_MAX: usize = 8;
 /// A record gets so long before it is asked who has it.
 const PROBE_AGE_US: u64 = 2_000_000;
+/// Records that somebody did not have then, by lane: half a minute of them, and of longer times fewer.
+const LATE_MAX: usize = 256;
 
 /// One second.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -90,6 +93,8 @@ pub struct Sampler {
     /// Of each partition, the newest record that was looked at.
     seen: BTreeMap<Partition, Offset>,
     probes: VecDeque<Probe>,
+    /// By lane, oldest first: those that somebody did not have.
+    late: [VecDeque<Probe>; 2],
     moved: BTreeMap<SubscriptionKey, Moved>,
     points: VecDeque<Point>,
 }
@@ -107,6 +112,7 @@ impl Sampler {
             before: None,
             seen: BTreeMap::new(),
             probes: VecDeque::new(),
+            late: Default::default(),
             moved: BTreeMap::new(),
             points: VecDeque::new(),
         }
@@ -184,17 +190,63 @@ impl Sampler {
         now: Micros,
     ) -> [Option<Latency>; 2] {
         let mut lanes = [Samples::default(), Samples::default()];
+        for lane in Lane::DELIVERED {
+            self.late[lane.index()].retain(|probe| {
+                let has_not = |s: &Subscription| s.effective(lane) <= probe.offset;
+                subscriptions
+                    .iter()
+                    .any(|s| concerns(probe, s) && has_not(s))
+            });
+        }
+        let mut asked = [false; 2];
         while let Some(probe) = self.probes.front().copied() {
             if now.0 < probe.durable_at.0 + PROBE_AGE_US {
                 break;
             }
             self.probes.pop_front();
+            let late = &mut self.late[probe.lane.index()];
+            let samples = &mut lanes[probe.lane.index()];
+            asked[probe.lane.index()] = true;
+            let open = samples.open;
             for s in subscriptions.iter().filter(|s| concerns(&probe, s)) {
-                lanes[probe.lane.index()].add(&probe, s, now);
+                samples.add(&probe, s, late, now);
+            }
+            if samples.open > open {
+                remember(late, probe);
+            }
+        }
+        // Nothing new went through, which says nothing of what did before.
+        for lane in Lane::DELIVERED.map(Lane::index) {
+            for s in subscriptions.iter().filter(|_| !asked[lane]) {
+                if let Some(probe) = oldest(&self.late[lane], s, Subscription::effective) {
+                    lanes[lane].add(&probe, s, &self.late[lane], now);
+                }
             }
         }
         lanes.map(Samples::finish)
     }
+}
+
+/// The oldest of these that a subscription has not reached, by what it was sent or by what it applied.
+fn oldest(
+    late: &VecDeque<Probe>,
+    s: &Subscription,
+    reached: impl Fn(&Subscription, Lane) -> Offset,
+) -> Option<Probe> {
+    let has_not = |p: &&Probe| concerns(p, s) && reached(s, p.lane) <= p.offset;
+    late.iter().find(has_not).copied()
+}
+
+/// With no room left every second one goes, and not the oldest or the newest.
+fn remember(late: &mut VecDeque<Probe>, probe: Probe) {
+    if late.len() == LATE_MAX {
+        let mut at = 0;
+        late.retain(|_| {
+            at += 1;
+            at % 2 == 1
+        });
+    }
+    late.push_back(probe);
 }
 
 /// Whether a subscription was to get this record, and is there to take it.
@@ -216,12 +268,20 @@ struct Samples {
 }
 
 impl Samples {
-    fn add(&mut self, probe: &Probe, s: &Subscription, now: Micros) {
-        let after = |at: Micros| at.seconds_since(probe.durable_at) * 1e3;
+    /// How long it took one subscription to have this; if it has not, how long it has been taking, with what it
+    /// has not of `late`.
+    fn add(&mut self, probe: &Probe, s: &Subscription, late: &VecDeque<Probe>, now: Micros) {
+        let waiting = |reached: fn(&Subscription, Lane) -> Offset| {
+            let oldest = oldest(late, s, reached).unwrap_or(*probe);
+            now.seconds_since(oldest.durable_at)
+        };
+        let took = |at: Micros| at.seconds_since(probe.durable_at);
         let sent = s.sent_history.when(probe.lane, probe.offset);
         let applied = s.applied_history.when(probe.lane, probe.offset);
-        self.sent_ms.push(after(sent.unwrap_or(now)));
-        self.applied_ms.push(after(applied.unwrap_or(now)));
+        let sent_s = sent.map_or_else(|| waiting(Subscription::position), took);
+        let applied_s = applied.map_or_else(|| waiting(Subscription::effective), took);
+        self.sent_ms.push(sent_s * 1e3);
+        self.applied_ms.push(applied_s * 1e3);
         self.open += usize::from(applied.is_none());
     }
 
@@ -263,6 +323,145 @@ fn rates(before: &Totals, now: &Totals, seconds: f64) -> Point {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        clock::Clock,
+        fanout::registry::{Attached, Begin},
+        filter::FilterSpec,
+        log::{Append, faults::Faults, memory::MemoryLog},
+        state::{State, StateOptions},
+    };
+    use hutong_proto::{Cursor, LogId, Shard};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    const LOG: LogId = LogId(7);
+
+    /// Three subscriptions of one platform to what another one publishes, and a clock.
+    struct Scene {
+        clock: Arc<AtomicU64>,
+        log: Arc<MemoryLog>,
+        sampler: Sampler,
+        attached: Vec<Attached>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let [from, to] = [340_000, 510_000].map(|code| Issuer::new(code).expect("a code"));
+            let platforms = [(from, 1), (to, 1)];
+            let time = Arc::new(AtomicU64::new(1));
+            let clock: Clock = {
+                let time = Arc::clone(&time);
+                Arc::new(move || Micros(time.load(Ordering::Relaxed)))
+            };
+            let log = Arc::new(MemoryLog::new(LOG, clock, Faults::default()));
+            let dir = tempfile::tempdir().expect("a folder");
+            let state = State::open(dir.path(), StateOptions::default()).expect("opens");
+            let subscriptions = Subscriptions::load(&state, LOG, &platforms).expect("loads");
+            let attached = ["a", "b", "c"].map(|name| {
+                let filter = FilterSpec::from_api(None, to, &platforms).expect("everything");
+                let attached = subscriptions.attach((to, name.to_owned()), filter, true);
+                let attached = attached.expect("allowed");
+                let start = Cursor::both(LOG, Offset::FIRST);
+                let begun = attached.lease.begin(start, Begin::AtCursor, Micros(1));
+                begun.expect("held");
+                attached
+            });
+            let metrics = Arc::new(Metrics::new([from, to]));
+            let sampler = Sampler::new(log.clone(), Arc::new(subscriptions), metrics);
+            Scene {
+                clock: time,
+                log,
+                sampler,
+                attached: attached.into(),
+                _dir: dir,
+            }
+        }
+
+        fn now(&self) -> Micros {
+            Micros(self.clock.load(Ordering::Relaxed))
+        }
+
+        /// A second with one bulk record, after which those but `behind` have it.
+        fn second(&mut self, behind: usize) -> Option<Latency> {
+            self.clock.fetch_add(1_000_000, Ordering::Relaxed);
+            self.log.append(Append {
+                partition: Partition {
+                    issuer: Issuer::new(340_000).expect("a code"),
+                    lane: Lane::Bulk,
+                    shard: Shard(0),
+                },
+                kinds: KindSet::ALL,
+                deltas: 1,
+                record: vec![1].into(),
+                done: Box::new(drop),
+            });
+            self.take(behind)
+        }
+
+        fn take(&mut self, behind: usize) -> Option<Latency> {
+            let below = self.log.next_offset();
+            for attached in self.attached.iter().skip(behind) {
+                for lane in Lane::DELIVERED {
+                    let moved = attached.lease.handled(lane, below, None, self.now());
+                    moved.expect("held");
+                }
+                let at = Cursor::both(LOG, below);
+                let applied = attached.lease.acknowledge(at, self.now());
+                applied.expect("as far as was sent");
+            }
+            self.sampler.take(self.now());
+            self.sampler.points().last()?.latency[Lane::Bulk.index()]
+        }
+    }
+
+    #[test]
+    fn a_long_queue_counts_with_its_whole_age() {
+        let mut scene = Scene::new();
+        for _ in 0..5 {
+            scene.second(0);
+        }
+        let mut last = None;
+        for _ in 0..40 {
+            last = scene.second(1);
+        }
+        let latency = last.expect("records went through");
+        assert!(
+            (37_000.0..=41_000.0).contains(&latency.applied_ms_p99),
+            "one has nothing of 40 s: {latency:?}"
+        );
+        assert_eq!(latency.applied_ms_p50, 0.0, "two have all of it at once");
+        // Nothing more is published, and it still stands.
+        for _ in 0..5 {
+            scene.clock.fetch_add(1_000_000, Ordering::Relaxed);
+            last = scene.take(1);
+        }
+        let latency = last.expect("somebody is behind");
+        assert!(latency.applied_ms_p99 >= 42_000.0, "{latency:?}");
+        // It gets all of it: what is new counts alone.
+        for _ in 0..4 {
+            last = scene.second(0);
+        }
+        let latency = last.expect("records went through");
+        assert!(latency.applied_ms_p99 < 3_000.0, "{latency:?}");
+        assert_eq!(latency.open, 0);
+    }
+
+    #[test]
+    fn what_is_remembered_for_who_is_late_is_bounded_and_keeps_the_oldest() {
+        let mut late = VecDeque::new();
+        for n in 1..=10_000u64 {
+            let probe = Probe {
+                lane: Lane::Bulk,
+                issuer: Issuer::new(340_000).expect("a code"),
+                offset: Offset(n),
+                durable_at: Micros(n),
+            };
+            remember(&mut late, probe);
+            assert!(late.len() <= LATE_MAX);
+        }
+        assert_eq!(late.front().map(|p| p.offset), Some(Offset(1)));
+        assert_eq!(late.back().map(|p| p.offset), Some(Offset(10_000)));
+    }
 
     #[test]
     fn a_quantile_is_one_of_the_values() {

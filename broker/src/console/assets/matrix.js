@@ -79,7 +79,7 @@ function worst(picture) {
     const code = picture.platforms[i].code;
     return h("a", { href: `#/platform/${code}` }, live.platform(code, current()));
   };
-  return table(t("matrix.worst"), [
+  return table(t("matrix.worst_caption"), [
     [t("column.receiver")], [t("column.issuer")], [t("column.state")], [t("column.age"), "n"], [t("column.records"), "n"],
   ], cells.map(([row, column, records, age]) => [link(row), link(column), tag(severity(age)), seconds(age), number(records)]));
 }

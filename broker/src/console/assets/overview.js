@@ -34,8 +34,16 @@ export function overview() {
 
 function banner(picture, bad) {
   const severity = bad[0]?.severity ?? "good";
-  const words = bad.length ? t("banner.bad", { n: bad.length }) : t("banner.good", { n: picture.subscriptions.length });
+  const words = bad.length ? t("banner.bad", { n: bad.length }) : good(picture.subscriptions);
   return h("p", { class: `banner ${severity}` }, h("span", { "aria-hidden": "true" }, `${sign(severity)} `), words);
+}
+
+// Within the bounds is not yet applied: in a surge bulk may wait for a while.
+function good(subscriptions) {
+  const n = subscriptions.length;
+  const [urgent, bulk] = [0, 1].map((lane) => Math.max(0, ...subscriptions.map((s) => s.lag[lane].seconds)));
+  if (Math.max(urgent, bulk) < 1) return t("banner.good", { n });
+  return t("banner.within", { n, urgent: seconds(urgent), bulk: seconds(bulk) });
 }
 
 // Also on the page of a platform.
