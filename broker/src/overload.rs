@@ -240,6 +240,12 @@ impl Overload {
         Duration::from_micros(self.delay_us.load(Relaxed))
     }
 
+    /// As if it had been decided.
+    #[cfg(test)]
+    pub fn set_limit(&self, what: GiveWay, bytes_per_s: f64) {
+        self.valve(what).set(Some(bytes_per_s));
+    }
+
     fn valve(&self, what: GiveWay) -> &Valve {
         &self.valves[what as usize]
     }

@@ -425,7 +425,6 @@ impl Session {
                 .queues
                 .room(self.platform, part.partition.lane, part.record.len())
                 .await;
-            registration.hold(part.partition, Box::new(room));
             // With room, so that whose turn it is, is fair.
             match part.partition.lane {
                 Lane::Urgent => self.shared.overload.urgent(),
@@ -435,6 +434,8 @@ impl Session {
                 }
                 Lane::Control => {}
             }
+            // From here on the log answers for it; nothing may wait in between, where a session can be cut short.
+            registration.hold(part.partition, Box::new(room));
             let (waiters, key) = (Arc::clone(&self.shared.waiters), key.clone());
             let durable_at = Arc::new(OnceLock::new());
             let synced = Arc::clone(&durable_at);

@@ -385,6 +385,41 @@ async fn an_epoch_that_was_opened_fences_the_one_before_also_after_a_crash() {
     assert!(again.is_none(), "at once");
 }
 
+/// Bulk that gives way waits with room and is not in the log yet: nobody will ever answer for it.
+#[tokio::test]
+async fn a_session_that_is_cut_short_while_bulk_gives_way_ends_and_gives_its_room_back() {
+    let mut bench = Bench::new();
+    let overload = Arc::clone(&bench.ingress.overload);
+    overload.set_limit(GiveWay::Bulk, 1.0);
+    let first = overload.pass(GiveWay::Bulk, 1 << 20).now_or_never();
+    first.expect("the first one passes, and the next ones wait for days");
+    let (out, _frames) = outbox();
+    let session = Session::new(bench.ingress.clone(), anhui(), out);
+    let batch = api::PublishBatch::decode(mixed(1)).expect("our own encoding");
+    let mut bytes = open_of(1);
+    bytes.extend(framed(api::publish_request::Message::Batch(batch)));
+    let mut stream = input(Body::from(bytes));
+    let serving = session.serve(&mut stream);
+    tokio::pin!(serving);
+    assert!((&mut serving).now_or_never().is_none(), "it opens");
+    bench.apply();
+    assert!((&mut serving).now_or_never().is_none());
+    bench.apply();
+    assert_eq!(bench.room()[0], 0, "its urgent part is applied");
+    assert!(bench.room()[1] > 0, "its bulk part waits");
+    let producers = Arc::clone(&bench.ingress.producers);
+    let next = producers.claim(anhui(), "p", Epoch(1), 0, true);
+    tokio::pin!(next);
+    assert!((&mut next).now_or_never().is_none());
+    let ended = tokio::time::timeout(Duration::from_secs(30), serving).await;
+    let ended = ended.expect("nothing to wait for");
+    let ended = ended.expect_err("it was taken over");
+    assert_eq!(ended.reason, Reason::SessionTakenOver);
+    next.now_or_never().expect("at once").expect("free");
+    assert_eq!(bench.room(), [0, 0]);
+    assert!(bench.ingress.waiters.is_empty());
+}
+
 /// What the successor of a session sends may be split otherwise. A record of before must not answer for it.
 #[tokio::test]
 async fn a_session_that_is_cut_short_between_two_parts_ends_when_the_first_is_settled() {
