@@ -1,56 +1,101 @@
 //! The manifest of a RocksDB: which files make up the database, a record a change.
 //!
-//! A change counts once its record is synced, and what it replaces is removed only then. A power cut may
-//! leave the record that was being written in pieces, which RocksDB refuses as damage although nobody
-//! relied on it. So it is cut off before RocksDB looks: what is left is the database as it was before.
+//! A change counts once its records are synced, and what it replaces is removed only then. A power cut may
+//! leave what was being written in pieces, which RocksDB refuses as damage although nobody relied on it. So it is
+//! cut off before RocksDB looks: what is left is the database as it was before.
+//!
+//! Several records are written before one sync, so a broken one may have whole ones behind it, and then it cannot
+//! be told from damage to what was synced last. Whoever opens the database has to look whether all is there, and
+//! to undo this if not; the manifest as it was found is kept beside it.
 
 use crate::rocks::records::{self, End};
 use std::{
     fs::{self, File},
     io,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Says which manifest is the one.
 const CURRENT: &str = "CURRENT";
+/// The manifest as it was found; RocksDB takes no file with such a name for its own.
+const COPY_EXTENSION: &str = "torn";
 
-/// What to do if a broken record has whole ones behind it. Several changes may be written before one sync, so a
-/// power cut can leave that too; or the disk lost something that was synced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Behind {
-    /// Go back to the change before it. For a database that says itself how far it is, and is brought on from there.
-    Drop,
-    /// Refuse. For one that would not know what it misses.
-    Refuse,
+/// A manifest that was cut back.
+#[derive(Debug)]
+#[must_use = "somebody has to look whether the database is whole"]
+pub struct Mended {
+    manifest: PathBuf,
+    copy: PathBuf,
+    at: u64,
 }
 
-/// Cuts off a torn end of the manifest of the database in `dir`, if there is one.
-pub fn mend(dir: &Path, behind: Behind) -> Result<(), String> {
+/// Cuts the manifest of the database in `dir` back to the last record before one that is broken; `None` if it is
+/// whole, as it is but after a power cut. More than so many bytes from the end it is damage, and refused.
+pub fn mend(dir: &Path, one_write_bytes: u64) -> Result<Option<Mended>, String> {
     let current = match fs::read_to_string(dir.join(CURRENT)) {
         Ok(current) => current,
         // Nothing was made here yet.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("{}: {error}", dir.join(CURRENT).display())),
     };
-    let path = dir.join(current.trim_end());
-    let failed = |error: io::Error| format!("{}: {error}", path.display());
-    let at = match File::open(&path).and_then(records::end).map_err(failed)? {
-        End::Whole => return Ok(()),
-        End::Damaged(at) if behind == Behind::Refuse => {
-            return Err(format!(
-                "{} is damaged at byte {at}: the record there is broken, and whole ones follow; check the disk, \
-                 and restore the data folder from a backup",
-                path.display()
-            ));
-        }
-        End::Torn(at) | End::Damaged(at) => at,
+    let manifest = dir.join(current.trim_end());
+    let failed = |error: io::Error| format!("{}: {error}", manifest.display());
+    let end = File::open(&manifest).and_then(records::end);
+    let at = match end.map_err(failed)? {
+        End::Whole => return Ok(None),
+        // It begins with all that there was, synced before anything names it.
+        End::Torn(0) | End::Damaged(0) => return Err(damaged(&manifest, 0)),
+        End::Torn(at) => at,
+        End::Damaged(at) => match fs::metadata(&manifest).map_err(failed)?.len() - at {
+            bytes if bytes > one_write_bytes => return Err(damaged(&manifest, at)),
+            _ => at,
+        },
     };
-    let cut_bytes = records::cut(&path, at).map_err(failed)?;
+    let mended = Mended::new(dir, manifest.clone(), at).map_err(failed)?;
+    let cut_bytes = records::cut(&manifest, at).map_err(failed)?;
     tracing::warn!(
-        file = %path.display(),
+        file = %manifest.display(),
+        copy = %mended.copy.display(),
         kept_bytes = at,
         cut_bytes,
-        "the last change to a manifest was torn, as by a power cut; the database is opened as it was before it"
+        "a manifest does not end with a whole change, as after a power cut; the database is opened as it was before it"
     );
-    Ok(())
+    Ok(Some(mended))
+}
+
+impl Mended {
+    fn new(dir: &Path, manifest: PathBuf, at: u64) -> io::Result<Mended> {
+        // One copy is enough.
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == COPY_EXTENSION) {
+                fs::remove_file(path)?;
+            }
+        }
+        let copy = manifest.with_extension(COPY_EXTENSION);
+        fs::copy(&manifest, &copy)?;
+        File::open(&copy)?.sync_all()?;
+        File::open(dir)?.sync_all()?;
+        Ok(Mended { manifest, copy, at })
+    }
+
+    /// Puts back what was found, for somebody to look at, and says what is wrong.
+    pub fn undo(self, why: &str) -> String {
+        let found = damaged(&self.manifest, self.at);
+        match fs::rename(&self.copy, &self.manifest) {
+            Ok(()) => format!("{found}; without that record and what follows it: {why}"),
+            Err(error) => format!(
+                "{found}; without that record and what follows it: {why}; it is kept as {}, since it cannot be put \
+                 back: {error}",
+                self.copy.display()
+            ),
+        }
+    }
+}
+
+fn damaged(manifest: &Path, at: u64) -> String {
+    format!(
+        "{} is damaged at byte {at}; check the disk, and restore the data folder from a backup",
+        manifest.display()
+    )
 }

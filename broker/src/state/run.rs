@@ -4,10 +4,7 @@
 //! in between leaves a file that nobody knows, which is removed at the next opening.
 
 use crate::{
-    rocks::{
-        self,
-        manifest::{self, Behind},
-    },
+    rocks::{self, manifest},
     state::{
         FAMILY, Flush, Frozen, Shared, StateError,
         keys::{self, KeyKind},
@@ -58,8 +55,7 @@ pub fn open(
             fs::remove_file(entry.path()).map_err(|e| e.to_string())?;
         }
     }
-    // It says itself which offset it is of, and the log has the rest.
-    manifest::mend(dir, Behind::Drop)?;
+    let mended = manifest::mend(dir, u64::MAX)?;
     let mut options = options(block_cache_bytes);
     options.create_if_missing(true);
     rocks::share_threads(&mut options).map_err(|e| e.to_string())?;
@@ -75,7 +71,12 @@ pub fn open(
     });
     // By name, or nobody could ask for its properties.
     let family = ColumnFamilyDescriptor::new(FAMILY, options.clone());
-    DB::open_cf_descriptors(&options, dir, [family]).map_err(|e| e.to_string())
+    let opened = DB::open_cf_descriptors(&options, dir, [family]).map_err(|e| e.to_string());
+    match (opened, mended) {
+        (Err(why), Some(mended)) => Err(mended.undo(&why)),
+        // It says itself which offset it is of, and the log has the rest.
+        (opened, _) => opened,
+    }
 }
 
 /// What is long expired goes at compaction, by the log's time. It counts as absent before that too,

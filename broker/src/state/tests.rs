@@ -239,6 +239,17 @@ proptest! {
             let rows = state.scan(&[KeyKindForTests::COUNTER]).expect("reads");
             prop_assert_eq!(rows.len(), 2 * kept);
         }
+        // And it goes on.
+        let state = open(dir.path());
+        let mut group = state.begin().expect("begins");
+        group.put(&[KeyKindForTests::COUNTER, 0x80], &[2]);
+        group.commit(applied(100));
+        state.flush().expect("flushes");
+        drop(state);
+        let state = open(dir.path());
+        prop_assert_eq!(state.stored(), applied(100));
+        let rows = state.scan(&[KeyKindForTests::COUNTER]).expect("reads");
+        prop_assert_eq!(rows.len(), 2 * kept + 1);
     }
 }
 

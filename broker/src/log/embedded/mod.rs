@@ -7,6 +7,7 @@
 mod keys;
 mod read;
 mod wal;
+mod whole;
 mod writer;
 
 use crate::{
@@ -17,10 +18,7 @@ use crate::{
     },
     metrics::StoreGauges,
     overload::BulkGate,
-    rocks::{
-        self,
-        manifest::{self, Behind},
-    },
+    rocks::{self, manifest},
 };
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use hutong_proto::{Lane, LogId, Micros, Offset, Partition};
@@ -45,6 +43,8 @@ const TAIL_GROUPS_MAX: usize = 2;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
 const WAL_BYTES_MAX: u64 = 256 << 20;
 const BLOCK_CACHE_BYTES: usize = 16 << 20;
+/// What changes at one time takes less than this of the manifest: a few tables come, and some go.
+const MANIFEST_WRITE_BYTES: u64 = 8 << 10;
 /// Entries from here on stand in files of their own, where compaction leaves them.
 const LARGE_BYTES: u64 = 1 << 10;
 
@@ -152,8 +152,13 @@ impl EmbeddedLog {
             why,
         };
         rocks::create_folder(dir).map_err(|e| failed(e.to_string()))?;
-        manifest::mend(dir, Behind::Refuse).map_err(failed)?;
+        let mended = manifest::mend(dir, MANIFEST_WRITE_BYTES).map_err(failed)?;
         wal::mend(dir).map_err(failed)?;
+        if let Some(mended) = mended
+            && let Err(why) = whole::check(dir)
+        {
+            return Err(failed(mended.undo(&why)));
+        }
         failpoint!(RecoveryMended);
         let entries = ColumnFamilyDescriptor::new(ENTRIES, entry_options());
         let meta = ColumnFamilyDescriptor::new(META, Options::default());

@@ -74,6 +74,27 @@ pub fn last(db: &DB, partition: Partition) -> Result<Option<EntryHead>, ReadErro
     head(&iterator, partition)
 }
 
+/// Entries of a partition that are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    pub all: u64,
+    /// From the offset on that was asked for.
+    pub since: u64,
+}
+
+/// Counts by looking at each.
+pub fn count(db: &DB, partition: Partition, from: Offset) -> Result<Count, ReadError> {
+    let mut iterator = iterator(db, partition, Offset(u64::MAX))?;
+    iterator.seek_to_first();
+    let mut count = Count::default();
+    while let Some(head) = head(&iterator, partition)? {
+        count.all += 1;
+        count.since += u64::from(head.offset >= from);
+        iterator.next();
+    }
+    Ok(count)
+}
+
 /// Entries of several partitions in the order of their offsets: a heap holds the next one of each.
 pub fn merged(
     db: &DB,
