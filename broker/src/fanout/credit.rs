@@ -1,7 +1,14 @@
 //! How many bytes a subscriber is ready to take.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-use tokio::sync::Notify;
+use parking_lot::Mutex;
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+use tokio::{sync::Notify, time::Instant};
+
+/// What was given back is counted over so long.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Falls below zero by at most one message, so that a message larger than all credit still goes out.
 #[derive(Debug)]
@@ -11,7 +18,28 @@ pub struct Credit {
     bytes: AtomicI64,
     /// In what pieces the client gives back, about; 0 before the first.
     piece: AtomicI64,
+    given: Mutex<Option<Given>>,
     more: Notify,
+}
+
+/// What a client gives back, second by second.
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    since: Instant,
+    bytes: u64,
+    /// In the second before.
+    before: u64,
+}
+
+impl Given {
+    fn roll(&mut self) {
+        let elapsed = self.since.elapsed();
+        if elapsed >= SECOND {
+            self.before = (self.bytes as f64 / elapsed.as_secs_f64()) as u64;
+            self.bytes = 0;
+            self.since = Instant::now();
+        }
+    }
 }
 
 impl Credit {
@@ -21,6 +49,7 @@ impl Credit {
             max,
             bytes: AtomicI64::new(max),
             piece: AtomicI64::new(0),
+            given: Mutex::new(None),
             more: Notify::new(),
         }
     }
@@ -39,6 +68,14 @@ impl Credit {
     /// not yet given back.
     pub fn piece(&self) -> usize {
         usize::try_from(self.piece.load(Ordering::Acquire)).unwrap_or(0)
+    }
+
+    /// How much the client gives back in a second, about; `None` before it first did.
+    pub fn given_in_a_second(&self) -> Option<usize> {
+        let mut given = self.given.lock();
+        let given = given.as_mut()?;
+        given.roll();
+        usize::try_from(given.bytes.max(given.before)).ok()
     }
 
     pub fn spend(&self, bytes: usize) {
@@ -60,6 +97,14 @@ impl Credit {
                 Some(now.saturating_add(bytes).min(max))
             });
         debug_assert!(updated.is_ok());
+        let mut given = self.given.lock();
+        let given = given.get_or_insert_with(|| Given {
+            since: Instant::now(),
+            bytes: 0,
+            before: 0,
+        });
+        given.roll();
+        given.bytes = given.bytes.saturating_add(bytes as u64);
         self.more.notify_one();
     }
 

@@ -14,7 +14,7 @@ use crate::{
     filter::FilterSpec,
     ingress::{check_name, first_frame},
     metrics::{Conflict, Direction, Hop, spans},
-    overload::{GiveWay, ReadsFrom},
+    overload::{GiveWay, Reader, ReadsFrom},
     tail::{Packing, TailEntry, TailRead},
 };
 use bytes::Bytes;
@@ -300,34 +300,21 @@ impl Session {
     async fn pump(&self, lease: &Lease, credit: &Credit) -> Result<(), Refusal> {
         let mut applied = self.shared.rings.applied();
         let mut bookmark_at = Instant::now();
-        // Bulk that is on its way from the log: many may wait for that, and urgent must not. A task of its
-        // own, so that it holds up no other reader while this client takes nothing.
-        let mut reading = None;
-        let mut turns = Turns::default();
-        let mut reader = self.shared.overload.reader();
+        let mut bulk = Bulk::new(self.shared.overload.reader(), &lease.filter);
         loop {
             applied.borrow_and_update();
             let mut sent = false;
-            let bulk = turns.bulk(credit);
-            reader.reads(match (credit.available(), &reading) {
-                (false, _) => ReadsFrom::Nowhere,
-                (true, None) => ReadsFrom::Ring,
-                (true, Some(_)) => ReadsFrom::Log,
-            });
+            let turn = bulk.turns.bulk(credit);
+            bulk.counts(credit.available());
             if !credit.available() && !planted!(CreditIgnored) {
                 self.shared.metrics.credit_exhausted(self.platform);
             } else if !(planted!(BulkFirst) && self.bulk_waits(lease))
-                && self.step_urgent(lease, credit).await?
+                && self.step_urgent(lease, credit, &mut bulk.turns).await?
             {
                 // Look at urgent again before any bulk.
                 sent = true;
-                turns.urgent_sent();
-            } else if let (None, Ok(target)) = (&reading, bulk) {
-                match self.read_ring(Lane::Bulk, target, lease)? {
-                    Some(chunk) => sent = self.deliver(Lane::Bulk, chunk, lease, credit).await?,
-                    None => reading = Some(self.read_log(Lane::Bulk, target, lease)),
-                }
-                turns.bulk_sent();
+            } else if let (None, Ok(target)) = (&bulk.reading, turn) {
+                sent = self.step_bulk(target, lease, credit, &mut bulk).await?;
             }
             if Instant::now() >= bookmark_at {
                 self.bookmark(&lease.subscription).await?;
@@ -338,16 +325,16 @@ impl Session {
             }
             let draining = self.shared.draining.is_cancelled();
             // Who can still take something gets all that is applied first.
-            if draining && (reading.is_none() && bulk.is_ok() || !credit.available()) {
+            if draining && (bulk.reading.is_none() && turn.is_ok() || !credit.available()) {
                 return self.say_goodbye(lease).await;
             }
             let read = async {
-                match &mut reading {
+                match &mut bulk.reading {
                     Some(read) => read.await,
                     None => std::future::pending().await,
                 }
             };
-            let wake_at = bulk.map_or_else(|again| again.min(bookmark_at), |_| bookmark_at);
+            let wake_at = turn.map_or_else(|again| again.min(bookmark_at), |_| bookmark_at);
             tokio::select! {
                 biased;
                 changed = applied.changed() => {
@@ -355,11 +342,11 @@ impl Session {
                         return Err(Reason::ShuttingDown.into());
                     }
                 }
-                read = read, if credit.available() && bulk.is_ok() => {
-                    reading = None;
+                read = read, if credit.available() && turn.is_ok() => {
+                    bulk.reading = None;
                     let chunk = read_chunk(read, lease)?;
                     self.deliver(Lane::Bulk, chunk, lease, credit).await?;
-                    turns.bulk_sent();
+                    bulk.turns.bulk_sent();
                 }
                 () = credit.changed() => {}
                 () = tokio::time::sleep_until(wake_at) => {}
@@ -382,13 +369,46 @@ impl Session {
     }
 
     /// Sends one delivery of urgent records, if there is one.
-    async fn step_urgent(&self, lease: &Lease, credit: &Credit) -> Result<bool, Refusal> {
+    async fn step_urgent(
+        &self,
+        lease: &Lease,
+        credit: &Credit,
+        turns: &mut Turns,
+    ) -> Result<bool, Refusal> {
         let target = limits::DELIVERY_BYTES_TARGET;
         let chunk = match self.read_ring(Lane::Urgent, target, lease)? {
             Some(chunk) => chunk,
             None => read_chunk(self.read_log(Lane::Urgent, target, lease).await, lease)?,
         };
-        self.deliver(Lane::Urgent, chunk, lease, credit).await
+        let records = chunk.records;
+        let on = self.deliver(Lane::Urgent, chunk, lease, credit).await?;
+        if records > 0 {
+            turns.urgent_sent();
+        }
+        Ok(on)
+    }
+
+    /// Sends one delivery of bulk records, or begins to read it from the log.
+    async fn step_bulk(
+        &self,
+        target: usize,
+        lease: &Lease,
+        credit: &Credit,
+        bulk: &mut Bulk,
+    ) -> Result<bool, Refusal> {
+        let sent = match self.read_ring(Lane::Bulk, target, lease)? {
+            Some(chunk) => {
+                bulk.reads(ReadsFrom::Ring);
+                self.deliver(Lane::Bulk, chunk, lease, credit).await?
+            }
+            None => {
+                bulk.reading = Some(self.read_log(Lane::Bulk, target, lease));
+                bulk.reads(ReadsFrom::Log);
+                false
+            }
+        };
+        bulk.turns.bulk_sent();
+        Ok(sent)
     }
 
     /// `None` when the subscription is behind the ring.
@@ -463,6 +483,43 @@ impl Session {
             .send(Ok(frame))
             .await
             .map_err(|_| Refusal::from(Reason::SessionTakenOver).detail("the client went away"))
+    }
+}
+
+/// Where bulk stands in one stream.
+struct Bulk {
+    turns: Turns,
+    /// On its way from the log: many may wait for that, and urgent must not. A task of its own, so that it holds
+    /// up no other reader while this client takes nothing.
+    reading: Option<Reading>,
+    wanted: bool,
+    from: ReadsFrom,
+    reader: Reader,
+}
+
+impl Bulk {
+    fn new(reader: Reader, filter: &FilterSpec) -> Bulk {
+        Bulk {
+            turns: Turns::default(),
+            reading: None,
+            wanted: filter.wants_lane(Lane::Bulk),
+            from: ReadsFrom::Ring,
+            reader,
+        }
+    }
+
+    /// Counts at once: what others have read of the log lately is there before anybody looks again.
+    fn reads(&mut self, from: ReadsFrom) {
+        self.from = from;
+        self.counts(true);
+    }
+
+    /// Who takes no bulk, or nothing just now, does not count among those who are behind or not.
+    fn counts(&mut self, can_take: bool) {
+        self.reader.reads(match can_take && self.wanted {
+            true => self.from,
+            false => ReadsFrom::Nowhere,
+        });
     }
 }
 

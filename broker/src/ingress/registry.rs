@@ -4,7 +4,10 @@
 
 use hutong_proto::{Epoch, Issuer, Reason, Refusal, limits};
 use parking_lot::Mutex;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -44,15 +47,14 @@ pub struct Claim {
 }
 
 impl Producers {
-    /// Takes over from an older session, if its epoch is not higher. `known` says whether state knows
-    /// the producer; unknown ones count against the platform's limit.
+    /// Takes over from an older session, if its epoch is not higher. `known` are the names that state has of this
+    /// platform; those and the ones that have just begun count against its limit.
     pub async fn claim(
         self: &Arc<Self>,
         issuer: Issuer,
         name: &str,
         epoch: Epoch,
-        others_known: usize,
-        known: bool,
+        known: &HashSet<String>,
     ) -> Result<Claim, Refusal> {
         let key: (Issuer, Arc<str>) = (issuer, name.into());
         let (settled, settled_seen) = watch::channel(false);
@@ -60,10 +62,11 @@ impl Producers {
         let fenced = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let (previous, serial) = {
             let mut inner = self.inner.lock();
-            let live = inner.holders.keys().filter(|(i, _)| *i == issuer).count();
-            if !known
+            let live = inner.holders.keys();
+            let new = live.filter(|(i, name)| *i == issuer && !known.contains(&**name));
+            if !known.contains(name)
                 && !inner.holders.contains_key(&key)
-                && others_known.max(live) >= limits::PRODUCERS_PER_PLATFORM_MAX
+                && known.len() + new.count() >= limits::PRODUCERS_PER_PLATFORM_MAX
             {
                 return Err(Refusal::new(Reason::TooManyProducers, "open.producer"));
             }

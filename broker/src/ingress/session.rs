@@ -164,17 +164,19 @@ impl Session {
             return Err(Reason::ShuttingDown.into());
         }
         let row = keys::producer(self.platform, &open.producer);
-        let known = self.stored(&row)?.is_some();
-        let others = self
+        let names = self
             .shared
             .state
             .scan(&keys::producer_prefix_of(self.platform))
-            .map_err(internal)?
-            .len();
+            .map_err(internal)?;
+        let names = names
+            .iter()
+            .filter_map(|(key, _)| keys::decode_producer(key));
+        let known = names.map(|(_, name)| name).collect();
         let claim = self
             .shared
             .producers
-            .claim(self.platform, &open.producer, epoch, others, known)
+            .claim(self.platform, &open.producer, epoch, &known)
             .await?;
         // A batch of an older session may be settled as "perhaps": then nobody knows what is durable until
         // the log was opened again.

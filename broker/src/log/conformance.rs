@@ -274,6 +274,34 @@ fn what_is_trimmed_is_told_and_stays_trimmed(h: &mut dyn Harness) {
     );
 }
 
+/// Who makes good what it says misses nothing.
+fn of_several_trimmed_partitions_the_one_that_misses_most_is_told(h: &mut dyn Harness) {
+    let offsets: Vec<_> = (0..10)
+        .map(|n| {
+            let to = if n % 2 == 0 { urgent() } else { bulk() };
+            append(h.log(), to, &format!("r{n}")).expect("durable")
+        })
+        .collect();
+    for (low, high) in [
+        ((urgent(), offsets[2]), (bulk(), offsets[5])),
+        ((bulk(), offsets[5]), (urgent(), offsets[8])),
+    ] {
+        h.log().trim(low.0, low.1).expect("trims");
+        h.log().trim(high.0, high.1).expect("trims");
+        for _ in 0..2 {
+            match h.log().tail(Offset::FIRST).err() {
+                Some(ReadError::Trimmed {
+                    partition,
+                    trimmed_below,
+                }) => assert_eq!((partition, trimmed_below), high),
+                other => panic!("{other:?}"),
+            }
+            assert!(h.log().tail(high.1).is_ok(), "everything is kept");
+            h.reopen();
+        }
+    }
+}
+
 fn a_tail_never_begins_in_what_was_trimmed(h: &mut dyn Harness) {
     let offsets: Vec<_> = (0..10)
         .map(|n| {
@@ -533,6 +561,7 @@ conformance! {
     records_keep_their_order_and_places
     reading_goes_on_where_it_stopped
     what_is_trimmed_is_told_and_stays_trimmed
+    of_several_trimmed_partitions_the_one_that_misses_most_is_told
     a_tail_never_begins_in_what_was_trimmed
     a_read_beside_a_trim_gives_everything_or_says_so
     the_tail_gives_everything_once_also_while_others_append

@@ -114,8 +114,8 @@ pub enum Loading {
 const SURGE_FACTOR: f64 = 5.0;
 const SURGE_FACTOR_MIN: f64 = 1.5;
 const SURGE_RATE_MAX: f64 = 20_000.0;
-/// Before the first fault.
-const SURGE_BEFORE: Duration = Duration::from_millis(500);
+/// From when on, at the earliest: there is a steady state without it too.
+const SURGE_FROM: Duration = Duration::from_secs(1);
 /// What must be left to look at after a recovery.
 pub const STEADY_AFTER: Duration = Duration::from_secs(1);
 
@@ -159,10 +159,13 @@ impl Drill {
         self
     }
 
-    /// A surge from just before the first fault until the last is undone.
+    /// A surge from before the first fault until the last is undone. So long before that what is due in it can
+    /// break the bounds of a steady state, where there is time for that.
     fn covering(&self) -> Surge {
-        let at = self.faults.iter().map(|fault| fault.at).min();
-        let at = at.unwrap_or_default().saturating_sub(SURGE_BEFORE);
+        let first = self.faults.iter().map(|fault| fault.at).min();
+        let first = first.unwrap_or_default();
+        let before = self.hypothesis.bulk_lag + STEADY_AFTER;
+        let at = first.saturating_sub(before).max(SURGE_FROM.min(first / 2));
         let factor = SURGE_RATE_MAX / self.workload.rate;
         Surge {
             at,

@@ -8,8 +8,15 @@ use crate::{
 };
 
 enum What {
-    Memory { reached: u64, killed: u64 },
-    Cpu { throttled: u64 },
+    Memory {
+        reached: u64,
+        killed: u64,
+        limit: u64,
+        used: u64,
+    },
+    Cpu {
+        throttled: u64,
+    },
 }
 
 /// A limit; lifted when dropped.
@@ -28,12 +35,23 @@ impl<'a> Squeeze<'a> {
     pub fn memory(stage: &'a Stage, limit: u64) -> Result<Squeeze<'a>, ChaosError> {
         let group = group(stage)?;
         let (reached, killed) = group.memory_events();
-        let squeeze = Squeeze {
+        let mut squeeze = Squeeze {
             stage,
             group,
-            what: What::Memory { reached, killed },
+            what: What::Memory {
+                reached,
+                killed,
+                limit: 0,
+                used: 0,
+            },
         };
-        group.squeeze_memory(limit)?;
+        let (limit, used) = group.squeeze_memory(limit)?;
+        squeeze.what = What::Memory {
+            reached,
+            killed,
+            limit,
+            used,
+        };
         Ok(squeeze)
     }
 
@@ -52,14 +70,20 @@ impl<'a> Squeeze<'a> {
 
     pub fn heal(self) -> Undone<'a> {
         let proof = match self.what {
-            What::Memory { reached, killed } => {
+            What::Memory {
+                reached,
+                killed,
+                limit,
+                used,
+            } => {
                 let (now_reached, now_killed) = self.group.memory_events();
                 let (reached, killed) = (now_reached - reached, now_killed - killed);
                 Proof::new(
-                    "times that the limit was reached, and processes killed for it",
-                    "触及上限的次数，以及因此被终止的进程数",
-                    format!("{reached}, {killed}"),
-                    reached > 0 || killed > 0,
+                    "times that the limit was reached, and processes killed for it; the limit, of the bytes used before",
+                    "触及上限的次数，以及因此被终止的进程数；上限与此前所用字节数",
+                    format!("{reached}, {killed}; {limit} of {used}"),
+                    // At a limit of what is used anyway the page cache would reach it, and nothing be taken away.
+                    (reached > 0 || killed > 0) && limit < used / 8 * 7,
                 )
             }
             What::Cpu { throttled } => {

@@ -90,20 +90,24 @@ impl Cgroup {
     }
 
     /// Takes memory away: down to `most`, and at least a quarter of what is used, or nothing would come of it.
-    /// Version 1 refuses a limit for which it cannot free enough; then the lowest that it takes.
-    pub fn squeeze_memory(&self, most: u64) -> Result<u64, ChaosError> {
-        let used = self.memory.join(match self.unified {
+    /// Version 1 refuses a limit for which it cannot free enough; then the lowest that it takes. What is in force,
+    /// and what was used before.
+    pub fn squeeze_memory(&self, most: u64) -> Result<(u64, u64), ChaosError> {
+        let file = self.memory.join(match self.unified {
             true => "memory.current",
             false => "memory.usage_in_bytes",
         });
         let text =
-            std::fs::read_to_string(&used).map_err(ChaosError::file("cannot read", &used))?;
-        let used: u64 = text.trim().parse().unwrap_or(most);
+            std::fs::read_to_string(&file).map_err(ChaosError::file("cannot read", &file))?;
+        let used: u64 = text
+            .trim()
+            .parse()
+            .map_err(|_| ChaosError::Stage(format!("{} is no number: {text}", file.display())))?;
         let mut limit = most.min(used / 4 * 3);
         loop {
             match self.limit_memory(Some(limit)) {
                 Err(_) if limit < used => limit += used / 32 + 4096,
-                other => return other.map(|()| limit),
+                other => return other.map(|()| (limit, used)),
             }
         }
     }

@@ -26,7 +26,7 @@ use hutong_proto::{
     delta::{Colour, Delta, TestOutcome},
     frame::FrameCodec,
 };
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 
@@ -94,10 +94,8 @@ impl Bench {
 
     async fn session(&self) -> (Session, Opened, Frames) {
         let (out, frames) = outbox();
-        let claim = self
-            .ingress
-            .producers
-            .claim(anhui(), "p", Epoch(1), 0, false);
+        let none = HashSet::new();
+        let claim = self.ingress.producers.claim(anhui(), "p", Epoch(1), &none);
         let opened = Opened {
             producer: "p".into(),
             epoch: Epoch(1),
@@ -385,6 +383,25 @@ async fn an_epoch_that_was_opened_fences_the_one_before_also_after_a_crash() {
     assert!(again.is_none(), "at once");
 }
 
+#[tokio::test]
+async fn names_that_have_just_begun_count_against_the_limit_beside_those_that_are_known() {
+    let producers = Arc::new(Producers::default());
+    let known: HashSet<String> = (0..limits::PRODUCERS_PER_PLATFORM_MAX - 2)
+        .map(|n| format!("known-{n}"))
+        .collect();
+    let claim = |name: &'static str| {
+        let (producers, known) = (Arc::clone(&producers), &known);
+        async move { producers.claim(anhui(), name, Epoch(1), known).await }
+    };
+    let one = claim("new-1").await.expect("there is room");
+    let _two = claim("new-2").await.expect("there is room");
+    let _known = claim("known-7").await.expect("it counts already");
+    let refused = claim("new-3").await.expect_err("the limit is reached");
+    assert_eq!(refused.reason, Reason::TooManyProducers);
+    drop(one);
+    claim("new-3").await.expect("one that never began is gone");
+}
+
 /// Bulk that gives way waits with room and is not in the log yet: nobody will ever answer for it.
 #[tokio::test]
 async fn a_session_that_is_cut_short_while_bulk_gives_way_ends_and_gives_its_room_back() {
@@ -408,7 +425,8 @@ async fn a_session_that_is_cut_short_while_bulk_gives_way_ends_and_gives_its_roo
     assert_eq!(bench.room()[0], 0, "its urgent part is applied");
     assert!(bench.room()[1] > 0, "its bulk part waits");
     let producers = Arc::clone(&bench.ingress.producers);
-    let next = producers.claim(anhui(), "p", Epoch(1), 0, true);
+    let known = HashSet::from(["p".to_owned()]);
+    let next = producers.claim(anhui(), "p", Epoch(1), &known);
     tokio::pin!(next);
     assert!((&mut next).now_or_never().is_none());
     let ended = tokio::time::timeout(Duration::from_secs(30), serving).await;
@@ -438,7 +456,8 @@ async fn a_session_that_is_cut_short_between_two_parts_ends_when_the_first_is_se
     assert!((&mut serving).now_or_never().is_none());
     assert!(bench.room()[0] > 0, "its urgent part is in the log's queue");
     let producers = Arc::clone(&bench.ingress.producers);
-    let next = producers.claim(anhui(), "p", Epoch(1), 0, true);
+    let known = HashSet::from(["p".to_owned()]);
+    let next = producers.claim(anhui(), "p", Epoch(1), &known);
     tokio::pin!(next);
     assert!((&mut next).now_or_never().is_none());
     assert!((&mut serving).now_or_never().is_none(), "it has to end");
