@@ -1,6 +1,7 @@
 //! What the log and the state have in common as RocksDB databases: their folders, their threads, and
 //! what they say about themselves.
 
+pub mod alive;
 pub mod manifest;
 pub mod records;
 

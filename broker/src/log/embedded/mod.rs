@@ -18,7 +18,7 @@ use crate::{
     },
     metrics::StoreGauges,
     overload::BulkGate,
-    rocks::{self, manifest},
+    rocks::{self, alive::Alive, manifest},
 };
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use hutong_proto::{Lane, LogId, Micros, Offset, Partition};
@@ -121,6 +121,7 @@ struct Shared {
     db: DB,
     id: LogId,
     positions: Mutex<Positions>,
+    alive: Alive,
     poison: Mutex<Option<String>>,
     /// Held from a write to the end of its sync: no record is written behind one that is not on disk,
     /// which is how `wal.rs` knows a torn end from damage.
@@ -168,10 +169,12 @@ impl EmbeddedLog {
             .map_err(|e| failed(e.to_string()))?;
         let id = log_id(&db).map_err(failed)?;
         let positions = positions(&db).map_err(failed)?;
+        let alive = Alive::open(dir).map_err(|e| failed(e.to_string()))?;
         let shared = Arc::new(Shared {
             db,
             id,
             positions: Mutex::new(positions),
+            alive,
             poison: Mutex::new(None),
             committing: Mutex::new(()),
             commit_since: Mutex::new(None),
@@ -342,6 +345,7 @@ impl Shared {
             Some(_) => Err("planted".to_owned()),
             None => self.db.flush_wal(true).map_err(|e| e.to_string()),
         };
+        let synced = synced.and_then(|()| self.alive.check().map_err(|e| e.to_string()));
         if synced.is_err() && planted!(SyncRetried) && self.db.flush_wal(true).is_ok() {
             return Ok(());
         }
