@@ -36,21 +36,20 @@ fn records(log: &EmbeddedLog) -> usize {
 /// Appends until the log takes nothing more, and says what was acknowledged.
 fn append_until_it_fails(dir: &Path, under_way: &mpsc::Sender<()>) -> usize {
     let log = open(dir);
-    let mut acknowledged = records(&log);
-    for n in 0.. {
+    let before = records(&log);
+    for acknowledged in 0.. {
         let (told, outcome) = mpsc::channel();
         log.append(Append {
             partition: partition(),
             kinds: KindSet::ALL,
             deltas: 1,
-            record: vec![n as u8; 3000].into(),
+            record: vec![acknowledged as u8; 3000].into(),
             done: Box::new(move |result| told.send(result).expect("awaited")),
         });
         if outcome.recv().expect("told").is_err() {
-            return acknowledged;
+            return before + acknowledged;
         }
-        acknowledged += 1;
-        if n == BEFORE {
+        if acknowledged == BEFORE {
             under_way.send(()).expect("awaited");
         }
     }
