@@ -199,3 +199,125 @@ impl TailRings {
         [self.lanes[0].read().bytes, self.lanes[1].read().bytes]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hutong_proto::{Issuer, KindSet, Partition, Shard};
+
+    const RECORD_BYTES: usize = 100;
+    /// With room for its packed form.
+    const ENTRY_BYTES: usize = RECORD_BYTES * 3 / 2 + ENTRY_OVERHEAD_BYTES;
+
+    fn issuer(code: u32) -> Issuer {
+        Issuer::new(code).expect("a code")
+    }
+
+    fn entry(offset: u64, lane: Lane, bytes: usize) -> TailEntry {
+        let head = EntryHead {
+            offset: Offset(offset),
+            partition: Partition {
+                issuer: issuer(340_000),
+                lane,
+                shard: Shard(0),
+            },
+            ordinal: offset,
+            durable_at: Micros(offset),
+            kinds: KindSet::ALL,
+            deltas: 1,
+        };
+        TailEntry::new(head, vec![7; bytes].into())
+    }
+
+    fn everything() -> FilterSpec {
+        let platforms = [(issuer(340_000), 1), (issuer(510_000), 1)];
+        FilterSpec::from_api(None, issuer(510_000), &platforms).expect("everything")
+    }
+
+    /// Bulk records from this offset on, one a group.
+    fn rings(bytes_max: usize, offsets: std::ops::Range<u64>) -> TailRings {
+        let rings = TailRings::new(Offset(offsets.start), bytes_max, bytes_max);
+        for n in offsets {
+            rings.push(vec![entry(n, Lane::Bulk, RECORD_BYTES)], Offset(n + 1));
+        }
+        rings
+    }
+
+    /// Offsets and where to go on; nothing for who is behind.
+    fn read(rings: &TailRings, from: u64, bytes_max: usize) -> Option<(Vec<u64>, u64)> {
+        match rings.read(Lane::Bulk, Offset(from), &everything(), bytes_max) {
+            TailRead::Behind => None,
+            TailRead::Entries { entries, next } => {
+                let offsets = entries.iter().map(|e| e.head.offset.0).collect();
+                Some((offsets, next.0))
+            }
+        }
+    }
+
+    #[test]
+    fn a_ring_is_bounded_and_knows_what_it_forgot() {
+        let full = rings(3 * ENTRY_BYTES, 5..8);
+        assert_eq!(full.bytes(), [0, 3 * ENTRY_BYTES]);
+        assert_eq!(read(&full, 5, usize::MAX), Some((vec![5, 6, 7], 8)));
+        full.push(vec![entry(8, Lane::Bulk, RECORD_BYTES)], Offset(9));
+        assert_eq!(full.bytes(), [0, 3 * ENTRY_BYTES]);
+        assert_eq!(read(&full, 5, usize::MAX), None, "5 is forgotten");
+        assert_eq!(read(&full, 6, usize::MAX), Some((vec![6, 7, 8], 9)));
+        // What is larger than a ring stays until the next one comes: somebody has to get it.
+        full.push(vec![entry(9, Lane::Bulk, 10 * ENTRY_BYTES)], Offset(10));
+        assert_eq!(read(&full, 9, usize::MAX), Some((vec![9], 10)));
+        assert_eq!(read(&full, 8, usize::MAX), None);
+        assert_eq!(full.bytes()[1], 15 * ENTRY_BYTES + ENTRY_OVERHEAD_BYTES);
+    }
+
+    #[test]
+    fn lanes_have_rings_of_their_own_and_both_know_how_far_it_is_applied() {
+        let rings = rings(3 * ENTRY_BYTES, 5..8);
+        let urgent = (8..20).map(|n| entry(n, Lane::Urgent, RECORD_BYTES));
+        rings.push(urgent.collect(), Offset(20));
+        assert_eq!(rings.next(), Offset(20));
+        assert_eq!(rings.bytes(), [3 * ENTRY_BYTES; 2]);
+        assert_eq!(read(&rings, 5, usize::MAX), Some((vec![5, 6, 7], 20)));
+        assert_eq!(read(&rings, 20, usize::MAX), Some((vec![], 20)));
+        // Who is ahead of what is applied here stays where it is.
+        assert_eq!(read(&rings, 25, usize::MAX), Some((vec![], 25)));
+    }
+
+    #[test]
+    fn a_read_stops_before_it_is_too_much_and_says_where() {
+        let rings = rings(1 << 20, 5..10);
+        assert_eq!(read(&rings, 5, 3 * RECORD_BYTES), Some((vec![5, 6, 7], 8)));
+        assert_eq!(read(&rings, 6, 3 * RECORD_BYTES - 1), Some((vec![6, 7], 8)));
+        assert_eq!(read(&rings, 8, 1), Some((vec![8], 9)), "one goes always");
+        assert_eq!(
+            read(&rings, 5, 5 * RECORD_BYTES),
+            Some((vec![5, 6, 7, 8, 9], 10))
+        );
+    }
+
+    #[test]
+    fn what_a_filter_leaves_out_is_covered_and_costs_nothing() {
+        let rings = rings(1 << 20, 5..10);
+        let platforms = [(issuer(340_000), 1), (issuer(510_000), 1)];
+        // A platform does not get its own.
+        let own = FilterSpec::from_api(None, issuer(340_000), &platforms).expect("everything");
+        match rings.read(Lane::Bulk, Offset(5), &own, 1) {
+            TailRead::Entries { entries, next } => {
+                assert_eq!((entries.len(), next), (0, Offset(10)));
+            }
+            TailRead::Behind => panic!("it is all there"),
+        }
+    }
+
+    #[test]
+    fn only_what_is_traced_keeps_traces() {
+        let plain = entry(1, Lane::Bulk, 1).about(Some(Micros(3)), &[]);
+        assert_eq!((plain.committed_at, plain.traces), (Some(Micros(3)), None));
+        let trace = TraceContext {
+            trace_id: [1; 16],
+            span_id: [2; 8],
+        };
+        let traced = entry(1, Lane::Bulk, 1).about(None, &[trace]);
+        assert_eq!(traced.traces.as_deref(), Some(&[trace][..]));
+    }
+}
