@@ -310,6 +310,23 @@ mod tests {
     }
 
     #[test]
+    fn a_record_goes_out_as_it_is_or_packed_once_for_all() {
+        let entry = entry(5, Lane::Bulk, 4_000);
+        let put = |packing| {
+            let mut pieces = Vec::new();
+            entry.put(packing, &mut pieces);
+            pieces
+        };
+        let plain = put(Packing::Plain);
+        assert_eq!(plain.len(), 2);
+        assert_eq!(plain[1].as_ptr(), entry.record.as_ptr(), "the log's bytes");
+        let packed = [put(Packing::Lz4), put(Packing::Lz4)];
+        assert_eq!(packed[0].len(), 1);
+        assert!(packed[0][0].len() < 400, "{} bytes", packed[0][0].len());
+        assert_eq!(packed[0][0].as_ptr(), packed[1][0].as_ptr());
+    }
+
+    #[test]
     fn only_what_is_traced_keeps_traces() {
         let plain = entry(1, Lane::Bulk, 1).about(Some(Micros(3)), &[]);
         assert_eq!((plain.committed_at, plain.traces), (Some(Micros(3)), None));

@@ -121,6 +121,24 @@ async fn snapshot(broker: &impl Listening, name: &str) -> (BTreeMap<[u8; 16], u6
     (rows.into_iter().map(|(_, e, r)| (e.0, r)).collect(), cursor)
 }
 
+#[test]
+fn a_broker_with_another_data_folder_is_not_backed_up_for_this_one() {
+    let (ours, theirs) = (
+        TempDir::new().expect("a folder"),
+        TempDir::new().expect("a folder"),
+    );
+    let here = BrokerProcess::start(ours.path());
+    let there = BrokerProcess::start(theirs.path());
+    let config = ours.path().join("broker.toml");
+    let into = ours.path().join("backup");
+    let made = backup(&config, &into, &format!("http://{}", there.grpc()));
+    assert!(!made.status.success(), "{made:?}");
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(said.contains("has another data folder"), "{said}");
+    let made = backup(&config, &into, &format!("http://{}", here.grpc()));
+    assert!(made.status.success(), "{made:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_under_load_restores_into_a_broker_whose_subscribers_resume() {
     let dir = TempDir::new().expect("a folder");

@@ -26,7 +26,8 @@ pub enum CliError {
     #[error("{0}")]
     Usage(String),
     #[error(
-        "cannot reach a broker at {address}: {cause}; start one, or name another with --address or HUTONG_ADDRESS"
+        "cannot reach a broker at {address}: {cause}; see whether it runs and answers, or name another with --address or \
+         HUTONG_ADDRESS"
     )]
     Unreachable { address: String, cause: String },
     #[error("refused with {reason}{}: {message}", at(.field))]
@@ -79,6 +80,11 @@ impl CliError {
             CliError::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => 0,
             CliError::Output(_) => 1,
         }
+    }
+
+    /// Whether the same may succeed later, without anybody doing something else.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, CliError::Unreachable { .. })
     }
 
     /// Whether there is nothing to tell anybody.

@@ -1,7 +1,12 @@
 //! The binary `hutong`.
 
 use clap::Parser;
-use hutong_cli::{cli::Cli, commands, errors::CliError, output::Screen};
+use hutong_cli::{
+    cli::{Cli, Command},
+    commands,
+    errors::CliError,
+    output::Screen,
+};
 use std::process::ExitCode;
 
 /// The demo holds a broker and 32 platforms in one process; the system's allocator fragments under
@@ -11,11 +16,11 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Who watches takes 2 for "critical": a check that was asked wrongly knows nothing.
 fn wrong_usage(error: &clap::Error) -> ! {
-    let check = std::env::args()
-        .nth(1)
-        .is_some_and(|first| first == "check");
+    // As far as that can be told of a wrong command line: it is a monitoring system that asks.
+    let check = std::env::args().skip(1).any(|argument| argument == "check");
     if check && error.use_stderr() {
-        // It may be closed; the exit code tells.
+        // Either may be closed; the exit code tells.
+        drop(Screen::stdout().line(commands::check::unknown("the command line is wrong")));
         drop(error.print());
         std::process::exit(i32::from(commands::check::UNKNOWN));
     }
@@ -24,6 +29,7 @@ fn wrong_usage(error: &clap::Error) -> ! {
 
 fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| wrong_usage(&error));
+    let check = matches!(cli.command, Command::Check(_));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("hutong")
@@ -35,6 +41,11 @@ fn main() -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
     };
+    // Whatever is wrong before it could ask; what it found is silent.
+    if check && !error.is_silent() {
+        drop(Screen::stdout().line(commands::check::unknown(&error)));
+        return ExitCode::from(commands::check::UNKNOWN);
+    }
     if !error.is_silent() {
         let screen = Screen::stderr();
         let line = format!("{} {error}", screen.bad("hutong:"));

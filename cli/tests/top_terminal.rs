@@ -148,8 +148,8 @@ async fn the_matrix_is_shown_again_and_again_until_it_is_interrupted() {
     );
     stalled.oldest().await;
     let terminal = Terminal::start(dir.path(), &broker, "lag --matrix --watch --lane urgent");
-    let row = codes[0].to_string();
-    terminal.shows(&["rows issue, columns receive", &row]).await;
+    let row = codes[1].to_string();
+    terminal.shows(&["rows receive, columns issue", &row]).await;
     let cell = |screen: &str| {
         let line = screen.lines().find(|l| l.contains(&row)).map(str::to_owned);
         line.and_then(|l| l.split_whitespace().nth(1).map(str::to_owned))

@@ -65,6 +65,15 @@ pub enum BackupError {
          --address"
     )]
     Unreachable { address: String, why: String },
+    #[error(
+        "the broker at {address} has another data folder: it made {theirs}, and `data.dir` is {ours}; name the address \
+         of the broker of this configuration with --address, or the configuration of that broker"
+    )]
+    Another {
+        address: String,
+        theirs: PathBuf,
+        ours: PathBuf,
+    },
     #[error("the broker refused: {0}")]
     Refused(String),
     #[error("state and log of the backup do not belong together: {0}")]
@@ -172,9 +181,18 @@ async fn live(config: &Config, address: Option<&str>) -> Result<Made, BackupErro
         .await
         .map_err(|status| refused(&status))?
         .into_inner();
+    let folder = PathBuf::from(answer.folder);
+    let data_dir = fs::canonicalize(&config.data_dir).map_err(io_error(&config.data_dir))?;
+    if !folder.starts_with(&data_dir) {
+        return Err(BackupError::Another {
+            address,
+            theirs: folder,
+            ours: data_dir,
+        });
+    }
     let (stored, next) = (Offset(answer.stored_offset), Offset(answer.next_offset));
     let manifest = Manifest::new(Micros(answer.at_us), answer.log_id, stored, next);
-    Ok((answer.folder.into(), manifest, true))
+    Ok((folder, manifest, true))
 }
 
 /// "connection refused" says more than "transport error".

@@ -113,3 +113,44 @@ impl Credit {
         self.more.notified().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_message_may_go_below_zero_and_giving_back_stops_at_all_there_is() {
+        let credit = Credit::new(100);
+        credit.spend(99);
+        assert!(credit.available());
+        credit.spend(1);
+        assert!(!credit.available(), "nothing is left");
+        credit.give(1);
+        assert!(credit.available());
+        credit.spend(500);
+        assert_eq!(credit.under_way(), 599);
+        credit.give(499);
+        assert!(!credit.available());
+        credit.give(10_000);
+        assert_eq!(credit.under_way(), 0);
+        credit.spend(100);
+        assert!(!credit.available(), "no more than there was");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_given_back_counts_by_the_second() {
+        let credit = Credit::new(1 << 20);
+        assert_eq!(credit.given_in_a_second(), None);
+        credit.give(100);
+        credit.give(200);
+        assert_eq!(credit.given_in_a_second(), Some(300));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(credit.given_in_a_second(), Some(150));
+        credit.give(40);
+        assert_eq!(credit.given_in_a_second(), Some(150), "the second before");
+        tokio::time::advance(SECOND).await;
+        assert_eq!(credit.given_in_a_second(), Some(40));
+        tokio::time::advance(SECOND).await;
+        assert_eq!(credit.given_in_a_second(), Some(0));
+    }
+}

@@ -13,6 +13,8 @@ const URGENT_FOR: Duration = Duration::from_secs(1);
 /// Before a client first gave credit back, bulk goes on after so long, whatever is under way: the pieces may be
 /// large. Later it does not: on a narrow line that would fill all of the window, and urgent would wait behind it.
 const BULK_AGAIN: Duration = Duration::from_millis(50);
+/// Beside urgent, a client that takes much has under way what it takes in a twentieth of a second.
+const BESIDE_URGENT_SHARE: usize = 20;
 /// Bulk that stood still for so long goes on with one delivery, and then after twice the time: the client may keep
 /// more than all that is under way until it gives any of it back.
 const STILL: Duration = Duration::from_secs(10);
@@ -48,7 +50,7 @@ impl Turns {
         // What the client keeps until it makes a piece must not stop it.
         let most = limits::BULK_UNDER_WAY_BESIDE_URGENT_BYTES.max(credit.piece() + least);
         let most = match (beside_urgent, credit.given_in_a_second()) {
-            (Some(_), _) => most,
+            (Some(_), given) => most.max(given.unwrap_or(0) / BESIDE_URGENT_SHARE),
             (None, Some(given)) => most.max(given),
             // A first look at how much it takes.
             (None, None) => limits::DELIVERY_BYTES_TARGET,

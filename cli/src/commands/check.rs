@@ -8,6 +8,7 @@ use crate::{
 };
 use clap::Args;
 use lag::LagShape;
+use std::time::Duration;
 
 pub const WELL: u8 = 0;
 pub const WARNING: u8 = 1;
@@ -35,9 +36,12 @@ pub struct CheckArgs {
     pub bulk_warn: f64,
     #[arg(long, value_name = "DURATION", default_value = "300s", value_parser = duration)]
     pub bulk_crit: f64,
-    /// Only this platform, or these.
+    /// Only this platform, or these; one without a subscription is unknown.
     #[arg(long, value_name = "CODE")]
     pub platform: Vec<u32>,
+    /// A broker that has not answered by then is unknown.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pub timeout: f64,
 }
 
 /// Seconds, of a number with `ms`, `s`, `m` or `h` behind it; without one it means seconds.
@@ -57,15 +61,55 @@ fn duration(text: &str) -> Result<f64, String> {
 }
 
 pub async fn run(context: &Context, args: &CheckArgs) -> Result<(), CliError> {
-    let (code, text) = match lag::read(context).await {
-        Ok(lags) => judge(args, &lags),
-        Err(error) => (UNKNOWN, format!("HUTONG UNKNOWN - {error}")),
+    let (code, text) = match limits(args) {
+        Ok(()) => asked(context, args).await,
+        Err(why) => (UNKNOWN, unknown(why)),
     };
     Screen::stdout().line(text)?;
     match code {
         WELL => Ok(()),
         code => Err(CliError::Status(code)),
     }
+}
+
+/// The first line of what cannot be answered.
+pub fn unknown(why: impl std::fmt::Display) -> String {
+    format!("HUTONG UNKNOWN - {why}")
+}
+
+async fn asked(context: &Context, args: &CheckArgs) -> (u8, String) {
+    let limit = Duration::from_secs_f64(args.timeout);
+    match tokio::time::timeout(limit, lag::read(context)).await {
+        Ok(Ok(lags)) => judge(args, &lags),
+        Ok(Err(error)) => (UNKNOWN, unknown(error)),
+        Err(_) => {
+            let limit = seconds_text(args.timeout);
+            let why = format!(
+                "the broker at {} did not answer in {limit}",
+                context.address
+            );
+            (UNKNOWN, unknown(why))
+        }
+    }
+}
+
+/// A warning that comes after the critical state would never be seen.
+fn limits(args: &CheckArgs) -> Result<(), String> {
+    for (warn, crit, names) in [
+        (args.warn, args.crit, "--warn and --crit"),
+        (
+            args.bulk_warn,
+            args.bulk_crit,
+            "--bulk-warn and --bulk-crit",
+        ),
+    ] {
+        if warn > crit {
+            return Err(format!(
+                "of {names} the first must not be larger: {warn}s and {crit}s"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What is wrong with one subscription.
@@ -107,6 +151,13 @@ fn judge(args: &CheckArgs, lags: &[LagShape]) -> (u8, String) {
     if lags.is_empty() {
         let what = "HUTONG UNKNOWN - there is no such subscription, so nobody is known to keep up";
         return (UNKNOWN, what.to_owned());
+    }
+    let missing = args.platform.iter();
+    let mut missing = missing.filter(|code| !lags.iter().any(|lag| lag.platform == **code));
+    if let Some(code) = missing.next() {
+        let why =
+            format!("platform {code} has no subscription, so nobody knows whether it keeps up");
+        return (UNKNOWN, unknown(why));
     }
     let mut problems: Vec<(u8, f64, String)> = lags
         .iter()
@@ -162,6 +213,7 @@ mod tests {
         bulk_warn: 30.0,
         bulk_crit: 300.0,
         platform: Vec::new(),
+        timeout: 5.0,
     };
 
     fn lag(platform: u32, state: &'static str, urgent: f64, bulk: f64) -> LagShape {
@@ -179,6 +231,39 @@ mod tests {
             urgent: lane(urgent),
             bulk: lane(bulk),
         }
+    }
+
+    #[test]
+    fn a_platform_that_nobody_knows_is_unknown_also_beside_others_that_are_well() {
+        let lags = [
+            lag(310_000, "live", 0.0, 0.0),
+            lag(510_000, "live", 9.0, 0.0),
+        ];
+        let of = |platform: &[u32]| {
+            let platform = platform.to_vec();
+            judge(&CheckArgs { platform, ..ARGS }, &lags)
+        };
+        assert_eq!(of(&[310_000]).0, WELL);
+        assert_eq!(of(&[510_000, 310_000]).0, WARNING);
+        let (code, text) = of(&[310_000, 510_001]);
+        assert_eq!(code, UNKNOWN, "{text}");
+        assert!(
+            text.contains("platform 510001 has no subscription"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_warning_after_the_critical_state_is_refused() {
+        assert!(limits(&ARGS).is_ok());
+        let swapped = CheckArgs { warn: 11.0, ..ARGS };
+        let why = limits(&swapped).expect_err("never seen");
+        assert!(why.contains("--warn and --crit"), "{why}");
+        let bulk = CheckArgs {
+            bulk_warn: 301.0,
+            ..ARGS
+        };
+        assert!(limits(&bulk).is_err());
     }
 
     #[test]

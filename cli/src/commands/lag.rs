@@ -9,7 +9,11 @@ use clap::Args;
 use hutong_connectors::client;
 use hutong_proto::{Lane, api};
 use serde::Serialize;
-use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::IsTerminal,
+    time::Duration,
+};
 
 #[derive(Debug, Args)]
 pub struct LagArgs {
@@ -49,16 +53,25 @@ const CLEAR_SCREEN: &str = "\x1b[H\x1b[2J";
 
 pub async fn run(context: &Context, args: &LagArgs) -> Result<(), CliError> {
     let clear = args.watch && context.format == Format::Table && std::io::stdout().is_terminal();
+    let mut answered = false;
     loop {
-        let worst = if args.matrix {
-            matrix(context, clear, args.lane).await?
-        } else {
-            subscriptions(context, clear, args.lane).await?
-        };
-        if !args.watch {
-            return judged(worst, args.over);
+        match look(context, args, clear).await {
+            Ok(worst) if !args.watch => return judged(worst, args.over),
+            Ok(_) => answered = true,
+            // A broker that is started again is looked at again.
+            Err(error) if args.watch && answered && error.may_pass() => {
+                context.screen.line(format!("{error}; asking again"))?;
+            }
+            Err(error) => return Err(error),
         }
         tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+async fn look(context: &Context, args: &LagArgs, clear: bool) -> Result<f64, CliError> {
+    match args.matrix {
+        true => matrix(context, clear, args.lane).await,
+        false => subscriptions(context, clear, args.lane).await,
     }
 }
 
@@ -228,9 +241,11 @@ async fn matrix(context: &Context, clear: bool, lane: Option<Lane>) -> Result<f6
                 .line("No pair: nothing was issued, or nobody subscribes.")?;
         }
         Format::Table => {
-            context.screen.line(
-                "Age of the oldest change not applied, in seconds; rows issue, columns receive, '.' is nothing outstanding",
-            )?;
+            let lanes = lane.map_or_else(|| "both lanes".to_owned(), |lane| format!("{lane} lane"));
+            context.screen.line(format!(
+                "Age of the oldest change not applied, in seconds, {lanes}; rows receive, columns issue, '.' is nothing \
+                 outstanding"
+            ))?;
             context.screen.line(matrix_text(&pairs, lane))?;
         }
     }
@@ -240,34 +255,36 @@ async fn matrix(context: &Context, clear: bool, lane: Option<Lane>) -> Result<f6
         .fold(0.0, f64::max))
 }
 
-/// A square of short cells: the first two digits of a code name the province.
+/// A square of short cells, as on the console's page: rows receive, columns issue. The first two digits of a code name
+/// the province, where that says which it is.
 fn matrix_text(pairs: &[PairShape], lane: Option<Lane>) -> String {
     let mut cells: BTreeMap<(u32, u32), f64> = BTreeMap::new();
     for p in pairs {
-        let cell = cells.entry((p.issuer, p.receiver)).or_default();
+        let cell = cells.entry((p.receiver, p.issuer)).or_default();
         *cell = cell.max(seconds_of(lane, &p.urgent, &p.bulk));
     }
-    let mut issuers: Vec<u32> = pairs.iter().map(|p| p.issuer).collect();
-    let mut receivers: Vec<u32> = pairs.iter().map(|p| p.receiver).collect();
-    for codes in [&mut issuers, &mut receivers] {
-        codes.sort_unstable();
-        codes.dedup();
-    }
+    let issuers: BTreeSet<u32> = pairs.iter().map(|p| p.issuer).collect();
+    let receivers: BTreeSet<u32> = pairs.iter().map(|p| p.receiver).collect();
+    let provinces: BTreeSet<u32> = issuers.iter().map(|i| i / 10_000).collect();
+    let (divisor, width) = match provinces.len() == issuers.len() {
+        true => (10_000, 4),
+        false => (1, 6),
+    };
     let mut text = String::from("        ");
-    for r in &receivers {
-        text.push_str(&format!(" {:>4}", r / 10_000));
-    }
     for i in &issuers {
-        text.push_str(&format!("\n  {i:06}"));
-        for r in &receivers {
-            let cell = match cells.get(&(*i, *r)) {
+        text.push_str(&format!(" {:>width$}", i / divisor));
+    }
+    for r in &receivers {
+        text.push_str(&format!("\n  {r:06}"));
+        for i in &issuers {
+            let cell = match cells.get(&(*r, *i)) {
                 None => String::new(),
                 Some(s) if *s < 0.0005 => ".".to_owned(),
                 Some(s) if *s < 9.95 => format!("{s:.1}"),
                 Some(s) if *s < 9_999.0 => format!("{s:.0}"),
                 Some(s) => format!("{:.0}h", s / 3600.0),
             };
-            text.push_str(&format!(" {cell:>4}"));
+            text.push_str(&format!(" {cell:>width$}"));
         }
     }
     text
@@ -294,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn the_matrix_has_a_row_for_each_issuer_and_a_column_for_each_receiver() {
+    fn the_matrix_has_a_row_for_each_receiver_and_a_column_for_each_issuer() {
         let text = matrix_text(
             &[
                 pair(340_000, 510_000, 0.0),
@@ -304,12 +321,14 @@ mod tests {
             None,
         );
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "           34   51");
-        assert_eq!(lines[1], "  310000  1.2     ");
-        assert_eq!(lines[2], "  340000         .");
-        assert_eq!(lines[3], "  510000  11h     ");
+        assert_eq!(lines[0], "           31   34   51");
+        assert_eq!(lines[1], "  340000  1.2       11h");
+        assert_eq!(lines[2], "  510000         .     ");
         let bulk = matrix_text(&[pair(510_000, 340_000, 39_600.0)], Some(Lane::Bulk));
-        assert_eq!(bulk.lines().last(), Some("  510000    ."));
+        assert_eq!(bulk.lines().last(), Some("  340000    ."));
+        let near = [pair(440_000, 310_000, 1.0), pair(440_300, 310_000, 2.0)];
+        let text = matrix_text(&near, None);
+        assert_eq!(text.lines().next(), Some("         440000 440300"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ const COOKIE = "hutong-identity";
 const AGAIN_MS = 3000;
 const API = "api";
 // Pictures come each second, or a few seconds apart when the broker has much to do.
-const SILENT_MS = 15000;
+const SILENT_MS = 8000;
 
 // `at`: when the picture came, by this machine's clock, to let ages go on between two pictures.
 export const state = { picture: null, at: 0, up: false, error: null };

@@ -60,7 +60,14 @@ function draw() {
   const box = h("div");
   if (page.error) box.append(problem(page.error));
   else if (live.state.error && !live.state.picture) box.append(problem(live.state.error));
-  else box.append(...[page.draw(live.state)].flat(Infinity).filter(Boolean));
+  else {
+    // What was good then says nothing of now.
+    const { picture, up } = live.state;
+    const old = picture && !up;
+    if (old) box.append(h("p", { role: "alert", class: "banner critical" }, t("line.old", { at: time(picture.now_us) })));
+    const drawn = [page.draw(live.state)].flat(Infinity).filter(Boolean);
+    box.append(h("div", { class: old ? "old" : null }, drawn));
+  }
   patch(main, box);
 }
 

@@ -30,7 +30,7 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model, title: &str, colour: bool) {
     frame.render_widget(header(model, title, colour), head);
     let mut state = TableState::default().with_selected(model.selected);
     let table = match model.view {
-        View::Platforms => platforms(model, colour),
+        View::Platforms => platforms(model, colour, frame.area().width),
         View::Pairs | View::Platform(_) => pairs(model, colour),
     };
     frame.render_stateful_widget(table, body, &mut state);
@@ -62,11 +62,15 @@ fn header(model: &Model, title: &str, colour: bool) -> Text<'static> {
         View::Platform(code) => format!("{} {code}, what it has not applied", model.name(code)),
     };
     let live = all.iter().filter(|l| l.state != "away").count();
-    let first = format!(
-        " hutong {title} | {live} of {} subscriptions connected | {} changes/s",
-        all.len(),
-        grouped(model.rate() as u64),
-    );
+    let first = match model.error {
+        // What it said last is not how it is.
+        Some(_) => format!(" hutong {title} | no answer: what is below is old"),
+        None => format!(
+            " hutong {title} | {live} of {} subscriptions connected | {} changes/s",
+            all.len(),
+            grouped(model.rate() as u64),
+        ),
+    };
     let lane = model
         .lane
         .map_or_else(String::new, |lane| format!(", {lane} lane"));
@@ -118,9 +122,24 @@ fn head(titles: &[&'static str]) -> Row<'static> {
     Row::new(titles.iter().map(cell)).style(Modifier::UNDERLINED)
 }
 
-fn platforms(model: &Model, colour: bool) -> Table<'static> {
+/// Columns of the platforms: title, width, and from which width of the screen on it is there. A number that is
+/// cut is a wrong one, so what matters least goes first.
+const PLATFORMS: [(&str, u16, u16); 9] = [
+    (" platform", 20, 0),
+    ("state", 9, 0),
+    (">urgent", 12, 0),
+    (">records", 9, 78),
+    (">bulk", 12, 0),
+    (">records", 9, 78),
+    (">in/s", 9, 88),
+    (">refused", 9, 98),
+    (">producers", 9, 108),
+];
+
+fn platforms(model: &Model, colour: bool, width: u16) -> Table<'static> {
+    let shown = || PLATFORMS.map(|(_, _, from)| width >= from).into_iter();
     let rows = model.platforms().into_iter().map(|p| {
-        Row::new([
+        let cells = [
             Cell::from(format!(" {} {}", p.code, p.name)),
             Cell::from(p.state),
             lag_cell(&p.urgent, 0, colour),
@@ -130,30 +149,27 @@ fn platforms(model: &Model, colour: bool) -> Table<'static> {
             number(p.rate as u64),
             number(p.refused),
             number(u64::from(p.producers)),
-        ])
+        ];
+        Row::new(
+            cells
+                .into_iter()
+                .zip(shown())
+                .filter_map(|(cell, on)| on.then_some(cell)),
+        )
     });
-    let widths = [
-        Constraint::Min(20),
-        Constraint::Length(9),
-        Constraint::Length(12),
-        Constraint::Length(9),
-        Constraint::Length(12),
-        Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Length(9),
-    ];
-    let titles = [
-        " platform",
-        "state",
-        ">urgent",
-        ">records",
-        ">bulk",
-        ">records",
-        ">in/s",
-        ">refused",
-        ">producers",
-    ];
+    let columns: Vec<_> = PLATFORMS
+        .into_iter()
+        .filter(|(_, _, from)| width >= *from)
+        .collect();
+    let widths: Vec<Constraint> = columns
+        .iter()
+        .enumerate()
+        .map(|(i, (_, width, _))| match i {
+            0 => Constraint::Fill(1),
+            _ => Constraint::Length(*width),
+        })
+        .collect();
+    let titles: Vec<&'static str> = columns.iter().map(|(title, _, _)| *title).collect();
     table(rows, &widths, &titles)
 }
 
@@ -215,19 +231,41 @@ mod tests {
     use ratatui::{Terminal, backend::TestBackend};
 
     fn screen(model: &Model) -> String {
-        let mut terminal = Terminal::new(TestBackend::new(120, 12)).expect("a screen");
+        screen_of(model, 120)
+    }
+
+    fn screen_of(model: &Model, width: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, 12)).expect("a screen");
         terminal
             .draw(|frame| draw(frame, model, "http://here", false))
             .expect("drawn");
         let buffer = terminal.backend().buffer();
         let line = |y: u16| {
-            (0..120)
+            (0..width)
                 .map(|x| buffer[(x, y)].symbol())
                 .collect::<String>()
         };
         (0..12)
             .map(|y| line(y).trim_end().to_owned() + "\n")
             .collect()
+    }
+
+    #[test]
+    fn on_a_narrow_screen_columns_go_and_no_number_is_cut() {
+        let mut model = Model::default();
+        model.answered(answers(1), None);
+        for width in [60, 70, 80, 90, 100, 110, 140] {
+            let text = screen_of(&model, width);
+            let lines: Vec<&str> = text.lines().collect();
+            assert!(lines[4].contains("!! 11.0 h"), "{width}: {text}");
+            assert!(lines[5].contains("! 60.0 s"), "{width}: {text}");
+            assert!(lines[4].contains("510000 S"), "{width}: {text}");
+            for (title, _, from) in PLATFORMS {
+                let title = title.trim_start_matches('>').trim();
+                let there = lines[3].contains(title);
+                assert!(there || width < from, "{width}: {title} in {text}");
+            }
+        }
     }
 
     #[test]
