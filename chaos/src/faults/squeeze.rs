@@ -83,7 +83,7 @@ impl<'a> Squeeze<'a> {
                     "触及上限的次数，以及因此被终止的进程数；上限与此前所用字节数",
                     format!("{reached}, {killed}; {limit} of {used}"),
                     // At a limit of what is used anyway the page cache would reach it, and nothing be taken away.
-                    (reached > 0 || killed > 0) && limit < used / 8 * 7,
+                    killed > 0 || (reached > 0 && limit < used / 8 * 7),
                 )
             }
             What::Cpu { throttled } => {
