@@ -42,7 +42,7 @@ pub fn mend(dir: &Path, one_write_bytes: u64) -> Result<Option<Mended>, String> 
     let failed = |error: io::Error| format!("{}: {error}", manifest.display());
     let end = File::open(&manifest).and_then(records::end);
     let at = match end.map_err(failed)? {
-        End::Whole => return Ok(None),
+        End::Whole => return Ok(Mended::unfinished(manifest)),
         // It begins with all that there was, synced before anything names it.
         End::Torn(0) | End::Damaged(0) => return Err(damaged(&manifest, 0)),
         End::Torn(at) => at,
@@ -64,6 +64,13 @@ pub fn mend(dir: &Path, one_write_bytes: u64) -> Result<Option<Mended>, String> 
 }
 
 impl Mended {
+    /// It was cut, and the process ended before anybody had looked: an opened database has another manifest.
+    fn unfinished(manifest: PathBuf) -> Option<Mended> {
+        let copy = manifest.with_extension(COPY_EXTENSION);
+        let at = fs::metadata(&manifest).map_or(0, |file| file.len());
+        copy.exists().then_some(Mended { manifest, copy, at })
+    }
+
     fn new(dir: &Path, manifest: PathBuf, at: u64) -> io::Result<Mended> {
         // One copy is enough.
         for entry in fs::read_dir(dir)? {

@@ -402,6 +402,14 @@ async fn names_that_have_just_begun_count_against_the_limit_beside_those_that_ar
     claim("new-3").await.expect("one that never began is gone");
 }
 
+/// A client that opens its session and sends a batch with an urgent and a bulk part.
+fn opens_and_sends_mixed() -> Streaming<Frame> {
+    let batch = api::PublishBatch::decode(mixed(1)).expect("our own encoding");
+    let mut bytes = open_of(1);
+    bytes.extend(framed(api::publish_request::Message::Batch(batch)));
+    input(Body::from(bytes))
+}
+
 /// Bulk that gives way waits with room and is not in the log yet: nobody will ever answer for it.
 #[tokio::test]
 async fn a_session_that_is_cut_short_while_bulk_gives_way_ends_and_gives_its_room_back() {
@@ -412,10 +420,7 @@ async fn a_session_that_is_cut_short_while_bulk_gives_way_ends_and_gives_its_roo
     first.expect("the first one passes, and the next ones wait for days");
     let (out, _frames) = outbox();
     let session = Session::new(bench.ingress.clone(), anhui(), out);
-    let batch = api::PublishBatch::decode(mixed(1)).expect("our own encoding");
-    let mut bytes = open_of(1);
-    bytes.extend(framed(api::publish_request::Message::Batch(batch)));
-    let mut stream = input(Body::from(bytes));
+    let mut stream = opens_and_sends_mixed();
     let serving = session.serve(&mut stream);
     tokio::pin!(serving);
     assert!((&mut serving).now_or_never().is_none(), "it opens");
@@ -445,10 +450,7 @@ async fn a_session_that_is_cut_short_between_two_parts_ends_when_the_first_is_se
     let full = bench.all_bulk_room().await;
     let (out, _frames) = outbox();
     let session = Session::new(bench.ingress.clone(), anhui(), out);
-    let batch = api::PublishBatch::decode(mixed(1)).expect("our own encoding");
-    let mut bytes = open_of(1);
-    bytes.extend(framed(api::publish_request::Message::Batch(batch)));
-    let mut stream = input(Body::from(bytes));
+    let mut stream = opens_and_sends_mixed();
     let serving = session.serve(&mut stream);
     tokio::pin!(serving);
     assert!((&mut serving).now_or_never().is_none(), "it opens");

@@ -74,6 +74,7 @@ mod tests {
         Append, Log,
         embedded::{EmbeddedLog, EmbeddedOptions, MANIFEST_WRITE_BYTES},
     };
+    use crate::rocks::manifest;
     use hutong_proto::{Issuer, KindSet, Lane, Partition, Shard};
     use std::{path::PathBuf, sync::mpsc};
     use tempfile::TempDir;
@@ -114,13 +115,13 @@ mod tests {
         to
     }
 
-    fn manifest(dir: &Path) -> PathBuf {
+    fn manifest_of(dir: &Path) -> PathBuf {
         let current = fs::read_to_string(dir.join("CURRENT")).expect("reads");
         dir.join(current.trim_end())
     }
 
     fn length(dir: &Path) -> u64 {
-        fs::metadata(manifest(dir)).expect("there").len()
+        fs::metadata(manifest_of(dir)).expect("there").len()
     }
 
     /// Records in two partitions, and all of them moved from the write-ahead log to tables. The folder as it was on
@@ -142,11 +143,11 @@ mod tests {
 
     /// With these bytes of the manifest never written.
     fn zeros(dir: &Path, from: u64, bytes: usize) {
-        let mut all = fs::read(manifest(dir)).expect("reads");
+        let mut all = fs::read(manifest_of(dir)).expect("reads");
         let from = from as usize;
         let upto = all.len().min(from + bytes);
         all[from..upto].fill(0);
-        fs::write(manifest(dir), &all).expect("written");
+        fs::write(manifest_of(dir), &all).expect("written");
     }
 
     fn records(dir: &Path) -> Result<usize, String> {
@@ -162,8 +163,8 @@ mod tests {
     fn a_change_that_was_torn_with_whole_records_behind_it_costs_nothing() {
         let (before, between, after) = flushed();
         // What a power cut leaves in the middle of the second flush: its manifest in pieces, and no file removed yet.
-        let end = fs::read(manifest(after.path())).expect("reads");
-        fs::write(manifest(before.path()), end).expect("written");
+        let end = fs::read(manifest_of(after.path())).expect("reads");
+        fs::write(manifest_of(before.path()), end).expect("written");
         for file in fs::read_dir(after.path()).expect("lists") {
             let file = file.expect("reads");
             let path = before.path().join(file.file_name());
@@ -198,6 +199,19 @@ mod tests {
         let found = contents(after.path());
         let error = records(after.path()).expect_err("twenty records are gone");
         assert!(error.contains("is damaged at byte"), "{error}");
+        assert!(error.contains("there are 23 records"), "{error}");
+        assert!(contents(after.path()) == found);
+    }
+
+    #[test]
+    fn who_ends_between_the_cut_and_the_count_is_counted_at_the_next_start() {
+        let (_, between, after) = flushed();
+        zeros(after.path(), between, 20);
+        let found = contents(after.path());
+        let mended = manifest::mend(after.path(), MANIFEST_WRITE_BYTES);
+        drop(mended.expect("reads").expect("it is cut"));
+        assert_eq!(length(after.path()), between);
+        let error = records(after.path()).expect_err("twenty records are gone");
         assert!(error.contains("there are 23 records"), "{error}");
         assert!(contents(after.path()) == found);
     }
