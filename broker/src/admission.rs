@@ -114,6 +114,7 @@ pub fn admit<'a>(bytes: &'a [u8], rules: &Rules) -> Result<Admitted<'a>, Refusal
     })
 }
 
+#[inline]
 fn admit_delta<'a>(
     batch: &BatchView<'a>,
     index: usize,
@@ -140,6 +141,7 @@ fn admit_delta<'a>(
     }
 }
 
+#[inline]
 fn check(delta: &DeltaView<'_>, rules: &Rules) -> Result<(), Refusal> {
     time(delta.committed_at, "committed_at_us", rules.now)?;
     if delta.expires_at != Micros::ZERO {
@@ -164,6 +166,7 @@ fn check(delta: &DeltaView<'_>, rules: &Rules) -> Result<(), Refusal> {
     }
 }
 
+#[inline]
 fn time(at: Micros, field: &str, now: Micros) -> Result<(), Refusal> {
     if !(limits::TIME_US_MIN..=limits::TIME_US_MAX).contains(&at.0) {
         return Err(Refusal::new(Reason::TimeImplausible, field).detail(format!("value {at}")));

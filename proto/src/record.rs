@@ -1,7 +1,7 @@
 //! The unit of the log, encoded once by the broker and delivered as the same bytes.
 
 use crate::{
-    batch::{DELTA_FIELD, DeltaView, PROVENANCE_FIELD, ProvenanceView, inner},
+    batch::{DELTA_FIELD, DELTA_TAG, DeltaView, PROVENANCE_FIELD, ProvenanceView, inner},
     delta::DeltaParts,
     frame::Frame,
     ids::{Epoch, Issuer, Lane, Micros, Offset, Partition, Sequence, Shard},
@@ -80,7 +80,11 @@ impl<'a> RecordView<'a> {
         let mut provenance = Vec::new();
         let mut deltas = Vec::with_capacity(bytes.len() / 96);
         let mut reader = Reader::new(bytes);
-        while let Some(field) = reader.field()? {
+        loop {
+            while let Some(delta) = reader.short_field(DELTA_TAG) {
+                deltas.push(delta);
+            }
+            let Some(field) = reader.field()? else { break };
             match (field.number, field.value) {
                 (4, FieldValue::Len(b)) => {
                     producer = std::str::from_utf8(b)
@@ -132,6 +136,7 @@ impl<'a> RecordView<'a> {
     }
 
     /// The same without looking into its value.
+    #[inline]
     pub fn delta_parts(&self, index: usize) -> Result<DeltaParts<'a>, Refusal> {
         DeltaParts::read(inner(&self.bytes[self.deltas[index].clone()])?)
     }

@@ -2,6 +2,7 @@
 //! Source: <https://protobuf.dev/programming-guides/encoding/>.
 
 use crate::reason::{Reason, Refusal};
+use std::ops::Range;
 
 /// Wire types that are in use.
 pub const VARINT: u8 = 0;
@@ -74,6 +75,25 @@ impl<'a> Reader<'a> {
         }))
     }
 
+    /// Where the next field stands, tag included, if it has this tag of one byte and a value of less than
+    /// 16 KiB; as nearly all fields of a batch are. For any other nothing is read: [`Reader::field`] says
+    /// what it is.
+    #[inline]
+    pub fn short_field(&mut self, tag: u8) -> Option<Range<usize>> {
+        let rest = &self.bytes[self.at..];
+        if rest.first() != Some(&tag) {
+            return None;
+        }
+        let (head, value) = short_value(rest)?;
+        let start = self.at;
+        let end = start + head + value;
+        if end > self.bytes.len() {
+            return None;
+        }
+        self.at = end;
+        Some(start..end)
+    }
+
     #[inline]
     fn take(&mut self, len: u64) -> Result<&'a [u8], Refusal> {
         let left = (self.bytes.len() - self.at) as u64;
@@ -141,6 +161,19 @@ pub fn short_varint(bytes: &[u8]) -> Option<(u64, usize)> {
     let fours = (pairs & 0x3fff_0000_3fff_0000) >> 2 | (pairs & 0x0000_3fff_0000_3fff);
     let value = (fours & 0x0fff_ffff_0000_0000) >> 4 | (fours & 0x0fff_ffff);
     Some((value, bits as usize / 8))
+}
+
+/// How many bytes stand before the value of this field, and how many it announces. Nothing when its
+/// tag or its length are longer than nearly all are.
+#[inline]
+pub fn short_value(field: &[u8]) -> Option<(usize, usize)> {
+    match *field {
+        [0..0x80, len @ 0..0x80, ..] => Some((2, usize::from(len))),
+        [0..0x80, low @ 0x80..=0xff, high @ 0..0x80, ..] => {
+            Some((3, usize::from(low & 0x7f) | usize::from(high) << 7))
+        }
+        _ => None,
+    }
 }
 
 /// Length of `value` as a varint.

@@ -65,8 +65,38 @@ pub struct Apply {
     provenances: HashMap<(Issuer, Box<[u8]>), ProvenanceId>,
     /// Which entities changed colour last.
     flips: FlipFlops,
-    /// The row in the making.
-    row: Vec<u8>,
+    /// Rows in the making.
+    rows: Rows,
+}
+
+/// Rows that are made together and then put together. The places they go to are all over memory: one
+/// after the other without anything in between, the processor waits for them at once.
+#[derive(Debug, Default)]
+struct Rows {
+    bytes: Vec<u8>,
+    /// Where each one ends.
+    keys: Vec<(RegisterKey, usize)>,
+}
+
+impl Rows {
+    const TOGETHER: usize = 64;
+
+    fn add(&mut self, key: RegisterKey, row: &Row<'_>, group: &mut Group<'_>) {
+        row.encode(&mut self.bytes);
+        self.keys.push((key, self.bytes.len()));
+        if self.keys.len() >= Rows::TOGETHER {
+            self.put(group);
+        }
+    }
+
+    fn put(&mut self, group: &mut Group<'_>) {
+        let mut start = 0;
+        for (key, end) in self.keys.drain(..) {
+            group.put_register(&key, &self.bytes[start..end]);
+            start = end;
+        }
+        self.bytes.clear();
+    }
 }
 
 /// What a group changed, to be told after it is committed.
@@ -126,7 +156,7 @@ impl Apply {
             producers: HashMap::new(),
             provenances: HashMap::new(),
             flips: FlipFlops::default(),
-            row: Vec::new(),
+            rows: Rows::default(),
         };
         let damaged = |key: &[u8]| StateError::damaged(key, "does not decode");
         for (key, value) in apply.state.scan(&keys::highest_prefix())? {
@@ -335,12 +365,16 @@ impl Apply {
             let (_, highest) = &mut highest[delta.kind as usize - 1];
             if delta.revision > *highest {
                 *highest = delta.revision;
-            } else if let Some(row) = group.get_register(&key, entry.head.durable_at)?
-                && row.revision >= delta.revision
-                && !planted!(RevisionIgnored)
-            {
-                applied.stale.push(index as u32);
-                continue;
+            } else {
+                // The row may be one of them.
+                self.rows.put(group);
+                if let Some(row) = group.get_register(&key, entry.head.durable_at)?
+                    && row.revision >= delta.revision
+                    && !planted!(RevisionIgnored)
+                {
+                    applied.stale.push(index as u32);
+                    continue;
+                }
             }
             let provenance = match ids.get(&delta.provenance) {
                 Some(id) => *id,
@@ -351,8 +385,7 @@ impl Apply {
                     id
                 }
             };
-            row_of(&delta, entry, provenance).encode(&mut self.row);
-            group.put_register(&key, &self.row);
+            self.rows.add(key, &row_of(&delta, entry, provenance), group);
             effects.deltas += 1;
             applied.count(&delta);
             if delta.kind == Kind::HealthCode {
@@ -360,6 +393,7 @@ impl Apply {
                     .count(&key, delta.value, entry.head.durable_at, &mut colours);
             }
         }
+        self.rows.put(group);
         if colours != Colours::default() {
             effects.colours.entry(issuer).or_default().add(&colours);
         }

@@ -109,10 +109,17 @@ impl Rows {
     }
 }
 
+/// A key as it was written: read otherwise right after that, it would have to wait for all writes before.
+fn words(key: &Key) -> (u64, u64, u32) {
+    let (entity, last) = key.split_at(16);
+    let (first, second) = entity.split_at(8);
+    let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
+    let last = u32::from_le_bytes(last.try_into().expect("4 bytes"));
+    (number(first), number(second), last)
+}
+
 fn hash(hasher: &RandomState, key: &Key) -> u64 {
-    let number = |at: usize| u64::from_le_bytes(key[at..at + 8].try_into().expect("8 bytes"));
-    // All 20 bytes; the last two numbers share four of them.
-    hasher.hash_one((number(0), number(8), number(12)))
+    hasher.hash_one(words(key))
 }
 
 /// Registers are many and only looked up; everything else is small and also scanned.
@@ -170,7 +177,7 @@ impl Gather {
         let (hasher, rows) = (&self.hasher, &mut self.rows);
         let entry = self.registers.entry(
             hash(hasher, &key),
-            |place| rows.key(*place) == &key,
+            |place| words(rows.key(*place)) == words(&key),
             |place| hash(hasher, rows.key(*place)),
         );
         match entry {

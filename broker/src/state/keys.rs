@@ -42,8 +42,9 @@ impl RegisterKey {
     pub fn encode(&self) -> [u8; REGISTER_BYTES] {
         let mut key = [0; REGISTER_BYTES];
         key[..16].copy_from_slice(&self.entity.0);
-        key[16] = self.kind as u8;
-        key[17..].copy_from_slice(&self.issuer.code().to_be_bytes()[1..]);
+        // As one number: it is read as one, and the processor hands over only what it wrote at once.
+        let last = (self.kind as u32) << 24 | self.issuer.code();
+        key[16..].copy_from_slice(&last.to_be_bytes());
         key
     }
 

@@ -53,9 +53,8 @@ pub struct OwnedRow {
 }
 
 impl<'a> Row<'a> {
-    /// Puts it in the place of what is in `out`.
+    /// Appends it.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.clear();
         out.push(VERSION);
         wire::put_number(out, 1, self.revision.0);
         wire::put_number(out, 2, self.committed_at.0);
