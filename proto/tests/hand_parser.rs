@@ -217,6 +217,21 @@ fn read_all(bytes: &[u8]) -> Result<usize, Refusal> {
     Ok(read)
 }
 
+/// A varint with so many bytes more than it needs.
+fn number(mut n: u64, longer: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+    for _ in 0..longer.min(10 - out.len()) {
+        *out.last_mut().expect("a byte") |= 0x80;
+        out.push(0);
+    }
+    out
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -264,6 +279,36 @@ proptest! {
         if batch.sequence != 0 {
             prop_assert_eq!(BatchView::sequence_of(&bytes), Some(Sequence(batch.sequence)));
         }
+    }
+
+    /// A number may be written with more bytes than it needs. It is the same number, wherever it stands.
+    #[test]
+    fn numbers_that_are_longer_than_needed_mean_the_same_to_both(
+        delta in delta(),
+        outcome in 1..=3u8,
+        longer in proptest::array::uniform6(0..3usize),
+    ) {
+        let mut value = number(0x08, longer[0]);
+        value.extend(number(u64::from(outcome), longer[1]));
+        value.extend(number(0x10, longer[2]));
+        value.extend(number(delta.committed_at.0, longer[3]));
+        let mut bytes = Vec::new();
+        delta.encode(0, &mut bytes);
+        let value_bytes = delta.value.encode().len();
+        bytes.truncate(bytes.len() - value_bytes - if value_bytes < 0x80 { 2 } else { 3 });
+        bytes.push(11 << 3 | 2);
+        bytes.extend(number(value.len() as u64, longer[4]));
+        bytes.extend(value);
+        let mut batch = number(10 << 3 | 2, longer[5]);
+        batch.extend(number(bytes.len() as u64, longer[0]));
+        batch.extend(bytes);
+        let theirs = api::PublishBatch::decode(batch.as_slice()).expect("generated code reads it");
+        let ours = BatchView::parse(&batch).expect("an outline");
+        prop_assert_eq!(ours.deltas.len(), theirs.deltas.len());
+        let ours = ours.delta(0).map(|view| back(&view)).map_err(|refusal| refusal.reason);
+        prop_assert_eq!(ours, expected(&theirs.deltas[0]).map(|()| theirs.deltas[0].clone()));
+        let record = RecordView::parse(&batch);
+        prop_assert!(record.is_err(), "a record says where it belongs");
     }
 
     #[test]

@@ -385,7 +385,8 @@ impl Apply {
                     id
                 }
             };
-            self.rows.add(key, &row_of(&delta, entry, provenance), group);
+            self.rows
+                .add(key, &row_of(&delta, entry, provenance), group);
             effects.deltas += 1;
             applied.count(&delta);
             if delta.kind == Kind::HealthCode {

@@ -27,29 +27,37 @@ fn entries(said: &[Said]) -> Vec<Entry> {
     let mut durable_at = Micros(EXPIRES.0 + 2 * STEP_US);
     let entry = |(i, (entity, revision, expires, later)): (usize, &Said)| {
         durable_at.0 += u64::from(*later) * STEP_US;
-        let number = i as u64 + 1;
-        let partition = Partition {
-            issuer: Issuer::new(340_000).expect("a code"),
-            lane: Lane::Urgent,
-            shard: Shard(0),
-        };
-        let provenance = Provenance {
-            authority: "CDC".to_owned(),
-            rule_id: "R".to_owned(),
-            rule_version: 1,
-            reason: "contact".to_owned(),
-        };
-        let header = RecordHeader {
-            partition,
-            producer: "p",
-            epoch: Epoch(1),
-            sequence: Sequence(number),
-            epoch_base: Sequence::NONE,
-            parts: 1,
-        };
-        let mut record = RecordBuilder::new(&header, 256);
-        let mut field = Vec::new();
-        wire::put_bytes(&mut field, PROVENANCE_FIELD, &provenance.encode());
+        entry(i as u64 + 1, durable_at, &[(*entity, *revision, *expires)])
+    };
+    said.iter().enumerate().map(entry).collect()
+}
+
+/// A record of these deltas: of whom, which revision, whether it expires.
+fn entry(number: u64, durable_at: Micros, deltas: &[(u8, u64, bool)]) -> Entry {
+    let partition = Partition {
+        issuer: Issuer::new(340_000).expect("a code"),
+        lane: Lane::Urgent,
+        shard: Shard(0),
+    };
+    let provenance = Provenance {
+        authority: "CDC".to_owned(),
+        rule_id: "R".to_owned(),
+        rule_version: 1,
+        reason: "contact".to_owned(),
+    };
+    let header = RecordHeader {
+        partition,
+        producer: "p",
+        epoch: Epoch(1),
+        sequence: Sequence(number),
+        epoch_base: Sequence::NONE,
+        parts: 1,
+    };
+    let mut record = RecordBuilder::new(&header, 256);
+    let mut fields = Vec::new();
+    wire::put_bytes(&mut fields, PROVENANCE_FIELD, &provenance.encode());
+    let provenance = Arc::new(provenance);
+    for (entity, revision, expires) in deltas {
         let mut delta = Vec::new();
         Delta {
             entity: hutong_proto::EntityId([*entity + 1; 16]),
@@ -57,25 +65,24 @@ fn entries(said: &[Said]) -> Vec<Entry> {
             committed_at: Micros(number),
             expires_at: if *expires { EXPIRES } else { Micros::ZERO },
             evidence: String::new(),
-            provenance: Arc::new(provenance),
+            provenance: Arc::clone(&provenance),
             value: Value::HealthCode(Colour::Red),
         }
         .encode(0, &mut delta);
-        wire::put_bytes(&mut field, DELTA_FIELD, &delta);
-        record.fields(&field);
-        Entry {
-            head: EntryHead {
-                offset: Offset(number),
-                partition,
-                ordinal: number,
-                durable_at,
-                kinds: KindSet::ALL,
-                deltas: 1,
-            },
-            record: record.finish(),
-        }
-    };
-    said.iter().enumerate().map(entry).collect()
+        wire::put_bytes(&mut fields, DELTA_FIELD, &delta);
+    }
+    record.fields(&fields);
+    Entry {
+        head: EntryHead {
+            offset: Offset(number),
+            partition,
+            ordinal: number,
+            durable_at,
+            kinds: KindSet::ALL,
+            deltas: deltas.len() as u32,
+        },
+        record: record.finish(),
+    }
 }
 
 fn open(dir: &Path) -> (Arc<State>, Apply) {
@@ -126,6 +133,31 @@ fn after() -> impl Strategy<Value = After> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #[test]
+    fn within_a_record_the_highest_revision_stays_and_what_came_after_it_is_dropped(
+        deltas in proptest::collection::vec((0..4u8, 1..40u64), 1..200),
+    ) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (state, mut apply) = open(dir.path());
+        let said: Vec<_> = deltas.iter().map(|(entity, revision)| (*entity, *revision, false)).collect();
+        apply.group(&[entry(1, Micros(1), &said)]).expect("applied");
+        let (mut highest, mut stale) = (BTreeMap::new(), Vec::new());
+        for (i, (entity, revision)) in deltas.iter().enumerate() {
+            let known = highest.entry(*entity).or_insert(0);
+            match revision > known {
+                true => *known = *revision,
+                false => stale.push(i as u32),
+            }
+        }
+        let registers = effect(&state).0;
+        let kept: Vec<_> = registers.iter().map(|(key, r, _)| (key.entity.0[0] - 1, r.0)).collect();
+        prop_assert_eq!(kept, highest.into_iter().collect::<Vec<_>>());
+        let dropped = state.get(&keys::exception(Offset(1))).expect("reads");
+        let dropped = dropped.map_or(Dropped::Nothing, |row| Dropped::decode(&row));
+        let expected = if stale.is_empty() { Dropped::Nothing } else { Dropped::Some(stale) };
+        prop_assert_eq!(dropped, expected);
+    }
+
     #[test]
     fn groups_flushes_compactions_and_crashes_make_no_difference(
         said in proptest::collection::vec((0..2u8, 1..4u64, any::<bool>(), any::<bool>()), 1..24),

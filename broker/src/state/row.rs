@@ -164,7 +164,7 @@ mod tests {
                 evidence: &evidence,
                 value: &value,
             };
-            let mut bytes = vec![1];
+            let mut bytes = Vec::new();
             row.encode(&mut bytes);
             prop_assert_eq!(Row::decode(&bytes), Some(row));
             prop_assert_eq!(expires_at(&bytes), Some(row.expires_at));
