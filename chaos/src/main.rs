@@ -8,6 +8,10 @@ use hutong_chaos::{
 };
 use std::{process::ExitCode, time::Duration};
 
+/// A soak plays for hours, and gives back after each round what that round took.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// For what runs on when a drill is over.
 const LAST_TASKS_MAX: Duration = Duration::from_secs(5);
 
