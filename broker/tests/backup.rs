@@ -253,6 +253,14 @@ fn a_broker_that_does_not_run_is_backed_up_and_what_is_damaged_is_not_restored()
         String::from_utf8_lossy(&again.stderr).contains("is not empty"),
         "{again:?}"
     );
+    // On the disk that it is to replace.
+    let inside = dir.path().join("data/backups/today");
+    let refused = broker(&["backup", path(&config), "--into", path(&inside)]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("is inside the data folder"), "{said}");
+    assert!(!dir.path().join("data/backups").exists());
+
     // Into the folder of data that is there.
     let over = restore(&config, &saved);
     assert!(

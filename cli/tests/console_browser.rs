@@ -7,31 +7,42 @@ mod scene;
 use hutong_cli::demo::embedded::Embedded;
 use scene::{Healthy, PATIENCE, Stalled, line, picture, publish, until};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use tokio::process::Command;
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
 const ENTITY: &str = "000102030405060708090a0b0c0d0e0f";
 const PLATFORMS: usize = 32;
 const FIRST_PAINT_MS_MAX: f64 = 1000.0;
 const BYTES_MAX: u64 = 300 << 10;
 
-/// What the browser found.
-async fn browse(broker: &Embedded, phase: &str, sick: u32, issuer: u32) -> Value {
+/// The browser, with what it is to look at.
+fn browser(broker: &Embedded, phase: &str, sick: u32, issuer: u32) -> Command {
     let modules = std::env::var("HUTONG_TEST_BROWSER").expect(
         "HUTONG_TEST_BROWSER names the folder with playwright-core and axe-core; run the tests with `./dev test`",
     );
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("console");
     std::fs::create_dir_all(&folder).expect("a folder");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/console.mjs");
-    let output = Command::new("node")
+    let mut command = Command::new("node");
+    command
         .arg(script)
         .args([&modules, broker.console()])
         .arg(&folder)
         .args([phase, &sick.to_string(), ENTITY, &issuer.to_string()])
-        .kill_on_drop(true)
-        .output()
-        .await
-        .expect("node runs");
+        .kill_on_drop(true);
+    command
+}
+
+/// What the browser found.
+async fn browse(broker: &Embedded, phase: &str, sick: u32, issuer: u32) -> Value {
+    let mut command = browser(broker, phase, sick, issuer);
+    let output = command.output().await.expect("node runs");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -119,5 +130,25 @@ async fn the_console_shows_the_fault_first_and_all_clear_after_it_healed() {
         seen(&found, "banner").contains("All 32 subscriptions"),
         "{found}"
     );
+
+    // A picture of a broker that ended: what was good then says nothing of now.
+    let mut open = browser(&broker, "gone", sick, issuer)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("node runs");
+    let mut lines = BufReader::new(open.stdout.take().expect("piped")).lines();
+    let first = lines.next_line().await.expect("a line");
+    assert_eq!(first.as_deref(), Some("open"));
     broker.stop().await;
+    let found = lines
+        .next_line()
+        .await
+        .expect("a line")
+        .expect("what it found");
+    let found: Value = serde_json::from_str(&found).expect("JSON");
+    assert!(seen(&found, "before").contains("All 32"), "{found}");
+    assert!(seen(&found, "banner").contains("No line"), "{found}");
+    assert_eq!(seen(&found, "alert"), "alert");
+    assert_eq!(seen(&found, "filter"), "grayscale(1)");
+    assert_eq!(found["seen"]["good"], false, "{found}");
 }

@@ -365,16 +365,9 @@ impl Apply {
             let (_, highest) = &mut highest[delta.kind as usize - 1];
             if delta.revision > *highest {
                 *highest = delta.revision;
-            } else {
-                // The row may be one of them.
-                self.rows.put(group);
-                if let Some(row) = group.get_register(&key, entry.head.durable_at)?
-                    && row.revision >= delta.revision
-                    && !planted!(RevisionIgnored)
-                {
-                    applied.stale.push(index as u32);
-                    continue;
-                }
+            } else if self.is_stale(&key, delta.revision, entry.head.durable_at, group)? {
+                applied.stale.push(index as u32);
+                continue;
             }
             let provenance = match ids.get(&delta.provenance) {
                 Some(id) => *id,
@@ -406,6 +399,20 @@ impl Apply {
             }
         }
         Ok(applied)
+    }
+
+    /// Whether the register has a value that is as new.
+    fn is_stale(
+        &mut self,
+        key: &RegisterKey,
+        revision: Revision,
+        at: Micros,
+        group: &mut Group<'_>,
+    ) -> Result<bool, StateError> {
+        // The row may be one of them.
+        self.rows.put(group);
+        let row = group.get_register(key, at)?;
+        Ok(row.is_some_and(|row| row.revision >= revision) && !planted!(RevisionIgnored))
     }
 
     /// The id of a provenance entry, storing the entry when it is new.

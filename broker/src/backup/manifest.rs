@@ -12,7 +12,11 @@ use std::{
 };
 
 const NAME: &str = "MANIFEST";
-const HEADING: &str = "hutong-backup 1";
+const HEADING: &str = "hutong-backup 2";
+/// Of a backup whose manifest has no sum of its own yet.
+const HEADING_WITHOUT_SUM: &str = "hutong-backup 1";
+/// The last line: this, and the SHA-256 of all lines before.
+const SUM: &str = "manifest_sha256 ";
 /// A data folder has a few thousand files at most.
 const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 const CHUNK_BYTES: usize = 1 << 20;
@@ -73,7 +77,8 @@ impl Manifest {
         for f in &self.files {
             writeln!(text, "{}  {}  {}", f.sha256, f.bytes, f.name).expect("a string takes all");
         }
-        text
+        let sum = hex(&Sha256::digest(&text));
+        text + SUM + &sum + "\n"
     }
 
     pub fn read(dir: &Path) -> Result<Manifest, BackupError> {
@@ -87,12 +92,16 @@ impl Manifest {
             return Err(none("its MANIFEST is too large"));
         }
         let text = fs::read_to_string(&file).map_err(io_error(&file))?;
-        Manifest::decode(&text).ok_or_else(|| none("its MANIFEST cannot be read"))
+        Manifest::decode(&text).ok_or_else(|| none("its MANIFEST is damaged or cut short"))
     }
 
     fn decode(text: &str) -> Option<Manifest> {
+        let text = match text.starts_with(HEADING_WITHOUT_SUM) {
+            true => text,
+            false => with_sum(text)?,
+        };
         let mut lines = text.lines();
-        if lines.next()? != HEADING {
+        if ![HEADING, HEADING_WITHOUT_SUM].contains(&lines.next()?) {
             return None;
         }
         let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
@@ -133,6 +142,16 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// The lines before the sum, if they are what it was made of.
+fn with_sum(text: &str) -> Option<&str> {
+    let (lines, sum) = text.strip_suffix('\n')?.rsplit_once(SUM)?;
+    (sum == hex(&Sha256::digest(lines))).then_some(lines)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn entry(line: &str) -> Option<Entry> {
@@ -176,11 +195,10 @@ fn hashed(from: &Path, name: &str, mut out: Option<&mut File>) -> Result<Entry, 
             out.write_all(&chunk[..read]).map_err(io_error(&source))?;
         }
     }
-    let digest = hash.finalize();
     Ok(Entry {
         name: name.to_owned(),
         bytes,
-        sha256: digest.iter().map(|b| format!("{b:02x}")).collect(),
+        sha256: hex(&hash.finalize()),
     })
 }
 
@@ -200,16 +218,44 @@ mod tests {
 
     #[test]
     fn it_is_read_as_it_was_written() {
-        assert_eq!(Manifest::decode(&manifest().encode()), Some(manifest()));
+        let text = manifest().encode();
+        assert_eq!(Manifest::decode(&text), Some(manifest()));
+        // And one from before there was a sum.
+        let (lines, _) = text.rsplit_once(SUM).expect("a sum");
+        let first = lines.replace(HEADING, HEADING_WITHOUT_SUM);
+        assert_eq!(Manifest::decode(&first), Some(manifest()));
+    }
+
+    #[test]
+    fn a_line_that_is_gone_or_another_is_found_by_the_sum() {
+        let text = manifest().encode();
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        for gone in 0..lines.len() {
+            let rest: String = lines
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| *i != gone)
+                .map(|(_, l)| *l)
+                .collect();
+            assert_eq!(Manifest::decode(&rest), None, "{rest}");
+        }
+        for end in 0..text.len() {
+            assert_eq!(Manifest::decode(&text[..end]), None, "{}", &text[..end]);
+        }
+        let other = text.replace("00ff", "00fe");
+        assert_eq!(Manifest::decode(&other), None);
     }
 
     #[test]
     fn what_leads_out_of_the_folder_or_is_cut_off_is_no_manifest() {
-        let text = manifest().encode();
+        // The sum is right: it is for accidents.
+        let text = manifest().encode().replace(HEADING, HEADING_WITHOUT_SUM);
+        let text = text.rsplit_once(SUM).expect("a sum").0;
+        assert!(Manifest::decode(text).is_some());
         for wrong in [
             text.replace("log/000012.sst", "../../etc/passwd"),
             text.replace("log/000012.sst", "/etc/passwd"),
-            text.replace("hutong-backup 1", "hutong-backup 2"),
+            text.replace("hutong-backup 1", "hutong-backup 3"),
             text.replace("next 9\n", ""),
             text.replace("  5  ", "  five  "),
             String::new(),

@@ -50,6 +50,11 @@ const CHECKPOINT_MAX: Duration = Duration::from_secs(30);
 pub enum BackupError {
     #[error("the folder {dir} is not empty; name a new or an empty one")]
     NotEmpty { dir: PathBuf },
+    #[error(
+        "{dir} is inside the data folder {data}; a backup belongs on another disk, or at least beside it: name such a \
+         folder"
+    )]
+    Inside { dir: PathBuf, data: PathBuf },
     #[error("{dir} is no data folder of a broker; is `data.dir` right?")]
     NoData { dir: PathBuf },
     #[error("cannot read or write {path}: {why}")]
@@ -122,6 +127,7 @@ pub async fn backup(
         let dir = config.data_dir.clone();
         return Err(BackupError::NoData { dir });
     }
+    outside(&config.data_dir, into)?;
     new_folder(into)?;
     let made = match DataDir::open(config) {
         Ok(held) => at_rest(config, held, clock),
@@ -142,6 +148,20 @@ pub async fn backup(
         why: error.to_string(),
     })??;
     Ok(manifest.summary(live))
+}
+
+/// A broker would take what it does not know in its data folder for damage, and a lost disk both.
+fn outside(data: &Path, into: &Path) -> Result<(), BackupError> {
+    let data = fs::canonicalize(data).map_err(io_error(data))?;
+    let target = std::path::absolute(into).map_err(io_error(into))?;
+    // What is not there yet has no links.
+    let there = target
+        .ancestors()
+        .find_map(|dir| fs::canonicalize(dir).ok());
+    match there.is_some_and(|dir| dir.starts_with(&data)) {
+        true => Err(BackupError::Inside { dir: target, data }),
+        false => Ok(()),
+    }
 }
 
 /// The folder of the checkpoint, what is known of it, and whether the broker runs.

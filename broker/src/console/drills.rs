@@ -49,7 +49,8 @@ pub async fn list(State(console): Shared, headers: HeaderMap) -> Result<Response
 fn unreadable(error: &dyn std::error::Error) -> Failed {
     tracing::warn!(%error, "the folder of drill reports cannot be read");
     let what = "the folder that `console.drills` names cannot be read; the broker's log says why";
-    Failed::message(StatusCode::INTERNAL_SERVER_ERROR, what)
+    let what_zh = "无法读取 console.drills 所指的文件夹；原因见代理的日志";
+    Failed::message(StatusCode::INTERNAL_SERVER_ERROR, what, what_zh)
 }
 
 fn reports(dir: &Path) -> io::Result<Vec<Report>> {
@@ -92,7 +93,13 @@ pub async fn report(
     headers: HeaderMap,
 ) -> Result<Response, Failed> {
     console.check(&headers, Call::GetStatus)?;
-    let none = || Failed::message(StatusCode::NOT_FOUND, "there is no such report");
+    let none = || {
+        Failed::message(
+            StatusCode::NOT_FOUND,
+            "there is no such report",
+            "没有此报告",
+        )
+    };
     let dir = console.drills.clone().ok_or_else(none)?;
     if !is_report(&name) {
         return Err(none());

@@ -6,7 +6,7 @@ use crate::{
     log::Log,
 };
 use axum::{
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::HeaderMap,
     response::Response,
 };
@@ -75,10 +75,11 @@ pub async fn area(
 /// One delta's way, hop by hop. Revision 0 is the current one.
 pub async fn trace(
     State(console): Shared,
-    Path((entity, issuer, kind, revision)): Path<(String, u32, String, u64)>,
+    path: Result<Path<(String, u32, String, u64)>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Failed> {
     let known = console.check(&headers, Call::Trace)?;
+    let Path((entity, issuer, kind, revision)) = path?;
     let kind: Kind = kind
         .parse()
         .map_err(|why: String| Refusal::new(Reason::EnumUnknown, "kind").detail(why))?;
@@ -95,10 +96,11 @@ pub async fn trace(
 /// What is in one record of the log: which changes somebody has not applied.
 pub async fn record(
     State(console): Shared,
-    Path((issuer, lane, shard, offset)): Path<(u32, String, u32, u64)>,
+    path: Result<Path<(u32, String, u32, u64)>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Failed> {
     console.check(&headers, Call::ReadRecord)?;
+    let Path((issuer, lane, shard, offset)) = path?;
     let unknown = || Refusal::new(Reason::PartitionUnknown, "record");
     let lane = Lane::DELIVERED.into_iter().find(|l| l.name() == lane);
     let issuer = Issuer::new(issuer).ok_or_else(unknown)?;

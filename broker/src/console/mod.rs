@@ -26,7 +26,7 @@ use crate::{
 use axum::{
     Router,
     body::Body,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware,
     response::{IntoResponse, Redirect, Response},
@@ -135,6 +135,7 @@ impl Console {
             return Err(Failed::message(
                 StatusCode::MISDIRECTED_REQUEST,
                 "open the console by the broker's address or as localhost",
+                "请用代理的地址或 localhost 打开控制台",
             ));
         }
         let mut known = MetadataMap::new();
@@ -169,7 +170,7 @@ fn host_is_plain(headers: &HeaderMap) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
-    name == "localhost" || name.parse::<IpAddr>().is_ok()
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
 /// Of the header, or of the cookie of the same name.
@@ -199,13 +200,13 @@ struct Failed {
 }
 
 impl Failed {
-    fn message(status: StatusCode, message: &str) -> Failed {
+    fn message(status: StatusCode, message: &str, message_zh: &str) -> Failed {
         Failed {
             status,
             reason: String::new(),
             field: String::new(),
             message: message.to_owned(),
-            message_zh: message.to_owned(),
+            message_zh: message_zh.to_owned(),
         }
     }
 
@@ -214,6 +215,7 @@ impl Failed {
         Failed::message(
             status,
             "as many look at the console as may; try again later",
+            "查看控制台的人数已达上限；请稍后再试",
         )
     }
 }
@@ -235,8 +237,21 @@ impl From<Status> for Failed {
     fn from(status: Status) -> Failed {
         match Refusal::from_status(&status) {
             Some(refusal) => refusal.into(),
-            None => Failed::message(http_status(status.code()), status.message()),
+            None => Failed::message(
+                http_status(status.code()),
+                status.message(),
+                status.message(),
+            ),
         }
+    }
+}
+
+/// A part of an address that should be a number.
+impl From<PathRejection> for Failed {
+    fn from(rejection: PathRejection) -> Failed {
+        Refusal::new(Reason::ValueOutOfRange, "path")
+            .detail(rejection.body_text())
+            .into()
     }
 }
 
@@ -358,6 +373,7 @@ mod tests {
             ("[::1]:7401", true),
             ("localhost:7401", true),
             ("localhost", true),
+            ("LOCALHOST:7401", true),
             ("hutong.example:7401", false),
             ("127.0.0.1.example", false),
             ("", false),

@@ -4,16 +4,19 @@
 use super::{Context, lag};
 use crate::{
     errors::CliError,
-    output::{Screen, seconds_text},
+    output::{Format, Screen, json_line, seconds_text},
 };
 use clap::Args;
 use lag::LagShape;
+use serde::Serialize;
 use std::time::Duration;
 
 pub const WELL: u8 = 0;
 pub const WARNING: u8 = 1;
 pub const CRITICAL: u8 = 2;
 pub const UNKNOWN: u8 = 3;
+/// In the order of the exit codes.
+const STATES: [&str; 4] = ["OK", "WARNING", "CRITICAL", "UNKNOWN"];
 /// Named in the text behind the first line, at most.
 const NAMED_MAX: usize = 10;
 
@@ -65,10 +68,36 @@ pub async fn run(context: &Context, args: &CheckArgs) -> Result<(), CliError> {
         Ok(()) => asked(context, args).await,
         Err(why) => (UNKNOWN, unknown(why)),
     };
-    Screen::stdout().line(text)?;
+    match context.format {
+        Format::Json => json_line(&Answer::of(code, &text))?,
+        Format::Table => Screen::stdout().line(text)?,
+    }
     match code {
         WELL => Ok(()),
         code => Err(CliError::Status(code)),
+    }
+}
+
+/// The answer for programs that are no monitoring system; the figures are in what `hutong lag` says.
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    state: &'a str,
+    exit_code: u8,
+    /// The worst first.
+    messages: Vec<&'a str>,
+}
+
+impl Answer<'_> {
+    fn of(code: u8, text: &str) -> Answer<'_> {
+        let mut lines = text.lines();
+        let first = lines.next().unwrap_or_default();
+        let first = first.split_once(" | ").map_or(first, |(before, _)| before);
+        let message = first.split_once(" - ").map_or(first, |(_, after)| after);
+        Answer {
+            state: STATES.get(usize::from(code)).copied().unwrap_or("UNKNOWN"),
+            exit_code: code,
+            messages: [message].into_iter().chain(lines).collect(),
+        }
     }
 }
 
@@ -168,7 +197,7 @@ fn judge(args: &CheckArgs, lags: &[LagShape]) -> (u8, String) {
         .collect();
     problems.sort_by(|a, b| b.0.cmp(&a.0).then(b.1.total_cmp(&a.1)));
     let code = problems.first().map_or(WELL, |p| p.0);
-    let word = ["OK", "WARNING", "CRITICAL"][usize::from(code)];
+    let word = STATES[usize::from(code)];
     let summary = match problems.first() {
         None => format!("{} subscriptions keep up", lags.len()),
         Some((_, _, text)) if problems.len() == 1 => text.clone(),
@@ -311,6 +340,25 @@ mod tests {
             assert_eq!(found, code, "{text}");
             assert!(text.starts_with(begins), "{text}");
         }
+    }
+
+    #[test]
+    fn a_program_reads_the_same_answer() {
+        let lags = [
+            lag(420_000, "away", 0.0, 0.0),
+            lag(510_000, "live", 11.0, 0.0),
+        ];
+        let (code, text) = judge(&ARGS, &lags);
+        let answer = serde_json::to_value(Answer::of(code, &text)).expect("JSON");
+        let oldest = "510000/main has not applied 2 urgent records, the oldest of 340000 for 11.0 s (offset 17), \
+                      and 1 more";
+        let expected = serde_json::json!({
+            "state": "CRITICAL", "exit_code": 2,
+            "messages": [oldest, "420000/main is not connected"],
+        });
+        assert_eq!(answer, expected);
+        let nothing = unknown("no broker");
+        assert_eq!(Answer::of(UNKNOWN, &nothing).messages, ["no broker"]);
     }
 
     #[test]

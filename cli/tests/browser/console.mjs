@@ -3,7 +3,8 @@
 //     node console.mjs MODULES URL FOLDER PHASE CODE ENTITY ISSUER
 //
 // MODULES has playwright-core and axe-core; pictures of the screen go into FOLDER. PHASE is `fault`, while the
-// platform CODE does not apply what ISSUER said of ENTITY, or `healed`.
+// platform CODE does not apply what ISSUER said of ENTITY, or `healed`, or `gone`: it writes a line once a page is
+// open, and the broker ends.
 
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -30,10 +31,13 @@ const expect = (holds, what) => {
 
 const browser = await chromium.launch({ executablePath: process.env.HUTONG_TEST_CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu", "--no-first-run"] });
 try {
-  for (const [name, screen] of Object.entries(SCREENS)) {
-    for (const locale of ["en-GB", "zh-CN"]) await look(name, screen, locale);
+  if (phase === "gone") await gone();
+  else {
+    for (const [name, screen] of Object.entries(SCREENS)) {
+      for (const locale of ["en-GB", "zh-CN"]) await look(name, screen, locale);
+    }
+    await click();
   }
-  await click();
 } finally {
   await browser.close();
 }
@@ -89,6 +93,26 @@ async function look(name, screen, locale) {
     await page.emulateMedia({ media: "print" });
     await page.pdf({ path: path.join(folder, `${phase}-matrix-${language}.pdf`), landscape: true, printBackground: true });
   }
+  await context.close();
+}
+
+// The page stays open when the broker ends: what it shows must not look like now.
+async function gone() {
+  const [context, page] = await open(SCREENS.desktop, "en-GB");
+  await page.goto(url);
+  await shown(page);
+  result.seen.before = await page.locator("main .banner").first().textContent();
+  // From here on the browser complains of its own.
+  result.problems.length = 0;
+  console.log("open");
+  await page.waitForSelector("#line.down");
+  await page.waitForSelector("main .old");
+  result.seen.banner = await page.locator("main .banner").first().textContent();
+  result.seen.alert = await page.locator("main .banner").first().getAttribute("role");
+  result.seen.filter = await page.locator("main .old").evaluate((e) => getComputedStyle(e).filter);
+  result.seen.good = await page.locator("main .banner.good").isVisible();
+  await page.screenshot({ path: path.join(folder, `${phase}-overview-desktop-en.png`) });
+  result.problems.length = 0;
   await context.close();
 }
 

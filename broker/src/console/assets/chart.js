@@ -9,6 +9,8 @@ const HEIGHT = 220;
 const LEFT = 62;
 const BOTTOM = 24;
 const TOP = 10;
+// What was longer ago is not how it is now.
+const RECENT_US = 10e6;
 
 // `lines`: [name, [[microseconds, value or null], ...]], up to four of them.
 export function chart(title, unit, lines) {
@@ -18,7 +20,8 @@ export function chart(title, unit, lines) {
   const top = ceiling(Math.max(...values, 0));
   const x = (at) => LEFT + ((at - first) / Math.max(last - first, 1)) * (WIDTH - LEFT - 8);
   const y = (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM);
-  const latest = lines.map(([name, points]) => [name, points.findLast(([, value]) => value !== null)?.[1] ?? null]);
+  const recent = ([at, value]) => value !== null && at >= last - RECENT_US;
+  const latest = lines.map(([name, points]) => [name, points.findLast(recent)?.[1] ?? null]);
   const said = latest.map(([name, value]) => `${name} ${value === null ? "–" : number(value)}`).join(", ");
   return h("figure", null,
     h("figcaption", null, `${title} (${unit})`),

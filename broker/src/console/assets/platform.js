@@ -55,10 +55,12 @@ function outstanding(pairs) {
   const rows = pairs.flatMap((pair) => ["urgent", "bulk"].map((name, i) => ({ ...pair, name, one: pair.lag[i] }))).filter((row) => row.one.records);
   rows.sort((a, b) => (a.name === b.name ? b.one.seconds - a.one.seconds : a.name === "urgent" ? -1 : 1));
   if (!rows.length) return h("p", null, t("platform.nothing"));
+  // Whose it is, where there is more than one.
+  const several = new Set(pairs.map((pair) => pair.subscription)).size > 1;
   return table(t("platform.outstanding"), [
-    [t("column.issuer")], [t("column.lane")], [t("column.state")], [t("column.age"), "n"], [t("column.records"), "n"], [t("column.oldest")],
+    ...(several ? [[t("column.subscription")]] : []), [t("column.issuer")], [t("column.lane")], [t("column.state")], [t("column.age"), "n"], [t("column.records"), "n"], [t("column.oldest")],
   ], rows.map((row) => [
-    live.platform(row.issuer, current()), t("lane." + row.name), tag(row.severity), seconds(row.one.seconds), number(row.one.records),
+    ...(several ? [row.subscription] : []), live.platform(row.issuer, current()), t("lane." + row.name), tag(row.severity), seconds(row.one.seconds), number(row.one.records),
     h("a", { href: `#/record/${row.issuer}/${row.name}/${row.one.oldest_shard}/${row.one.oldest_offset}` }, `${row.one.oldest_offset} · ${time(row.one.oldest_at_us)}`),
   ]));
 }

@@ -174,16 +174,21 @@ fn platforms(model: &Model, colour: bool, width: u16) -> Table<'static> {
 }
 
 fn pairs(model: &Model, colour: bool) -> Table<'static> {
+    let several = model.with_several_subscriptions();
     let rows: Vec<Row<'static>> = model
         .pairs()
         .into_iter()
         .map(|p| {
+            let whose = match several.contains(&p.receiver) {
+                true => format!(" {} {}", p.subscription, p.receiver),
+                false => format!(" {} {}", p.receiver, model.name(p.receiver)),
+            };
             let oldest = match (p.urgent.records, p.bulk.records) {
                 (0, _) => p.bulk.oldest_offset,
                 _ => p.urgent.oldest_offset,
             };
             Row::new([
-                Cell::from(format!(" {} {}", p.receiver, model.name(p.receiver))),
+                Cell::from(whose),
                 Cell::from(format!("{} {}", p.issuer, model.name(p.issuer))),
                 lag_cell(&p.urgent, 0, colour),
                 number(p.urgent.records),
@@ -227,7 +232,10 @@ fn table(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::top::model::{Key, tests::answers};
+    use crate::commands::{
+        lag::{LagShape, PairShape},
+        top::model::{Key, tests::answers},
+    };
     use ratatui::{Terminal, backend::TestBackend};
 
     fn screen(model: &Model) -> String {
@@ -266,6 +274,29 @@ mod tests {
                 assert!(there || width < from, "{width}: {title} in {text}");
             }
         }
+    }
+
+    #[test]
+    fn two_subscriptions_of_a_platform_are_told_apart() {
+        let mut model = Model::default();
+        let mut two = answers(1);
+        let subscription = || "second".to_owned();
+        two.lags.push(LagShape {
+            subscription: subscription(),
+            ..two.lags[0].clone()
+        });
+        two.pairs.push(PairShape {
+            subscription: subscription(),
+            ..two.pairs[0].clone()
+        });
+        model.answered(two, None);
+        model.key(Key::Char('w'));
+        let text = screen(&model);
+        assert!(
+            text.contains(" main 310000") && text.contains(" second 310000"),
+            "{text}"
+        );
+        assert!(text.contains(" 510000 Sichuan"), "{text}");
     }
 
     #[test]

@@ -5,7 +5,10 @@ use crate::commands::{
     platforms::PlatformShape,
 };
 use hutong_proto::Lane;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// What the broker said at one moment.
 #[derive(Clone, Debug, Default)]
@@ -171,6 +174,14 @@ impl Model {
 
     pub fn subscriptions(&self) -> &[LagShape] {
         &self.answers.lags
+    }
+
+    /// Platforms of which a line must say which subscription it is about.
+    pub fn with_several_subscriptions(&self) -> BTreeSet<u32> {
+        let mut seen = BTreeSet::new();
+        let again = |lag: &&LagShape| !seen.insert(lag.platform);
+        let lags = self.answers.lags.iter();
+        lags.filter(again).map(|lag| lag.platform).collect()
     }
 
     pub fn rate(&self) -> f64 {
