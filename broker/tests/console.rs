@@ -116,6 +116,8 @@ async fn the_api_stands_behind_the_access_of_grpc() {
             "PARTITION_UNKNOWN",
         ),
         ("platform/999999", COOKIE, 404, "PARTITION_UNKNOWN"),
+        ("platform/%FF", COOKIE, 400, "VALUE_OUT_OF_RANGE"),
+        ("nothing", COOKIE, 404, ""),
         (
             "record/340000/urgent/0/x",
             COOKIE,

@@ -3,9 +3,12 @@
 use clap::Parser;
 use hutong_cli::{
     cli::{Cli, Command},
-    commands,
+    commands::{
+        self,
+        check::{Answer, UNKNOWN},
+    },
     errors::CliError,
-    output::Screen,
+    output::{Format, Screen},
 };
 use std::process::ExitCode;
 
@@ -20,9 +23,12 @@ fn wrong_usage(error: &clap::Error) -> ! {
     let check = std::env::args().skip(1).any(|argument| argument == "check");
     if check && error.use_stderr() {
         // Either may be closed; the exit code tells.
-        drop(Screen::stdout().line(commands::check::unknown("the command line is wrong")));
+        let json =
+            std::env::args().any(|argument| argument == "json" || argument == "--output=json");
+        let format = if json { Format::Json } else { Format::Table };
+        drop(Answer::unknown("the command line is wrong").say(format));
         drop(error.print());
-        std::process::exit(i32::from(commands::check::UNKNOWN));
+        std::process::exit(i32::from(UNKNOWN));
     }
     error.exit()
 }
@@ -30,6 +36,7 @@ fn wrong_usage(error: &clap::Error) -> ! {
 fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| wrong_usage(&error));
     let check = matches!(cli.command, Command::Check(_));
+    let format = cli.global.output;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("hutong")
@@ -43,8 +50,8 @@ fn main() -> ExitCode {
     };
     // Whatever is wrong before it could ask; what it found is silent.
     if check && !error.is_silent() {
-        drop(Screen::stdout().line(commands::check::unknown(&error)));
-        return ExitCode::from(commands::check::UNKNOWN);
+        drop(Answer::unknown(&error).say(format));
+        return ExitCode::from(UNKNOWN);
     }
     if !error.is_silent() {
         let screen = Screen::stderr();

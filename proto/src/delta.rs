@@ -374,6 +374,7 @@ pub fn value_field(kind: Kind) -> u32 {
     }
 }
 
+/// The other way round.
 fn kind_of_field(number: u32) -> Option<Kind> {
     match number {
         10 => Some(Kind::HealthCode),
@@ -381,5 +382,19 @@ fn kind_of_field(number: u32) -> Option<Kind> {
         12 => Some(Kind::Vaccination),
         13 => Some(Kind::AreaRisk),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_a_field_that_leads_back_to_it() {
+        for kind in Kind::ALL {
+            assert_eq!(kind_of_field(value_field(kind)), Some(kind));
+        }
+        assert_eq!(kind_of_field(9), None);
+        assert_eq!(kind_of_field(14), None);
     }
 }

@@ -53,6 +53,18 @@ impl Manifest {
         self.files.push(entry);
     }
 
+    /// Whether log and state that were restored are those that were backed up.
+    pub fn is_of(&self, log_id: u64, stored: Offset, next: Offset) -> Result<(), BackupError> {
+        if log_id != self.log_id || stored < self.stored || next < self.next {
+            return Err(BackupError::Apart(format!(
+                "by the manifest it is log {:016x}, applied below {} and written below {}; what was restored is log \
+                 {log_id:016x}, applied below {stored} and written below {next}",
+                self.log_id, self.stored, self.next
+            )));
+        }
+        Ok(())
+    }
+
     pub fn summary(&self, live: bool) -> Summary {
         Summary {
             log_id: self.log_id,
@@ -92,7 +104,8 @@ impl Manifest {
             return Err(none("its MANIFEST is too large"));
         }
         let text = fs::read_to_string(&file).map_err(io_error(&file))?;
-        Manifest::decode(&text).ok_or_else(|| none("its MANIFEST is damaged or cut short"))
+        Manifest::decode(&text)
+            .ok_or_else(|| none("its MANIFEST is damaged, cut short, or of another version"))
     }
 
     fn decode(text: &str) -> Option<Manifest> {
@@ -244,18 +257,28 @@ mod tests {
         }
         let other = text.replace("00ff", "00fe");
         assert_eq!(Manifest::decode(&other), None);
+        let (lines, _) = text.rsplit_once(SUM).expect("a sum");
+        let newer = lines.replace(HEADING, "hutong-backup 3");
+        let newer = format!("{newer}{SUM}{}\n", hex(&Sha256::digest(&newer)));
+        assert_eq!(Manifest::decode(&newer), None);
+    }
+
+    #[test]
+    fn another_log_or_less_of_it_is_not_what_was_backed_up() {
+        let is_of = |id, stored, next| manifest().is_of(id, Offset(stored), Offset(next)).is_ok();
+        assert!(is_of(0xab, 3, 9) && is_of(0xab, 4, 10));
+        assert!(!is_of(0xac, 3, 9) && !is_of(0xab, 2, 9) && !is_of(0xab, 3, 8));
     }
 
     #[test]
     fn what_leads_out_of_the_folder_or_is_cut_off_is_no_manifest() {
-        // The sum is right: it is for accidents.
+        // One without a sum: a sum is for accidents.
         let text = manifest().encode().replace(HEADING, HEADING_WITHOUT_SUM);
         let text = text.rsplit_once(SUM).expect("a sum").0;
         assert!(Manifest::decode(text).is_some());
         for wrong in [
             text.replace("log/000012.sst", "../../etc/passwd"),
             text.replace("log/000012.sst", "/etc/passwd"),
-            text.replace("hutong-backup 1", "hutong-backup 3"),
             text.replace("next 9\n", ""),
             text.replace("  5  ", "  five  "),
             String::new(),

@@ -129,6 +129,11 @@ pub async fn backup(
     }
     outside(&config.data_dir, into)?;
     new_folder(into)?;
+    // With `..` behind a folder that was not there, it is known only now where this is.
+    if let Err(inside) = outside(&config.data_dir, into) {
+        fs::remove_dir(into).map_err(io_error(into))?;
+        return Err(inside);
+    }
     let made = match DataDir::open(config) {
         Ok(held) => at_rest(config, held, clock),
         Err(DataDirError::InUse { .. }) => live(config, address).await,
@@ -150,7 +155,7 @@ pub async fn backup(
     Ok(manifest.summary(live))
 }
 
-/// A broker would take what it does not know in its data folder for damage, and a lost disk both.
+/// Who loses the data folder would lose the backup with it.
 fn outside(data: &Path, into: &Path) -> Result<(), BackupError> {
     let data = fs::canonicalize(data).map_err(io_error(data))?;
     let target = std::path::absolute(into).map_err(io_error(into))?;
@@ -307,7 +312,7 @@ pub async fn restore(config: &Config, from: &Path, clock: &Clock) -> Result<Summ
             sync_folder(&config.data_dir.join(folder))?;
         }
         let (log, state) = open(&config.data_dir, &clock)?;
-        belong_together(&log, &state)?;
+        belong_together(&log, &state, &manifest)?;
         Ok::<_, BackupError>((config, manifest, log, state))
     });
     let (config, manifest, log, state) = copied.await.map_err(|error| BackupError::Io {
@@ -334,9 +339,15 @@ fn open(dir: &Path, clock: &Clock) -> Result<(EmbeddedLog, State), BackupError> 
     Ok((log, state))
 }
 
-/// What a start demands: all that the state has is in the log, and all that it has not can be applied.
-fn belong_together(log: &EmbeddedLog, state: &State) -> Result<(), BackupError> {
+/// What a start demands: all that the state has is in the log, and all that it has not can be applied. And it is
+/// the log that the manifest speaks of, with all of it.
+fn belong_together(
+    log: &EmbeddedLog,
+    state: &State,
+    manifest: &Manifest,
+) -> Result<(), BackupError> {
     let (applied, end) = (state.stored().next, log.next_offset());
+    manifest.is_of(log.id().0, applied, end)?;
     if applied > end {
         let what = format!("the state is applied below {applied}, the log ends at {end}");
         return Err(BackupError::Apart(what));

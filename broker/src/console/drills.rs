@@ -5,7 +5,7 @@ use crate::{
     console::{Failed, Shared, as_json},
 };
 use axum::{
-    extract::{Path as UrlPath, State},
+    extract::{Path as UrlPath, State, rejection::PathRejection},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -89,10 +89,11 @@ fn is_report(name: &str) -> bool {
 
 pub async fn report(
     State(console): Shared,
-    UrlPath(name): UrlPath<String>,
+    name: Result<UrlPath<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Failed> {
     console.check(&headers, Call::GetStatus)?;
+    let UrlPath(name) = name?;
     let none = || {
         Failed::message(
             StatusCode::NOT_FOUND,

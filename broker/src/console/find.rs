@@ -35,10 +35,11 @@ fn entity_of(text: &str) -> Result<EntityId, Failed> {
 /// Its registers, and the colour that they resolve to.
 pub async fn entity(
     State(console): Shared,
-    Path(text): Path<String>,
+    text: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Failed> {
     let known = console.check(&headers, Call::GetEntity)?;
+    let Path(text) = text?;
     let entity = entity_of(&text)?;
     let bytes = || entity.0.to_vec().into();
     let get = api::GetEntityRequest { entity: bytes() };
@@ -57,10 +58,11 @@ pub async fn entity(
 /// The entity of an area's path, widest first.
 pub async fn area(
     State(console): Shared,
-    Path(path): Path<String>,
+    path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Failed> {
     console.check(&headers, Call::GetEntity)?;
+    let Path(path) = path?;
     let parts: Vec<&str> = path.split('/').collect();
     if parts.len() > limits::PATH_PARTS_MAX || parts.iter().any(|part| part.trim().is_empty()) {
         let what = format!("1 to {} parts, none of them empty", limits::PATH_PARTS_MAX);

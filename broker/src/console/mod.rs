@@ -116,6 +116,8 @@ impl Console {
             )
             .route("/drills", get(drills::list))
             .route("/drills/{name}", get(drills::report))
+            .fallback(async || Failed::unknown(StatusCode::NOT_FOUND))
+            .method_not_allowed_fallback(async || Failed::unknown(StatusCode::METHOD_NOT_ALLOWED))
             .with_state(Arc::clone(self));
         Router::new()
             .nest("/console/api", api)
@@ -210,6 +212,14 @@ impl Failed {
         }
     }
 
+    fn unknown(status: StatusCode) -> Failed {
+        Failed::message(
+            status,
+            "there is nothing to ask for here",
+            "此处没有可查询的内容",
+        )
+    }
+
     fn busy() -> Failed {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Failed::message(
@@ -240,7 +250,7 @@ impl From<Status> for Failed {
             None => Failed::message(
                 http_status(status.code()),
                 status.message(),
-                status.message(),
+                &format!("代理返回错误：{}", status.message()),
             ),
         }
     }
@@ -317,10 +327,11 @@ async fn history(State(console): Shared, headers: HeaderMap) -> Result<Response,
 /// What one platform has not applied, by subscription and issuer. The rest of its page is in the picture.
 async fn platform(
     State(console): Shared,
-    Path(code): Path<String>,
+    code: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Failed> {
     console.check(&headers, Call::GetLagMatrix)?;
+    let Path(code) = code?;
     let sources = console.watch.sources();
     let issuer: Option<Issuer> = code.parse().ok();
     let known = issuer.filter(|i| sources.platforms.iter().any(|p| p.issuer == *i));

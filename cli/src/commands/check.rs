@@ -64,60 +64,83 @@ fn duration(text: &str) -> Result<f64, String> {
 }
 
 pub async fn run(context: &Context, args: &CheckArgs) -> Result<(), CliError> {
-    let (code, text) = match limits(args) {
+    let answer = match limits(args) {
         Ok(()) => asked(context, args).await,
-        Err(why) => (UNKNOWN, unknown(why)),
+        Err(why) => Answer::unknown(why),
     };
-    match context.format {
-        Format::Json => json_line(&Answer::of(code, &text))?,
-        Format::Table => Screen::stdout().line(text)?,
-    }
-    match code {
+    answer.say(context.format)?;
+    match answer.exit_code {
         WELL => Ok(()),
         code => Err(CliError::Status(code)),
     }
 }
 
-/// The answer for programs that are no monitoring system; the figures are in what `hutong lag` says.
+/// What is known, for monitoring systems and for other programs.
 #[derive(Debug, Serialize)]
-struct Answer<'a> {
-    state: &'a str,
+pub struct Answer {
+    state: &'static str,
     exit_code: u8,
     /// The worst first.
-    messages: Vec<&'a str>,
+    messages: Vec<String>,
+    /// In the form of monitoring plugins; others read them from `hutong lag`.
+    #[serde(skip)]
+    figures: Option<String>,
 }
 
-impl Answer<'_> {
-    fn of(code: u8, text: &str) -> Answer<'_> {
-        let mut lines = text.lines();
-        let first = lines.next().unwrap_or_default();
-        let first = first.split_once(" | ").map_or(first, |(before, _)| before);
-        let message = first.split_once(" - ").map_or(first, |(_, after)| after);
+impl Answer {
+    fn new(exit_code: u8, messages: Vec<String>, figures: Option<String>) -> Answer {
         Answer {
-            state: STATES.get(usize::from(code)).copied().unwrap_or("UNKNOWN"),
-            exit_code: code,
-            messages: [message].into_iter().chain(lines).collect(),
+            state: STATES[usize::from(exit_code)],
+            exit_code,
+            messages,
+            figures,
         }
+    }
+
+    /// Of what cannot be answered.
+    pub fn unknown(why: impl std::fmt::Display) -> Answer {
+        Answer::new(UNKNOWN, vec![why.to_string()], None)
+    }
+
+    pub fn say(&self, format: Format) -> Result<(), CliError> {
+        match format {
+            Format::Json => json_line(self),
+            Format::Table => Screen::stdout().line(self.text()),
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut messages = self.messages.iter();
+        let mut text = format!("HUTONG {} - ", self.state);
+        text += messages.next().map_or("", String::as_str);
+        let more = messages.len();
+        if more > 0 {
+            text += &format!(", and {more} more");
+        }
+        if let Some(figures) = &self.figures {
+            text += " | ";
+            text += figures;
+        }
+        for message in messages.take(NAMED_MAX) {
+            text.push('\n');
+            text += message;
+        }
+        text
     }
 }
 
-/// The first line of what cannot be answered.
-pub fn unknown(why: impl std::fmt::Display) -> String {
-    format!("HUTONG UNKNOWN - {why}")
-}
-
-async fn asked(context: &Context, args: &CheckArgs) -> (u8, String) {
+async fn asked(context: &Context, args: &CheckArgs) -> Answer {
     let limit = Duration::from_secs_f64(args.timeout);
     match tokio::time::timeout(limit, lag::read(context)).await {
         Ok(Ok(lags)) => judge(args, &lags),
-        Ok(Err(error)) => (UNKNOWN, unknown(error)),
+        Ok(Err(error)) => Answer::unknown(error),
         Err(_) => {
             let limit = seconds_text(args.timeout);
             let why = format!(
                 "the broker at {} did not answer in {limit}",
                 context.address
             );
-            (UNKNOWN, unknown(why))
+            Answer::unknown(why)
         }
     }
 }
@@ -173,20 +196,18 @@ fn problem(args: &CheckArgs, lag: &LagShape) -> Option<(u8, String)> {
         .reduce(|worst, next| if next.0 > worst.0 { next } else { worst })
 }
 
-/// The exit code, and what is printed.
-fn judge(args: &CheckArgs, lags: &[LagShape]) -> (u8, String) {
+fn judge(args: &CheckArgs, lags: &[LagShape]) -> Answer {
     let asked = |lag: &&LagShape| args.platform.is_empty() || args.platform.contains(&lag.platform);
     let lags: Vec<&LagShape> = lags.iter().filter(asked).collect();
     if lags.is_empty() {
-        let what = "HUTONG UNKNOWN - there is no such subscription, so nobody is known to keep up";
-        return (UNKNOWN, what.to_owned());
+        return Answer::unknown("there is no such subscription, so nobody is known to keep up");
     }
     let missing = args.platform.iter();
     let mut missing = missing.filter(|code| !lags.iter().any(|lag| lag.platform == **code));
     if let Some(code) = missing.next() {
-        let why =
-            format!("platform {code} has no subscription, so nobody knows whether it keeps up");
-        return (UNKNOWN, unknown(why));
+        return Answer::unknown(format!(
+            "platform {code} has no subscription, so nobody knows whether it keeps up"
+        ));
     }
     let mut problems: Vec<(u8, f64, String)> = lags
         .iter()
@@ -197,18 +218,11 @@ fn judge(args: &CheckArgs, lags: &[LagShape]) -> (u8, String) {
         .collect();
     problems.sort_by(|a, b| b.0.cmp(&a.0).then(b.1.total_cmp(&a.1)));
     let code = problems.first().map_or(WELL, |p| p.0);
-    let word = STATES[usize::from(code)];
-    let summary = match problems.first() {
-        None => format!("{} subscriptions keep up", lags.len()),
-        Some((_, _, text)) if problems.len() == 1 => text.clone(),
-        Some((_, _, text)) => format!("{text}, and {} more", problems.len() - 1),
+    let messages = match problems.is_empty() {
+        true => vec![format!("{} subscriptions keep up", lags.len())],
+        false => problems.into_iter().map(|(_, _, text)| text).collect(),
     };
-    let mut text = format!("HUTONG {word} - {summary} | {}", figures(args, &lags));
-    for (_, _, more) in problems.iter().skip(1).take(NAMED_MAX) {
-        text.push('\n');
-        text.push_str(more);
-    }
-    (code, text)
+    Answer::new(code, messages, Some(figures(args, &lags)))
 }
 
 /// `label=value;warn;crit;min`, with the units of monitoring plugins.
@@ -270,7 +284,8 @@ mod tests {
         ];
         let of = |platform: &[u32]| {
             let platform = platform.to_vec();
-            judge(&CheckArgs { platform, ..ARGS }, &lags)
+            let answer = judge(&CheckArgs { platform, ..ARGS }, &lags);
+            (answer.exit_code, answer.text())
         };
         assert_eq!(of(&[310_000]).0, WELL);
         assert_eq!(of(&[510_000, 310_000]).0, WARNING);
@@ -336,8 +351,9 @@ mod tests {
             ),
             (Vec::new(), UNKNOWN, "HUTONG UNKNOWN - "),
         ] {
-            let (found, text) = judge(&ARGS, &lags);
-            assert_eq!(found, code, "{text}");
+            let answer = judge(&ARGS, &lags);
+            let text = answer.text();
+            assert_eq!(answer.exit_code, code, "{text}");
             assert!(text.starts_with(begins), "{text}");
         }
     }
@@ -348,17 +364,15 @@ mod tests {
             lag(420_000, "away", 0.0, 0.0),
             lag(510_000, "live", 11.0, 0.0),
         ];
-        let (code, text) = judge(&ARGS, &lags);
-        let answer = serde_json::to_value(Answer::of(code, &text)).expect("JSON");
-        let oldest = "510000/main has not applied 2 urgent records, the oldest of 340000 for 11.0 s (offset 17), \
-                      and 1 more";
+        let answer = serde_json::to_value(judge(&ARGS, &lags)).expect("JSON");
+        let oldest = "510000/main has not applied 2 urgent records, the oldest of 340000 for 11.0 s (offset 17)";
         let expected = serde_json::json!({
             "state": "CRITICAL", "exit_code": 2,
             "messages": [oldest, "420000/main is not connected"],
         });
         assert_eq!(answer, expected);
-        let nothing = unknown("no broker");
-        assert_eq!(Answer::of(UNKNOWN, &nothing).messages, ["no broker"]);
+        let nothing = serde_json::to_value(Answer::unknown("no | broker")).expect("JSON");
+        assert_eq!(nothing["messages"][0], "no | broker");
     }
 
     #[test]
@@ -371,9 +385,9 @@ mod tests {
             lag(310_000, "live", 0.0, 0.0),
             lag(510_000, "live", 99.0, 0.0),
         ];
-        assert_eq!(judge(&args, &lags).0, WELL);
-        assert_eq!(judge(&ARGS, &lags).0, CRITICAL);
-        assert_eq!(judge(&args, &lags[1..]).0, UNKNOWN);
+        assert_eq!(judge(&args, &lags).exit_code, WELL);
+        assert_eq!(judge(&ARGS, &lags).exit_code, CRITICAL);
+        assert_eq!(judge(&args, &lags[1..]).exit_code, UNKNOWN);
     }
 
     #[test]
