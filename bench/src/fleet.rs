@@ -43,7 +43,7 @@ pub struct FleetOptions {
     /// Platforms: each publishes its share and subscribes to all others.
     #[arg(long, default_value_t = 32, value_parser = allowed::platforms)]
     pub subscribers: usize,
-    /// Of the subscribers, how many take nothing during the whole run.
+    /// Beside the subscribers, so many that open their stream and take nothing during the whole run.
     #[arg(long, default_value_t = 0, value_parser = allowed::none_or_platforms)]
     pub stalled: usize,
     /// A producer gathers bulk deltas this long.
@@ -63,8 +63,7 @@ pub struct FleetOptions {
 impl FleetOptions {
     /// How many take a delta of one platform, in the mean: nobody gets its own back.
     pub fn receivers_of_one(&self) -> f64 {
-        let taking = self.subscribers.saturating_sub(self.stalled) as f64;
-        (taking - taking / self.subscribers as f64).max(1.0)
+        self.subscribers.saturating_sub(1).max(1) as f64
     }
 }
 
@@ -119,14 +118,6 @@ struct Shared {
     counters: Arc<Counters>,
     /// Becomes true when everything is acknowledged: receivers then take what is left.
     ended: watch::Sender<bool>,
-}
-
-impl Shared {
-    /// Subscribers that take what comes; they are the first.
-    fn taking(&self) -> usize {
-        let options = &self.options;
-        options.subscribers.saturating_sub(options.stalled)
-    }
 }
 
 /// A runtime that may be dropped in a task.
@@ -211,23 +202,11 @@ impl Fleet {
             receiving: runtime.handle().clone(),
             _runtime: Own(Some(runtime)),
         };
-        let taking = shared.taking();
         for (i, issuer) in shared.issuers.iter().enumerate() {
             let endpoint = Endpoint::new(broker.grpc.clone(), Identity::Platform(*issuer));
-            let mut subscription = SubscriberOptions::new(endpoint.clone(), "bench");
-            subscription.start = Start::Now;
-            // Connected on the runtime that serves it.
-            let subscriber = fleet
-                .receiving
-                .spawn(Subscriber::open(subscription))
-                .await??;
-            let (receivers, receiving) = (&mut fleet.receivers, &fleet.receiving);
-            let shared = Arc::clone(&shared);
-            if i < taking {
-                receivers.spawn_on(receive(shared, i, subscriber), receiving);
-            } else {
-                receivers.spawn_on(stall(shared, subscriber), receiving);
-            }
+            let subscriber = fleet.subscribe(&endpoint, "bench").await?;
+            let receiver = receive(Arc::clone(&shared), i, subscriber);
+            fleet.receivers.spawn_on(receiver, &fleet.receiving);
             let connect = async |lane: Lane| {
                 let mut options = PublisherOptions::new(endpoint.clone(), lane.name());
                 if lane == Lane::Bulk {
@@ -238,7 +217,22 @@ impl Fleet {
             let pair = [connect(Lane::Urgent).await?, connect(Lane::Bulk).await?];
             fleet.publishers.push(pair);
         }
+        for n in 0..options.stalled {
+            let platform = Identity::Platform(shared.issuers[n % shared.issuers.len()]);
+            let endpoint = Endpoint::new(broker.grpc.clone(), platform);
+            let subscriber = fleet.subscribe(&endpoint, &format!("stalled-{n}")).await?;
+            let stalled = stall(Arc::clone(&shared), subscriber);
+            fleet.receivers.spawn_on(stalled, &fleet.receiving);
+        }
         Ok(fleet)
+    }
+
+    /// Connected on the runtime that serves it.
+    async fn subscribe(&self, endpoint: &Endpoint, name: &str) -> Result<Subscriber, Failure> {
+        let mut subscription = SubscriberOptions::new(endpoint.clone(), name);
+        subscription.start = Start::Now;
+        let opened = self.receiving.spawn(Subscriber::open(subscription));
+        Ok(opened.await??)
     }
 
     /// Offers a load and waits until what was taken of it is acknowledged.
@@ -485,8 +479,7 @@ impl Producer {
         let batch = generator.batch(deltas, self.lane, |i| schedule.due_at(from + u64::from(i)));
         let due_us = schedule.due_at(from).0;
         if self.phase.has(due_us) {
-            let taking = self.shared.taking();
-            let receivers = taking - usize::from(self.index < taking);
+            let receivers = self.shared.options.subscribers - 1;
             let key = key_of(&generator.first_entity(), Revision(first));
             let everywhere = &self.phase.everywhere;
             everywhere.sent(key, self.lane, due_us, u64::from(deltas), receivers);

@@ -80,13 +80,16 @@ struct All {
 const SMOKE: [&str; 8] = [
     "ingest --seconds 0.5 --warmup 0.1 --people 1000",
     "single --seconds 0.5 --warmup 0.1 --people 1000 --in-flight 16",
-    "fanout --seconds 0.5 --warmup 0.1 --rate 4000 --subscribers 4 --stalled 1",
+    "fanout --seconds 0.5 --warmup 0.1 --rate 4000 --subscribers 4 --stalled 5",
     "surge --warmup 0.1 --subscribers 4 --probe-seconds 0.5 --probe-rate 3000000 --surge-seconds 0.5",
     "catchup --seconds 0.5 --warmup 0.1 --subscribers 4 --behind 20000 --rate 2000",
     "bootstrap --registers 20000",
     "scale --seconds 0.3 --warmup 0.1 --registers 2000,8000 --log 64MiB",
     "idle --seconds 0.3 --warmup 0.1 --subscribers 4",
 ];
+
+/// A scenario with other options that belongs to the set: its name, and what it is.
+const VARIANTS: [(&str, &str); 1] = [("fanout-32-stalled", "fanout --stalled 32 --repeats 1")];
 
 fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -201,14 +204,18 @@ async fn all(options: &All) -> Result<ExitCode, Failure> {
     let shown = options.out.display();
     fs::create_dir_all(&options.out).map_err(|e| format!("{shown}: {e}"))?;
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
-    let names = names();
-    if let Some(unknown) = options.only.iter().find(|o| !names.contains(&o.as_str())) {
+    let plain = names().into_iter().map(|name| (name, name));
+    let set: Vec<(&str, &str)> = plain.chain(VARIANTS).collect();
+    let known = |only: &str| set.iter().any(|(name, _)| *name == only);
+    if let Some(unknown) = options.only.iter().find(|o| !known(o)) {
+        let names: Vec<&str> = set.iter().map(|(name, _)| *name).collect();
         return Err(format!("--only {unknown}: there are {}", names.join(", ")).into());
     }
     let mut code = ExitCode::SUCCESS;
-    for name in names.into_iter().filter(|name| wanted(name)) {
+    for (name, line) in set.iter().filter(|(name, _)| wanted(name)) {
         let file = options.out.join(name);
-        match parse(vec!["hutong-bench".into(), name.into()])?.command {
+        let arguments = ["hutong-bench"].into_iter().chain(line.split(' '));
+        match parse(arguments.map(Into::into).collect())?.command {
             Command::Scenario(scenario) => {
                 let report = repeat(&scenario).await?;
                 print!("{}", report.to_text());

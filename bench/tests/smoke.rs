@@ -114,7 +114,10 @@ fn a_page_has_plots_and_a_file_is_a_scenario() {
         &shown(&page),
     ]);
     assert_eq!(
-        (&report["options"]["rate"], &report["repeats"]["count"]),
+        (
+            &report["configuration"]["rate"],
+            &report["repeats"]["count"]
+        ),
         (&1000.into(), &2.into())
     );
     let page = std::fs::read_to_string(page).expect("a page");
@@ -172,7 +175,7 @@ fn the_comparison_runs_all_systems_counts_their_syncs_and_gives_ratios() {
     // A message is a batch there, and each is synced on its own.
     let jetstream = &report["systems"]["jetstream"]["ingest"]["durability"];
     assert_eq!(jetstream["deltas_per_sync"], 256.0, "{jetstream}");
-    assert_eq!(report["options"]["repeats"], 1);
+    assert_eq!(report["configuration"]["repeats"], 1);
     positive(&report, "/environment/cores");
     let page = std::fs::read_to_string(page).expect("a page");
     assert!(page.contains("<rect") && page.contains("latency: urgent everywhere p99"));

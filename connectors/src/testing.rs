@@ -40,6 +40,11 @@ pub struct PostgresServer {
 }
 
 impl PostgresServer {
+    /// Where a program of the server is.
+    pub fn program(name: &str) -> io::Result<PathBuf> {
+        Ok(bin()?.join(name))
+    }
+
     /// Uses the programs in `HUTONG_TEST_PG_BIN`, or the newest that the system's package installed.
     /// `fsync` is on, as it is for everybody. Trusts everyone on this machine.
     pub fn start() -> PostgresServer {

@@ -143,6 +143,8 @@ pub struct Comparison {
     options: Options,
     turns: BTreeMap<(Row, &'static str), Vec<Turn>>,
     proofs: BTreeMap<(Row, &'static str), Proof>,
+    /// What the peers' servers say of themselves.
+    versions: BTreeMap<&'static str, String>,
 }
 
 pub async fn run(options: &Options) -> Result<Comparison, Failure> {
@@ -158,7 +160,13 @@ pub async fn run(options: &Options) -> Result<Comparison, Failure> {
         options,
         turns: BTreeMap::new(),
         proofs: BTreeMap::new(),
+        versions: BTreeMap::new(),
     };
+    for system in &systems {
+        if let Some(version) = system.version().await? {
+            comparison.versions.insert(system.name(), version);
+        }
+    }
     let options = &comparison.options;
     for repeat in 1..=options.repeats {
         for row in &options.rows {

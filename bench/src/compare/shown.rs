@@ -217,10 +217,12 @@ impl Comparison {
             }
         }
         let [ratio, range, plain] = ratios;
+        let mut environment = Environment::read().to_json();
+        environment["peers"] = json!(self.versions);
         json!({
             "scenario": "compare",
-            "options": self.options,
-            "environment": Environment::read().to_json(),
+            "configuration": self.options,
+            "environment": environment,
             "repeats": { "count": self.options.repeats },
             "systems": systems,
             "ratio": ratio,

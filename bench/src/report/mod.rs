@@ -109,7 +109,7 @@ impl Report {
         }
         all.insert("repeats".to_owned(), Value::Object(repeats));
         all.insert("scenario".to_owned(), json!(self.scenario));
-        all.insert("options".to_owned(), self.options.clone());
+        all.insert("configuration".to_owned(), self.options.clone());
         all.insert("environment".to_owned(), self.environment.to_json());
         // What must not be hidden by a median.
         for (name, of) in [

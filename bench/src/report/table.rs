@@ -166,7 +166,7 @@ fn table(results: &Path, commits: &Commits) -> Result<String, Failure> {
     }
     for (scenario, report) in read(results, "scale")? {
         machine = machine.or_else(|| report.get("environment").cloned());
-        for registers in report["options"]["registers"]
+        for registers in report["configuration"]["registers"]
             .as_array()
             .into_iter()
             .flatten()
@@ -243,7 +243,7 @@ fn compared(report: &Value) -> Result<String, Failure> {
         write!(
             out,
             "\nThe same load side by side, row `{row}`, turns of {} s:\n\n| system |",
-            report["options"]["seconds"]
+            report["configuration"]["seconds"]
         )?;
         for (label, ..) in COMPARED {
             write!(out, " {label} |")?;
@@ -353,7 +353,7 @@ mod tests {
                 "hutong": { "ingest": rate(3.0), "fanout": rate(9.0) },
                 "jetstream": { "ingest": rate(2.0), "fanout": rate(10.0) },
             },
-            "options": { "seconds": 60.0 },
+            "configuration": { "seconds": 60.0 },
             "ratio": { "jetstream": { "ingest": 1.5, "fanout": 0.9 } },
         });
         fs::write(dir.path().join("compare.json"), compare.to_string()).expect("written");

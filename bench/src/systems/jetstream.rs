@@ -37,7 +37,7 @@ pub struct JetStream {
 }
 
 /// `HUTONG_NATS_SERVER`, which `./dev bench` sets, or whatever is in the path.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     std::env::var_os("HUTONG_NATS_SERVER").map_or("nats-server".into(), PathBuf::from)
 }
 

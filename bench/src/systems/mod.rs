@@ -11,9 +11,10 @@ pub use crate::Failure;
 use crate::{broker::Usage, measure::key_of};
 use clap::ValueEnum;
 use futures_util::future::BoxFuture;
-use hutong_connectors::client::EncodedBatch;
+use hutong_connectors::{client::EncodedBatch, testing::PostgresServer};
 use hutong_proto::{Issuer, Lane, Micros, batch::BatchView};
 use serde::Serialize;
+use tokio::process::Command;
 
 /// Resolves when the batch is durable.
 pub type Ack = BoxFuture<'static, Result<(), Failure>>;
@@ -129,6 +130,22 @@ impl Kind {
             Kind::Redis => "redis",
             Kind::Postgres => "postgres",
         }
+    }
+
+    /// Of a peer, as its server says it.
+    pub async fn version(self) -> Result<Option<String>, Failure> {
+        let program = match self {
+            Kind::Hutong | Kind::HutongPlain | Kind::HutongWatched => return Ok(None),
+            Kind::Jetstream => jetstream::program(),
+            Kind::Redis => redis::program(),
+            Kind::Postgres => PostgresServer::program("postgres")?,
+        };
+        let asked = Command::new(&program).arg("--version").output().await;
+        let asked =
+            asked.map_err(|error| format!("cannot start {}: {error}", program.display()))?;
+        Ok(Some(
+            String::from_utf8_lossy(&asked.stdout).trim().to_owned(),
+        ))
     }
 
     pub async fn start(self, issuers: &[Issuer]) -> Result<Box<dyn System>, Failure> {

@@ -35,7 +35,7 @@ pub struct Redis {
 }
 
 /// `HUTONG_REDIS_SERVER`, or whatever is in the path.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     std::env::var_os("HUTONG_REDIS_SERVER").map_or("redis-server".into(), PathBuf::from)
 }
 

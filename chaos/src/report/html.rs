@@ -3,7 +3,7 @@
 
 use crate::{
     commands::all::{Played, Row},
-    drill::Loading,
+    drill::{BUILT_IN, Loading},
     history::History,
     judge::{Invariant, Outcome, Verdict},
     report::{
@@ -334,7 +334,13 @@ fn totals(verdict: &Verdict) -> String {
 fn setting(history: &History, verdict: &Verdict) -> String {
     let header = &history.header;
     let mut out = String::from("<h2>How to do it again<span>如何重现</span></h2>\n<table>\n");
-    let mut command = format!("hutong-chaos run {} --seed {}", verdict.drill, header.seed);
+    // What is built in has its name; any other drill stands below, and is played from a file.
+    let named = BUILT_IN.iter().any(|(name, _)| *name == verdict.drill);
+    let file = if named { "" } else { ".toml" };
+    let mut command = format!(
+        "hutong-chaos run {}{file} --seed {}",
+        verdict.drill, header.seed
+    );
     if let Some(us) = header.duration_us {
         write!(command, " --duration {us}us").expect("a text takes all");
     }
@@ -347,6 +353,10 @@ fn setting(history: &History, verdict: &Verdict) -> String {
             Loading::Surge => "surge",
         };
         command = format!("{command}  (with the load of `all --load {word}`)");
+    }
+    if !named {
+        command =
+            format!("{command}  (with the drill below in that file / 先将下方演练内容存为该文件)");
     }
     for (en, zh, value) in [
         ("Command", "命令", command),

@@ -130,7 +130,7 @@ impl std::fmt::Display for Report {
 }
 
 /// How many of the first seeds are run twice before any is believed, and then one in how many.
-const TWICE_FIRST: u64 = 10;
+const TWICE_FIRST: u64 = 100;
 const TWICE_EVERY: u64 = 1000;
 
 /// Runs a seed again, and says where it is not the same.

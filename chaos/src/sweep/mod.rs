@@ -28,6 +28,8 @@ use store::of_the_machine;
 use timing::Timing;
 use trace::{Ending, Step, TraceError, Traced};
 
+/// Of one workload.
+const POINTS_MIN: usize = 10 * RECOVERY_SHARE;
 /// Of all points, one in so many is of a recovery.
 const RECOVERY_SHARE: usize = 5;
 /// Points of one traced recovery.
@@ -60,11 +62,9 @@ impl Args {
         let program = std::env::current_exe().map_err(|e| e.to_string())?;
         let mut sweep = Sweep::new(&program, self.scratch.as_deref(), None)?;
         let mut seed = self.seed;
-        // A handful of points is no workload.
-        while sweep.report.points + RECOVERY_SHARE <= self.points
-            && sweep.report.failures.is_empty()
-        {
-            let left = self.points - sweep.report.points;
+        while sweep.report.points < self.points && sweep.report.failures.is_empty() {
+            // A handful of points is no workload: rather some more than were asked for.
+            let left = (self.points - sweep.report.points).max(POINTS_MIN);
             sweep.workload(seed, self.operations, left)?;
             if !self.json {
                 eprintln!("seed {seed}: {}", sweep.report);
