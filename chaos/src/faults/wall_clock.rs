@@ -4,7 +4,7 @@ use crate::{error::ChaosError, faults::Undone, history::Proof, stage::Stage};
 use std::time::Duration;
 
 const POLL: Duration = Duration::from_millis(100);
-/// The clock is looked up again every second.
+/// The broker's clock reads its file every second.
 const SEEN_MAX: Duration = Duration::from_secs(10);
 /// Of an answer that was on its way, and of a step that is only about right.
 const TOLERANCE_S: f64 = 3.0;

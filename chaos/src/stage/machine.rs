@@ -4,19 +4,7 @@ use crate::{
     drill::{What, Workload},
     stage::{cgroup::Cgroup, shell::has},
 };
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::OnceLock,
-    time::{Duration, Instant},
-};
-
-/// Where Debian's package puts it.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
-
-/// To say a version, also on a busy machine.
-const STARTS_MAX: Duration = Duration::from_secs(5);
-const STARTS_POLL: Duration = Duration::from_millis(10);
+use std::path::{Path, PathBuf};
 
 /// A folder with real input.
 const DATA: &str = "HUTONG_TEST_DATA";
@@ -85,10 +73,6 @@ impl Machine {
         &self.connect
     }
 
-    pub fn faketime(&self) -> &'static Path {
-        Path::new(FAKETIME)
-    }
-
     pub fn risk_levels(&self) -> Result<&Path, String> {
         let none = || {
             format!("no lists of risk areas: set {DATA} to a folder that has risk-levels/*.json")
@@ -131,7 +115,7 @@ impl Machine {
                 self.root("to filter packets")?;
                 program("nft", "nftables")
             }
-            What::ClockStep { .. } => self.fake_clock(),
+            What::ClockStep { .. } => program("cc", "gcc"),
             What::MemorySqueeze { .. } | What::CpuSqueeze { .. } => {
                 self.root("to make a control group")?;
                 Cgroup::available()
@@ -164,26 +148,10 @@ impl Machine {
                 vec!["strace", "ptrace"]
             }
             What::DropPackets { .. } => vec!["root", "nftables"],
-            What::ClockStep { .. } => vec!["libfaketime"],
+            What::ClockStep { .. } => vec!["a C compiler"],
             What::MemorySqueeze { .. } | What::CpuSqueeze { .. } => vec!["root", "control groups"],
             What::KillConnector | What::CrashPostgres => vec!["postgresql"],
             _ => Vec::new(),
-        }
-    }
-
-    /// Asked once: a program whose allocator wants to know the time before the library can tell it waits for
-    /// ever, and so would every drill.
-    fn fake_clock(&self) -> Result<(), String> {
-        static STARTS: OnceLock<bool> = OnceLock::new();
-        if !Path::new(FAKETIME).is_file() {
-            return Err(format!("no {FAKETIME}: install the package libfaketime"));
-        }
-        match STARTS.get_or_init(|| starts_with(&self.broker, FAKETIME)) {
-            true => Ok(()),
-            false => Err(format!(
-                "{} does not start with {FAKETIME}: its allocator asks for the time too early",
-                self.broker.display()
-            )),
         }
     }
 
@@ -220,31 +188,6 @@ impl Machine {
             ),
         }
     }
-}
-
-/// Whether a program says its version, with this library loaded before all others.
-fn starts_with(program: &Path, library: &str) -> bool {
-    let mut command = Command::new(program);
-    command.arg("--version").env("LD_PRELOAD", library);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let Ok(mut child) = command.spawn() else {
-        return false;
-    };
-    let begun = Instant::now();
-    while begun.elapsed() < STARTS_MAX {
-        match child.try_wait() {
-            Ok(Some(status)) => return status.success(),
-            Ok(None) => std::thread::sleep(STARTS_POLL),
-            Err(_) => break,
-        }
-    }
-    // It may have ended just now; there is nothing to do about an error here.
-    drop(child.kill());
-    drop(child.wait());
-    false
 }
 
 fn program(name: &str, package: &str) -> Result<(), String> {

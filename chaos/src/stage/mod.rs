@@ -174,7 +174,7 @@ impl Stage {
         };
         write(&configuration(any))?;
         let env = match faults().any(|what| what.needs_fake_clock()) {
-            true => fake_clock(dir.path(), machine)?,
+            true => fake_clock(dir.path()).await?,
             false => Vec::new(),
         };
         let made = header(header_of(drill, clock, platforms, configuration(any)));
@@ -371,20 +371,23 @@ fn listens_at(line: &str) -> Result<SocketAddr, ChaosError> {
     address.ok_or_else(|| ChaosError::Stage(format!("the broker said {line:?}")))
 }
 
+/// Compiled where it is needed: a library that is loaded before all others.
+const FAKE_CLOCK: &str = include_str!("fake_clock.c");
+
 /// The broker's clock follows a file; monotonic time stays true, as it does when a clock is set.
-fn fake_clock(dir: &Path, machine: &Machine) -> Result<Vec<(String, String)>, ChaosError> {
+async fn fake_clock(dir: &Path) -> Result<Vec<(String, String)>, ChaosError> {
     let file = clock_file(dir);
-    std::fs::write(&file, "+0\n").map_err(ChaosError::file("cannot write", &file))?;
-    let file = file.display().to_string();
-    let library = machine.faketime().display().to_string();
-    let pairs = [
-        ("LD_PRELOAD", library.as_str()),
-        ("FAKETIME_TIMESTAMP_FILE", file.as_str()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        // Seconds for which it does not look at the file again.
-        ("FAKETIME_CACHE_DURATION", "1"),
-    ];
-    Ok(pairs
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .to_vec())
+    let (source, library) = (dir.join("fake_clock.c"), dir.join("fake_clock.so"));
+    for (path, text) in [(&file, "+0\n"), (&source, FAKE_CLOCK)] {
+        std::fs::write(path, text).map_err(ChaosError::file("cannot write", path))?;
+    }
+    let (from, to) = (shell::text(&source)?, shell::text(&library)?);
+    shell::run("cc", &["-shared", "-fPIC", "-O1", "-o", to, from]).await?;
+    Ok(vec![
+        ("LD_PRELOAD".to_owned(), to.to_owned()),
+        (
+            "HUTONG_CLOCK_FILE".to_owned(),
+            shell::text(&file)?.to_owned(),
+        ),
+    ])
 }
