@@ -1,15 +1,20 @@
 //! `scale`: what a delta costs when it falls on one of a million, ten million or a hundred million
-//! registers, and what those take on disk.
+//! registers, and what those take on disk. Before and after the load it waits until nothing is merged any more: what
+//! a delta leaves to be done is part of its cost, and what the registers were filled with is not.
 
 use crate::{
     Failure,
+    broker::BrokerProcess,
     fill::{Fill, Until},
     measure::{Run, Sampler, between},
     scenarios::{Common, Times, look},
 };
 use clap::Args;
 use serde::Serialize;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct Options {
@@ -34,6 +39,29 @@ pub struct Options {
     log: String,
 }
 
+/// Longer than this nothing is merged that was left.
+const SETTLED_MAX: Duration = Duration::from_secs(900);
+/// So many seconds with less than this share of a processor, one after the other, are rest.
+const RESTS: u32 = 2;
+const RESTING_CORES: f64 = 0.15;
+
+/// Waits until the broker has nothing left to do.
+async fn settled(broker: &BrokerProcess) -> Result<(), Failure> {
+    let begin = Instant::now();
+    let (mut rests, mut before) = (0, look(broker));
+    while rests < RESTS {
+        if begin.elapsed() > SETTLED_MAX {
+            return Err("the broker still merges what was written long ago".into());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = look(broker);
+        let busy = between(before.broker, now.broker).cpu_s > RESTING_CORES;
+        rests = if busy { 0 } else { rests + 1 };
+        before = now;
+    }
+    Ok(())
+}
+
 pub async fn run(options: &Options) -> Result<Run, Failure> {
     let issuers = options.fill.issuers();
     let retention = format!("[retention]\nbytes = \"{}\"", options.log);
@@ -42,6 +70,7 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     let mut first_cost = None;
     for registers in &options.registers {
         options.fill.registers(&broker, *registers).await?;
+        settled(&broker).await?;
         let each = registers / options.fill.producers as u64;
         let begin = Instant::now() + options.times.warmup();
         let until = Until::Time(begin + options.times.seconds());
@@ -53,8 +82,10 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
             look(&broker)
         };
         let (filled, before) = tokio::join!(filling, before);
-        let (filled, after) = (filled?, look(&broker));
+        let filled = filled?;
         let seconds = begin.elapsed().as_secs_f64();
+        settled(&broker).await?;
+        let after = look(&broker);
         let took = between(before.broker, after.broker);
         let cost = took.cpu_s / (filled.acknowledged as f64 / 1e6);
         let first = *first_cost.get_or_insert(cost);
