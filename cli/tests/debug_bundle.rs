@@ -72,6 +72,13 @@ async fn a_bundle_has_what_is_needed_and_no_secret() {
     for name in ["config-0.toml", "about.json", "errors.json", "status.json"] {
         assert!(!read(name).contains("hunter2"), "{name}");
     }
+    // And nobody: neither in text nor as it is in the log.
+    for file in std::fs::read_dir(dir.path().join("hutong-debug")).expect("a folder") {
+        let file = file.expect("an entry").path();
+        let bytes = std::fs::read(&file).expect("it is there");
+        let has = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
+        assert!(!has(&[b'1'; 32]) && !has(&[0x11; 16]), "{}", file.display());
+    }
     broker.stop().await;
 
     let gone = dir.path().join("b.tar");
