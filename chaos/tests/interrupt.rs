@@ -95,6 +95,12 @@ fn an_interrupted_drill_undoes_its_fault() {
         ("pause-broker", "INT"),
         ("disk-full", "TERM"),
         ("latency", "HUP"),
+        ("read-only", "INT"),
+        ("slow-sync", "TERM"),
+        ("memory-squeeze", "INT"),
+        ("drop-packets", "INT"),
+        ("clock-step", "INT"),
+        ("zero-window", "TERM"),
     ] {
         let chaos = Chaos::new();
         if let Some(why) = chaos.why_not(drill) {

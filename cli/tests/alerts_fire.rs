@@ -136,7 +136,7 @@ async fn a_platform_stops_applying(stage: &mut Stage) {
     stage.prometheus.is_quiet().await;
 }
 
-/// The matrix, the metric, the command line and the subscriber itself say the same within five seconds.
+/// The matrix, the console, the metric, the command line and the subscriber itself say the same within five seconds.
 async fn who_since_when_and_which_change(stage: &mut Stage) {
     let begun = Instant::now();
     until("one pair is behind", async || {
@@ -170,17 +170,27 @@ async fn who_since_when_and_which_change(stage: &mut Stage) {
             metric(&page, &series).ok_or(format!("no {series}"))
         };
         let own = *stage.sichuan.applied.borrow();
-        let command = command_line(&stage.broker.address());
+        let (command, change) = command_line(&stage.broker.address())?;
+        let (console, shown) = console(stage)?;
+        if [change, shown] != [lag.oldest_offset; 2] {
+            let matrix = lag.oldest_offset;
+            return Err(format!(
+                "which change: matrix, command, console: {:?}",
+                [matrix, change, shown]
+            ));
+        }
         let told = (
             of("hutong_pair_lag_records")? as u64,
             (of("hutong_pair_oldest_unapplied_timestamp_seconds")? * 1e6).round() as u64,
         );
         let matrix = (lag.records, lag.oldest_at_us);
         let subscriber = (own.waiting, own.oldest.map_or(0, |at| at.0));
-        let all = [told, matrix, subscriber, command?];
+        let all = [told, matrix, subscriber, command, console];
         match all.iter().all(|one| *one == all[0]) {
             true => Ok(()),
-            false => Err(format!("metric, matrix, subscriber, command: {all:?}")),
+            false => Err(format!(
+                "metric, matrix, subscriber, command, console: {all:?}"
+            )),
         }
     })
     .await;
@@ -189,8 +199,27 @@ async fn who_since_when_and_which_change(stage: &mut Stage) {
     stage.source.be_silent(false);
 }
 
+/// Of a pair: records, and since when; and the offset of the oldest change.
+type Said = ((u64, u64), u64);
+
+fn said(lane: &serde_json::Value) -> Result<Said, String> {
+    let number = |key: &str| lane[key].as_u64().ok_or(format!("no {key} in {lane}"));
+    let records = (number("records")?, number("oldest_at_us")?);
+    Ok((records, number("oldest_offset")?))
+}
+
+/// What the console shows of the pair on the platform's page.
+fn console(stage: &Stage) -> Result<Said, String> {
+    let page = watch::get(stage.broker.http, "/console/api/platform/510000")?;
+    let json: serde_json::Value =
+        serde_json::from_str(&page).map_err(|e| format!("{e}: {page}"))?;
+    let pairs = json["pairs"].as_array().ok_or("no list of pairs")?;
+    let pair = pairs.iter().find(|p| p["issuer"] == ANHUI);
+    said(&pair.ok_or(format!("no such pair in {page}"))?["lag"][0])
+}
+
 /// What `hutong lag --matrix` says of the pair.
-fn command_line(address: &str) -> Result<(u64, u64), String> {
+fn command_line(address: &str) -> Result<Said, String> {
     let output = Command::new(env!("CARGO_BIN_EXE_hutong"))
         .args(["lag", "--matrix", "--output", "json", "--address", address])
         .output()
@@ -203,12 +232,7 @@ fn command_line(address: &str) -> Result<(u64, u64), String> {
         .iter()
         .find(|p| p["issuer"] == ANHUI && p["receiver"] == SICHUAN)
         .ok_or(format!("no such pair in {text}"))?;
-    let number = |key: &str| {
-        pair["urgent"][key]
-            .as_u64()
-            .ok_or(format!("no {key} in {pair}"))
-    };
-    Ok((number("records")?, number("oldest_at_us")?))
+    said(&pair["urgent"])
 }
 
 async fn a_platform_is_gone_and_one_is_silent(stage: &mut Stage) {

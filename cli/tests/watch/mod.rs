@@ -56,7 +56,9 @@ pub fn get(address: SocketAddr, path: &str) -> Result<String, String> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         // HTTP/1.0: the body comes in one piece.
-        let request = format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n");
+        // Who asks matters to the console alone.
+        let identity = "hutong-identity: operator/test";
+        let request = format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n{identity}\r\n\r\n");
         stream.write_all(request.as_bytes())?;
         let mut response = String::new();
         stream.read_to_string(&mut response)?;
