@@ -57,7 +57,7 @@ impl PostgresServer {
         let bin = bin()?;
         let folder = folder()?;
         let data = folder.join("data");
-        let mut initdb = as_user(&bin.join("initdb"));
+        let mut initdb = as_user(&PostgresServer::program("initdb")?);
         initdb.args([
             "--no-sync",
             "--auth=trust",
