@@ -141,8 +141,12 @@ impl Kind {
             Kind::Postgres => PostgresServer::program("postgres")?,
         };
         let asked = Command::new(&program).arg("--version").output().await;
-        let asked =
-            asked.map_err(|error| format!("cannot start {}: {error}", program.display()))?;
+        let asked = asked.map_err(|error| {
+            format!(
+                "cannot start {}: {error}; `./dev bench` installs it",
+                program.display()
+            )
+        })?;
         Ok(Some(
             String::from_utf8_lossy(&asked.stdout).trim().to_owned(),
         ))
