@@ -130,7 +130,8 @@ impl Answer {
 }
 
 async fn asked(context: &Context, args: &CheckArgs) -> Answer {
-    let limit = Duration::from_secs_f64(args.timeout);
+    // More than a duration can be is as good as none.
+    let limit = Duration::try_from_secs_f64(args.timeout).unwrap_or(Duration::MAX);
     match tokio::time::timeout(limit, lag::read(context)).await {
         Ok(Ok(lags)) => judge(args, &lags),
         Ok(Err(error)) => Answer::unknown(error),
