@@ -42,7 +42,7 @@ fn six_drills_pass_each_with_proof_of_its_faults() {
                 let json = passes(name, &chaos);
                 println!("{name}: {}", json["totals"]);
             }
-            // The first four need no more than a process has.
+            // The others need no more than a process and what `./dev` installs.
             Some(why) => {
                 let needs = ["power-loss", "sync-error"].contains(&name);
                 assert!(needs && !is_root(), "{name} is not played here: {why}");
