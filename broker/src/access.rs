@@ -1,8 +1,10 @@
 //! Who is on the other end, and what it may do. Nothing else knows how identity was established.
 
+use http::HeaderMap;
 use hutong_proto::{Issuer, Micros, Reason, Refusal, TraceContext, limits, metadata};
 use std::{collections::BTreeSet, fmt};
 use tonic::metadata::MetadataMap;
+use tracing::Span;
 
 /// What an identity is allowed to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,10 +54,16 @@ pub fn clock_ahead_us(said: &MetadataMap, now: Micros) -> Option<i64> {
     possible.then(|| said as i64 - now.0 as i64)
 }
 
-/// The span that a call is part of, if its caller says one.
-pub fn trace_parent(said: &MetadataMap) -> Option<TraceContext> {
-    let parent = said.get(metadata::TRACE_PARENT)?.to_str().ok()?;
-    TraceContext::from_trace_parent(parent)
+/// What is logged about a call stands in this: it has the trace that the caller says the call is part of. None if it
+/// says none.
+pub fn log_span(path: &str, said: &HeaderMap) -> Span {
+    let parent = said.get(metadata::TRACE_PARENT);
+    let parent = parent.and_then(|parent| parent.to_str().ok());
+    let Some(trace) = parent.and_then(TraceContext::from_trace_parent) else {
+        return Span::none();
+    };
+    let call = path.rsplit('/').next().unwrap_or_default();
+    tracing::info_span!("call", call, trace_id = %trace)
 }
 
 /// Every call, so that a new one does not compile without a line in [`allowed`].

@@ -18,6 +18,7 @@ use hutong_proto::{
 };
 use std::sync::{Arc, atomic::Ordering};
 use tonic::{Request, Response, Status};
+use tracing::Span;
 
 #[derive(Clone)]
 pub struct Admin {
@@ -153,6 +154,16 @@ impl Admin {
     }
 }
 
+/// On a thread that may wait for the disk. What is logged there has the trace of the call.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    let span = Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work))
+        .await
+        .map_err(|_| Reason::Internal.into())
+}
+
 fn partition_to_api(info: &PartitionInfo) -> api::Partition {
     api::Partition {
         issuer: info.partition.issuer.code(),
@@ -231,9 +242,7 @@ impl AdminService for Admin {
         self.access
             .check(request.metadata(), Call::ListPartitions)?;
         let log = Arc::clone(&self.log);
-        let infos = tokio::task::spawn_blocking(move || log.partitions())
-            .await
-            .map_err(|_| Refusal::from(Reason::Internal))?;
+        let infos = blocking(move || log.partitions()).await?;
         let partitions = infos.iter().map(partition_to_api).collect();
         Ok(Response::new(api::ListPartitionsResponse { partitions }))
     }
@@ -244,9 +253,7 @@ impl AdminService for Admin {
     ) -> Result<Response<api::TrimPartitionResponse>, Status> {
         self.access.check(request.metadata(), Call::TrimPartition)?;
         let this = self.clone();
-        let trimmed = tokio::task::spawn_blocking(move || this.trim(request.get_ref()))
-            .await
-            .map_err(|_| Refusal::from(Reason::Internal))??;
+        let trimmed = blocking(move || this.trim(request.get_ref())).await??;
         Ok(Response::new(api::TrimPartitionResponse {
             trimmed_below: trimmed.0,
         }))
@@ -260,10 +267,7 @@ impl AdminService for Admin {
             .check(request.metadata(), Call::CreateCheckpoint)?;
         let this = self.clone();
         let made = move || this.checkpoints.create(&*this.log, &this.state);
-        let made = tokio::task::spawn_blocking(made)
-            .await
-            .map_err(|_| Refusal::from(Reason::Internal))?;
-        let made = made.map_err(|error| match error {
+        let made = blocking(made).await?.map_err(|error| match error {
             CheckpointError::InUse { .. } => {
                 Refusal::from(Reason::CheckpointInUse).detail(error.to_string())
             }
@@ -309,8 +313,6 @@ impl Admin {
     /// Lags are read from the log, which may block.
     async fn read_lags(&self) -> Result<Vec<SubscriptionLag>, Refusal> {
         let lags = self.lags.clone();
-        tokio::task::spawn_blocking(move || lags.all())
-            .await
-            .map_err(|_| Reason::Internal.into())
+        blocking(move || lags.all()).await
     }
 }

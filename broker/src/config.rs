@@ -134,7 +134,7 @@ pub struct Telemetry {
     pub certificates: Vec<PathBuf>,
     /// Where metrics and spans are pushed by OTLP.
     pub otlp: Option<String>,
-    /// A batch that takes longer is traced, whether it was sampled or not.
+    /// A batch or a delivery that takes longer is traced, whether it was sampled or not.
     pub slow: Duration,
 }
 

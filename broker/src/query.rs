@@ -22,6 +22,7 @@ use hutong_proto::{
 use prost::Message;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
+use tracing::Span;
 
 /// How much of the log is read for a revision that is no longer current.
 const TRACE_READ_BYTES_MAX: usize = 64 << 20;
@@ -375,7 +376,8 @@ fn internal(error: &StateError) -> Refusal {
 async fn blocking<T: Send + 'static>(
     answer: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<Response<T>, Status> {
-    let answer = tokio::task::spawn_blocking(answer)
+    let span = Span::current();
+    let answer = tokio::task::spawn_blocking(move || span.in_scope(answer))
         .await
         .map_err(|_| Refusal::from(Reason::Internal))?;
     Ok(Response::new(answer?))

@@ -1,14 +1,18 @@
-//! One trace leads from the commit at a source to every sink, with links from the batches; what is refused is traced too.
-//! The collector is a real one, as far as the wire goes.
+//! One trace leads from the commit at a source to every sink, with links from the batches; what is refused or slow is
+//! traced too, and logs have the ids of traces. The collector is a real one, as far as the wire goes.
 
 mod watch;
 
 use hutong_connectors::{
     checkpoint::StateFolder,
+    client::{Endpoint, Identity, admin},
     config::SubscriptionSettings,
-    runner::{BrokerSource, BrokerTarget, Connect as _, Heard, Inlet as _, Outlet},
+    runner::{
+        BrokerInlet, BrokerOutlet, BrokerSource, BrokerTarget, Connect as _, Heard, Inlet as _,
+        Outlet,
+    },
 };
-use hutong_proto::{Delta, Issuer, Lane, delta::Colour};
+use hutong_proto::{Cursor, Delta, Issuer, Lane, Micros, TraceContext, api, delta::Colour};
 use hutong_telemetry::{TraceSettings, Traces};
 use opentelemetry_proto::tonic::{
     collector::{
@@ -21,18 +25,28 @@ use opentelemetry_proto::tonic::{
             trace_service_server::{TraceService, TraceServiceServer},
         },
     },
+    common::v1::any_value::Value,
     trace::v1::Span,
 };
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
-use watch::{ANHUI, Broker, SHANGHAI, SICHUAN, clients, until};
+use watch::{ANHUI, Broker, Connector, SHANGHAI, SICHUAN, Setup, clients, sink_connector, until};
+
+/// Provinces, and the corps in Xinjiang.
+const PLATFORMS: [u32; 32] = [
+    110_000, 120_000, 130_000, 140_000, 150_000, 210_000, 220_000, 230_000, 310_000, 320_000,
+    330_000, 340_000, 350_000, 360_000, 370_000, 410_000, 420_000, 430_000, 440_000, 450_000,
+    460_000, 500_000, 510_000, 520_000, 530_000, 540_000, 610_000, 620_000, 630_000, 640_000,
+    650_000, 660_000,
+];
 
 /// How many spans have which name.
 type Named = Vec<(String, usize)>;
@@ -90,6 +104,26 @@ impl Collector {
         self.spans.lock().expect("no panic").clone()
     }
 
+    fn named(&self, name: &str) -> Vec<Span> {
+        let spans = self.spans();
+        spans.into_iter().filter(|s| s.name == name).collect()
+    }
+
+    /// Until a batch of each end has a link into the trace.
+    async fn links_into(&self, trace: &[u8]) {
+        until("links from batches", async || {
+            let linked = |name: &str| {
+                let links = self.named(name).into_iter().flat_map(|s| s.links);
+                links.into_iter().any(|link| link.trace_id == trace)
+            };
+            match linked("hutong.publish") && linked("hutong.ingest") {
+                true => Ok(()),
+                false => Err("a batch has no link to it".to_owned()),
+            }
+        })
+        .await;
+    }
+
     /// In the trace of the first change that a source began: names and how often.
     fn trace(&self) -> Result<(Vec<u8>, Named), String> {
         let spans = self.spans();
@@ -123,14 +157,44 @@ fn issuer(code: u32) -> Issuer {
     Issuer::new(code).expect("a code")
 }
 
-/// Applies all that comes, as a sink connector does.
-async fn sink(broker: &Broker, code: u32, traces: Traces) {
+fn pushing(otlp: SocketAddr) -> Setup {
+    Setup {
+        otlp: Some(otlp),
+        ..Setup::default()
+    }
+}
+
+/// A text or a number, as text; empty if the span has no such attribute.
+fn attribute(span: &Span, key: &str) -> String {
+    let found = span.attributes.iter().find(|a| a.key == key);
+    let value = found.and_then(|a| a.value.clone()).and_then(|v| v.value);
+    match value {
+        Some(Value::StringValue(text)) => text,
+        Some(Value::IntValue(number)) => number.to_string(),
+        _ => String::new(),
+    }
+}
+
+/// Where a source connector's deltas go.
+async fn outlet(broker: &Broker, dir: &Path, traces: Traces) -> BrokerOutlet {
+    let folder = StateFolder::new(dir, "source");
+    folder.create().expect("created");
+    let target = BrokerTarget::one_stream(broker.address(), issuer(ANHUI), "s".to_owned(), &folder);
+    target
+        .traced(traces)
+        .connect(None)
+        .await
+        .expect("connected")
+}
+
+/// A sink connector's stream, after its snapshot.
+async fn inlet(broker: &Broker, code: u32, traces: Traces) -> BrokerInlet {
     let subscription = SubscriptionSettings {
         name: "main".to_owned(),
         kinds: Vec::new(),
         issuers: Vec::new(),
         lanes: Vec::new(),
-        include_own: false,
+        include_own: true,
     };
     let source = BrokerSource::new(broker.address(), issuer(code), subscription);
     let mut inlet = source
@@ -138,19 +202,40 @@ async fn sink(broker: &Broker, code: u32, traces: Traces) {
         .connect(None)
         .await
         .expect("connected");
+    loop {
+        if let Heard::SnapshotEnd { cursor } = inlet.next().await.expect("a snapshot") {
+            inlet.applied(cursor).await.expect("said");
+            return inlet;
+        }
+    }
+}
+
+/// Applies all that comes, as a sink connector does.
+async fn sink(broker: &Broker, code: u32, traces: Traces) {
+    let mut inlet = inlet(broker, code, traces).await;
     drop(tokio::spawn(async move {
         while let Ok(heard) = inlet.next().await {
-            let cursor = match heard {
-                Heard::SnapshotEnd { cursor }
-                | Heard::Records { cursor, .. }
-                | Heard::Bookmark { cursor } => cursor,
-                Heard::SnapshotBegin { .. } | Heard::Rows(_) => continue,
-            };
-            if inlet.applied(cursor).await.is_err() {
+            if let Heard::Records { cursor, .. } | Heard::Bookmark { cursor } = heard
+                && inlet.applied(cursor).await.is_err()
+            {
                 return;
             }
         }
     }));
+}
+
+/// Waits for so many deltas. With the cursor after them, and when the last one was durable.
+async fn receive(inlet: &mut BrokerInlet, count: usize) -> (Cursor, Micros) {
+    let mut received = 0;
+    loop {
+        if let Heard::Records { deltas, cursor } = inlet.next().await.expect("records") {
+            received += deltas.len();
+            if received >= count {
+                let last = deltas.last().expect("no record is empty");
+                return (cursor, last.durable_at);
+            }
+        }
+    }
 }
 
 async fn publish(outlet: &mut impl Outlet, delta: Delta) {
@@ -162,19 +247,12 @@ async fn publish(outlet: &mut impl Outlet, delta: Delta) {
 async fn one_trace_leads_from_the_commit_to_every_sink_and_batches_link_to_it() {
     let (collector, otlp) = Collector::start().await;
     let dir = tempfile::tempdir().expect("a folder");
-    let broker = Broker::start_pushing(dir.path(), Some(otlp)).await;
+    let broker = Broker::start_with(dir.path(), pushing(otlp)).await;
     let traces = traces(otlp, 1.0);
     for code in [SICHUAN, SHANGHAI] {
         sink(&broker, code, traces.clone()).await;
     }
-    let folder = StateFolder::new(dir.path(), "source");
-    folder.create().expect("created");
-    let target = BrokerTarget::one_stream(broker.address(), issuer(ANHUI), "s".to_owned(), &folder);
-    let mut outlet = target
-        .traced(traces.clone())
-        .connect(None)
-        .await
-        .expect("connected");
+    let mut outlet = outlet(&broker, dir.path(), traces).await;
     publish(&mut outlet, clients::delta(1, 1, Colour::Red)).await;
 
     let expected = [
@@ -192,18 +270,7 @@ async fn one_trace_leads_from_the_commit_to_every_sink_and_batches_link_to_it() 
     })
     .await;
     let (trace, _) = collector.trace().expect("there");
-    until("links from batches", async || {
-        let spans = collector.spans();
-        let linked = |name: &str| {
-            let mut batches = spans.iter().filter(|s| s.name == name);
-            batches.any(|s| s.links.iter().any(|link| link.trace_id == trace))
-        };
-        match linked("hutong.publish") && linked("hutong.ingest") {
-            true => Ok(()),
-            false => Err("a batch has no link to it".to_owned()),
-        }
-    })
-    .await;
+    collector.links_into(&trace).await;
     // Streams say what they are part of, and the broker's log repeats it.
     let log = std::fs::read_to_string(dir.path().join("broker.log")).expect("a log");
     let spans = collector.spans();
@@ -225,10 +292,159 @@ async fn one_trace_leads_from_the_commit_to_every_sink_and_batches_link_to_it() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_trace_leads_to_32_platforms_and_names_each_of_them() {
+    let (collector, otlp) = Collector::start().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let setup = Setup {
+        platforms: PLATFORMS.to_vec(),
+        ..pushing(otlp)
+    };
+    let broker = Broker::start_with(dir.path(), setup).await;
+    let traces = traces(otlp, 1.0);
+    for code in PLATFORMS {
+        sink(&broker, code, traces.clone()).await;
+    }
+    let mut outlet = outlet(&broker, dir.path(), traces).await;
+    publish(&mut outlet, clients::delta(1, 1, Colour::Red)).await;
+
+    let expected = [
+        ("hutong.apply", 32),
+        ("hutong.broker", 1),
+        ("hutong.deliver", 32),
+        ("hutong.source", 1),
+    ];
+    let expected = expected.map(|(name, count)| (name.to_owned(), count));
+    until("the whole trace", async || match collector.trace()? {
+        (_, names) if names == expected => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let (trace, _) = collector.trace().expect("there");
+    let everybody: BTreeSet<String> = PLATFORMS.iter().map(u32::to_string).collect();
+    for name in ["hutong.deliver", "hutong.apply"] {
+        let spans = collector.named(name);
+        let of_trace = spans.iter().filter(|s| s.trace_id == trace);
+        let receivers: BTreeSet<String> = of_trace
+            .map(|span| attribute(span, "hutong.receiver"))
+            .collect();
+        assert_eq!(receivers, everybody, "{name}");
+    }
+    collector.links_into(&trace).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_platform_applies_late_is_traced_although_nobody_sampled_it() {
+    /// As the broker's configuration has it; much more than what is quick takes on a busy machine.
+    const SLOW: Duration = Duration::from_secs(3);
+    let (collector, otlp) = Collector::start().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let setup = Setup {
+        slow: "3s",
+        ..pushing(otlp)
+    };
+    let broker = Broker::start_with(dir.path(), setup).await;
+    let mut late = inlet(&broker, SHANGHAI, Traces::off()).await;
+    sink(&broker, SICHUAN, Traces::off()).await;
+    let mut outlet = outlet(&broker, dir.path(), Traces::off()).await;
+    for n in 1..=3 {
+        publish(&mut outlet, clients::delta(n, n, Colour::Red)).await;
+    }
+    let (cursor, durable_at) = receive(&mut late, 3).await;
+    until("it is late", async || {
+        let seconds = clients::now().seconds_since(durable_at);
+        let left = SLOW.as_secs_f64() - seconds;
+        (left < 0.0).then_some(()).ok_or(format!("{left} s left"))
+    })
+    .await;
+    late.applied(cursor).await.expect("said");
+    until("the late delivery", async || {
+        let spans = collector.named("hutong.deliver");
+        (!spans.is_empty())
+            .then_some(())
+            .ok_or_else(|| "none".to_owned())
+    })
+    .await;
+    let spans = collector.spans();
+    assert_eq!(spans.len(), 1, "what was quick is not kept: {spans:?}");
+    let span = &spans[0];
+    let took = Duration::from_nanos(span.end_time_unix_nano - span.start_time_unix_nano);
+    assert!(took >= SLOW, "{took:?}");
+    let said: Vec<_> = span.attributes.iter().map(|a| a.key.as_str()).collect();
+    let allowed = [
+        "hutong.receiver",
+        "hutong.lane",
+        "hutong.records",
+        "hutong.sent_after_ms",
+    ];
+    assert_eq!(said, allowed);
+    assert_eq!(attribute(span, "hutong.receiver"), SHANGHAI.to_string());
+    assert_eq!(attribute(span, "hutong.lane"), "urgent");
+    assert_eq!(attribute(span, "hutong.records"), "3");
+}
+
+/// Of the traces that a log names.
+fn trace_ids(log: &str) -> BTreeSet<&str> {
+    let parts = log.split("trace_id=").skip(1);
+    parts.filter_map(|part| part.get(..32)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_ends_of_a_stream_log_one_trace_and_a_call_is_logged_with_its_own() {
+    let (_collector, otlp) = Collector::start().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let broker = Broker::start_with(dir.path(), pushing(otlp)).await;
+    let log = |name: &str| {
+        let file = dir.path().join(format!("{name}.log"));
+        std::fs::read_to_string(file).unwrap_or_default()
+    };
+    let in_both = |name: &str| {
+        let (here, there) = (log(name), log("broker"));
+        match trace_ids(&here).is_disjoint(&trace_ids(&there)) {
+            false => Ok(()),
+            true => Err(format!("{name}:\n{here}\nbroker:\n{there}")),
+        }
+    };
+    let _source = Connector::start(dir.path(), &broker).await;
+    until("the source's stream", async || in_both("connector")).await;
+    let _sink = sink_connector(dir.path(), &broker, SICHUAN);
+    until("the sink's stream", async || {
+        match trace_ids(&log("sink")).is_empty() {
+            false => Ok(()),
+            true => Err(log("sink")),
+        }
+    })
+    .await;
+    // The broker says nothing of a subscriber while all is well: somebody else takes its stream over.
+    drop(clients::Sink::start(&broker, SICHUAN).await);
+    until("its end in both logs", async || in_both("sink")).await;
+
+    let endpoint = Endpoint::new(broker.address(), Identity::Operator("test".to_owned()));
+    let trace = TraceContext {
+        trace_id: [0xc5; 16],
+        span_id: [7; 8],
+    };
+    for endpoint in [endpoint.clone().traced(Some(trace)), endpoint] {
+        let request = api::TrimPartitionRequest {
+            issuer: ANHUI,
+            lane: Lane::Urgent.to_api().into(),
+            ..Default::default()
+        };
+        let mut admin = admin(&endpoint).expect("an address");
+        admin.trim_partition(request).await.expect("trimmed");
+    }
+    let log = log("broker");
+    let lines = log.lines().filter(|l| l.contains("trimmed on request"));
+    let named: Vec<_> = lines
+        .map(|line| line.contains(&trace.to_string()))
+        .collect();
+    assert_eq!(named, [true, false], "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_is_traced_although_nobody_sampled_it_and_names_no_person() {
     let (collector, otlp) = Collector::start().await;
     let dir = tempfile::tempdir().expect("a folder");
-    let broker = Broker::start_pushing(dir.path(), Some(otlp)).await;
+    let broker = Broker::start_with(dir.path(), pushing(otlp)).await;
     let source = clients::Source::start(&broker).await;
     source.publish_wrong().await;
     until("the refusal", async || {

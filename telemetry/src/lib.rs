@@ -24,4 +24,4 @@ mod traces;
 pub use exporter::{Exporter, ScrapeError};
 pub use health::Health;
 pub use logs::{LogFormat, LogsError};
-pub use traces::{Span, SpanRef, TraceSettings, Traces, TracesError};
+pub use traces::{Allowance, Span, SpanRef, TraceSettings, Traces, TracesError};

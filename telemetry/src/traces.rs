@@ -1,8 +1,8 @@
 //! Traces: spans that are made when what they are about is over, so that it is known whether they are worth keeping.
 //!
 //! Two ways lead to a span. A share of changes is sampled at its source, and whoever meets one of those on its way adds
-//! a span to its trace. And what was slow or refused is kept whether it was sampled or not (tail sampling): at most so
-//! many a second, because in a flood of errors the first ones say as much as all.
+//! a span to its trace. And what was slow or refused is kept whether it was sampled or not (tail sampling): as far as
+//! an [`Allowance`] goes, because in a flood of errors the first ones say as much as all.
 //!
 //! Spans wait in a bounded queue and are pushed by OTLP; what has no room is dropped and counted by the SDK. Nothing in a
 //! span names a person.
@@ -28,8 +28,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// Of what was slow or refused, in one second.
-const KEPT_PER_SECOND_MAX: u64 = 10;
 /// Of other spans.
 const LINKS_MAX: usize = 32;
 
@@ -79,9 +77,34 @@ struct Inner {
     one_in: u64,
     begun: AtomicU64,
     slow: Duration,
+}
+
+/// How many spans are kept in one second of what is slow or refused. Who has one of its own leaves those of others
+/// alone.
+#[derive(Debug)]
+pub struct Allowance {
+    per_second: u64,
     /// The second that the count is of, and the count.
     second: AtomicU64,
     kept: AtomicU64,
+}
+
+impl Allowance {
+    pub const fn new(per_second: u64) -> Allowance {
+        Allowance {
+            per_second,
+            second: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
+        }
+    }
+
+    fn take(&self, now_us: u64) -> bool {
+        let second = now_us / 1_000_000;
+        if self.second.swap(second, Relaxed) != second {
+            self.kept.store(0, Relaxed);
+        }
+        self.kept.fetch_add(1, Relaxed) < self.per_second
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -136,8 +159,6 @@ impl Traces {
             one_in,
             begun: AtomicU64::new(0),
             slow: settings.slow,
-            second: AtomicU64::new(0),
-            kept: AtomicU64::new(0),
         })))
     }
 
@@ -158,17 +179,10 @@ impl Traces {
         })
     }
 
-    /// Whether what took so long, or failed, is to be kept although nobody sampled it.
-    pub fn keeps(&self, took: Duration, failed: bool, now_us: u64) -> bool {
+    /// Whether what took so long, or failed, is to be kept although nobody sampled it; out of this allowance.
+    pub fn keeps(&self, allowance: &Allowance, took: Duration, failed: bool, now_us: u64) -> bool {
         let Some(inner) = &self.0 else { return false };
-        if !failed && took < inner.slow {
-            return false;
-        }
-        let second = now_us / 1_000_000;
-        if inner.second.swap(second, Relaxed) != second {
-            inner.kept.store(0, Relaxed);
-        }
-        inner.kept.fetch_add(1, Relaxed) < KEPT_PER_SECOND_MAX
+        (failed || took >= inner.slow) && allowance.take(now_us)
     }
 
     /// Records a span that is over; returns it for others to refer to. `own` is what it is known as already.
@@ -291,8 +305,8 @@ mod tests {
             let sampled = (0..1000).filter_map(|_| traces.sample()).count();
             assert_eq!(sampled, expected, "{share}");
         }
-        let off = Traces::off();
-        assert!(off.sample().is_none() && !off.keeps(Duration::MAX, true, 0));
+        let (off, plenty) = (Traces::off(), Allowance::new(10));
+        assert!(off.sample().is_none() && !off.keeps(&plenty, Duration::MAX, true, 0));
         assert!(off.record(span(None, Vec::new()), None).is_none());
     }
 
@@ -318,12 +332,19 @@ mod tests {
     fn what_is_slow_or_failed_is_kept_but_not_without_bound() {
         let (traces, _) = traces(0.0);
         let (quick, slow) = (Duration::from_millis(1), Duration::from_secs(2));
-        assert!(!traces.keeps(quick, false, 0));
-        assert!(traces.keeps(slow, false, 0) && traces.keeps(quick, true, 0));
-        let kept = (0..1000)
-            .filter(|_| traces.keeps(quick, true, 5_000_000))
-            .count();
-        assert_eq!(kept as u64, KEPT_PER_SECOND_MAX);
-        assert!(traces.keeps(quick, true, 6_000_000), "the next second");
+        let (one, another) = (Allowance::new(3), Allowance::new(3));
+        assert!(!traces.keeps(&one, quick, false, 0));
+        assert!(traces.keeps(&one, slow, false, 0) && traces.keeps(&one, quick, true, 0));
+        let in_a_second = |allowance| {
+            let kept = (0..1000).filter(|_| traces.keeps(allowance, slow, false, 5_000_000));
+            kept.count()
+        };
+        assert_eq!(in_a_second(&one), 3);
+        assert_eq!(in_a_second(&one), 0, "the same second");
+        assert_eq!(in_a_second(&another), 3, "nobody uses up another's");
+        assert!(
+            traces.keeps(&one, quick, true, 6_000_000),
+            "the next second"
+        );
     }
 }

@@ -14,6 +14,9 @@ pub struct Flight {
     pub below: Offset,
     /// Of the oldest delta in it, at its source.
     pub committed_at: Micros,
+    /// Of the oldest record in it.
+    pub durable_at: Micros,
+    pub records: usize,
     pub sent_at: Micros,
     /// Of its deltas that are traced.
     pub traces: Vec<TraceContext>,
@@ -29,6 +32,7 @@ pub fn take_off(flights: &mut Flights, flight: Flight) {
     if let Some(last) = flights.back_mut() {
         last.below = flight.below;
         last.committed_at = last.committed_at.min(flight.committed_at);
+        last.records += flight.records;
     }
 }
 
@@ -46,6 +50,8 @@ mod tests {
         Flight {
             below: Offset(n),
             committed_at: Micros(1_000_000 - n),
+            durable_at: Micros(n),
+            records: 1,
             sent_at: Micros(n),
             traces: Vec::new(),
         }
@@ -73,5 +79,8 @@ mod tests {
         let last = landed.last().expect("the newest ones");
         assert_eq!((last.below, last.sent_at), (Offset(5_000), Micros(1024)));
         assert_eq!(last.committed_at, Micros(1_000_000 - 5_000));
+        assert_eq!(last.durable_at, Micros(1024));
+        let records: usize = landed.iter().map(|flight| flight.records).sum();
+        assert_eq!(records, 5_000);
     }
 }

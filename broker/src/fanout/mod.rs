@@ -14,7 +14,7 @@ mod snapshot;
 mod turns;
 
 use crate::{
-    access::{Access, Call, clock_ahead_us, trace_parent},
+    access::{Access, Call, clock_ahead_us},
     clock::Clock,
     control::ControlWriter,
     ingress::FrameStream,
@@ -101,16 +101,9 @@ impl SubscribeService for Fanout {
         if let Some(ahead_us) = clock_ahead_us(request.metadata(), (self.clock)()) {
             self.metrics.clock_said(platform, ahead_us);
         }
-        let trace = trace_parent(request.metadata());
         let (session, frames) = self.session(platform, request.into_inner());
-        match trace {
-            // What it logs then carries the trace.
-            Some(trace) => {
-                let span = tracing::info_span!("subscribe", trace_id = %trace);
-                self.tasks.spawn(session.instrument(span))
-            }
-            None => self.tasks.spawn(session),
-        };
+        // What it logs carries the trace of the call.
+        self.tasks.spawn(session.in_current_span());
         Ok(Response::new(frames))
     }
 }

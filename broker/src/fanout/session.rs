@@ -13,7 +13,10 @@ use crate::{
     },
     filter::FilterSpec,
     ingress::{check_name, first_frame},
-    metrics::{Conflict, Direction, Hop, spans},
+    metrics::{
+        Conflict, Direction, Hop,
+        spans::{self, Delivered},
+    },
     overload::{GiveWay, Reader, ReadsFrom},
     tail::{Packing, TailEntry, TailRead},
 };
@@ -48,6 +51,8 @@ struct Chunk {
     below: Option<Offset>,
     /// Of the oldest delta in it, at its source; or when it became durable, if it was read from the log.
     committed_at: Micros,
+    /// Of the first record.
+    durable_at: Micros,
     /// How long the first record has waited since it was applied.
     waited: Waited,
     traces: Vec<TraceContext>,
@@ -283,15 +288,36 @@ impl Session {
     fn measure(&self, lease: &Lease, now: Micros) {
         let metrics = &self.shared.metrics;
         for lane in Lane::DELIVERED {
-            for flight in lease.subscription.landed(lane) {
+            let landed = lease.subscription.landed(lane);
+            let delivered = |flight: &Flight| Delivered {
+                to: self.platform,
+                lane,
+                records: flight.records,
+                durable_at: flight.durable_at,
+                sent_at: flight.sent_at,
+                applied_at: now,
+            };
+            for flight in &landed {
                 let sent = now.seconds_since(flight.sent_at);
                 metrics.hop(Hop::SentToPlatform, lane, sent);
                 let whole = now.seconds_since(flight.committed_at);
                 metrics.hop(Hop::SourceToPlatform, lane, whole);
                 for trace in &flight.traces {
-                    let span = spans::deliver(*trace, self.platform, lane, flight.sent_at, now);
+                    let span = spans::deliver(*trace, &delivered(flight));
                     metrics.traces().record(span, None);
                 }
+            }
+            // The first has waited longest: it speaks for all that this ack is about.
+            let Some(mut slowest) = landed.first().map(delivered) else {
+                continue;
+            };
+            if metrics.keeps_delivery(self.platform, slowest.took(), now) {
+                slowest.records = landed.iter().map(|flight| flight.records).sum();
+                let traces = landed
+                    .iter()
+                    .flat_map(|flight| flight.traces.iter().copied());
+                let span = spans::deliver_slow(&slowest, traces);
+                metrics.traces().record(span, None);
             }
         }
     }
@@ -574,6 +600,8 @@ impl Chunk {
         self.below.map(|below| Flight {
             below,
             committed_at: self.committed_at,
+            durable_at: self.durable_at,
+            records: self.records,
             sent_at,
             traces: self.traces.clone(),
         })
@@ -619,6 +647,7 @@ fn chunk(entries: Vec<TailEntry>, next: Offset, lease: &Lease) -> Result<Chunk, 
             .collect(),
         below: entries.last().map(|e| e.head.offset.next()),
         committed_at: oldest.min().unwrap_or_default(),
+        durable_at: first.map_or(Micros::ZERO, |e| e.head.durable_at),
         waited: match first.and_then(|e| e.applied_at) {
             Some(at) => Waited::Since(at),
             None => Waited::SinceDurable(first.map_or(Micros::ZERO, |e| e.head.durable_at)),

@@ -14,7 +14,7 @@ mod totals;
 use crate::overload::GiveWay;
 use hutong_proto::{Issuer, Lane, Micros, Offset, Reason, delta::Colour};
 pub use hutong_telemetry::catalogue::Broker as Name;
-use hutong_telemetry::{Exporter, Traces, catalogue};
+use hutong_telemetry::{Allowance, Exporter, Traces, catalogue};
 use opentelemetry::metrics::{BoundHistogram, Histogram};
 use skew::Skew;
 use std::{
@@ -27,6 +27,10 @@ use std::{
     time::Duration,
 };
 pub use totals::Totals;
+
+/// Spans of what was slow or refused, of each platform in a second: so many of its batches, and of its deliveries.
+/// Those of 64 platforms together still have room in the queue of spans between two pushes.
+const KEPT_PER_SECOND: u64 = 2;
 
 /// What a scrape asks the rest of the broker. May read from disk, must not wait for anyone.
 pub trait Observe: Send + Sync {
@@ -239,6 +243,8 @@ struct PlatformCounters {
     /// By [`Conflict`].
     conflicts: [AtomicU64; 3],
     skew: Skew,
+    batches_kept: Allowance,
+    deliveries_kept: Allowance,
     /// By position in [`Reason::ALL`].
     refused: Box<[AtomicU64]>,
 }
@@ -261,6 +267,8 @@ impl PlatformCounters {
             credit: Default::default(),
             conflicts: Default::default(),
             skew: Skew::default(),
+            batches_kept: Allowance::new(KEPT_PER_SECOND),
+            deliveries_kept: Allowance::new(KEPT_PER_SECOND),
             refused: Reason::ALL.iter().map(|_| AtomicU64::default()).collect(),
         }
     }
@@ -336,6 +344,27 @@ impl Recorder {
     /// Where spans go.
     pub fn traces(&self) -> &Traces {
         &self.traces
+    }
+
+    /// Whether a batch of the platform, slow or with something refused, is traced although nobody sampled it.
+    pub fn keeps_batch(
+        &self,
+        platform: Issuer,
+        took: Duration,
+        refused: bool,
+        now: Micros,
+    ) -> bool {
+        let allowance = &self.platform(platform).batches_kept;
+        self.traces.keeps(allowance, took, refused, now.0)
+    }
+
+    /// The same of a delivery to the platform.
+    pub fn keeps_delivery(&self, platform: Issuer, took: Duration, now: Micros) -> bool {
+        if !self.traces.is_on() {
+            return false;
+        }
+        let allowance = &self.platform(platform).deliveries_kept;
+        self.traces.keeps(allowance, took, false, now.0)
     }
 
     /// Deltas that a producer was told are durable and applied.

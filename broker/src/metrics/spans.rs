@@ -3,6 +3,7 @@
 use hutong_proto::{Issuer, Lane, Micros, TraceContext};
 use hutong_telemetry::{Span, SpanRef};
 use opentelemetry::KeyValue;
+use std::time::Duration;
 
 /// A span in a delta's trace.
 pub fn span_of(trace: TraceContext) -> SpanRef {
@@ -54,18 +55,55 @@ pub fn broker(trace: TraceContext, batch: &Ingested, of: Option<SpanRef>) -> Spa
     }
 }
 
-/// A delta on its way to a platform, until that has applied it.
-pub fn deliver(trace: TraceContext, to: Issuer, lane: Lane, sent: Micros, applied: Micros) -> Span {
-    Span {
-        name: "hutong.deliver",
-        parent: Some(span_of(trace)),
-        links: Vec::new(),
-        from_us: sent.0,
-        to_us: applied.0,
-        attributes: vec![
-            KeyValue::new("hutong.receiver", to.to_string()),
-            KeyValue::new("hutong.lane", lane.name()),
-        ],
-        error: None,
+/// What a platform has just said to have.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivered {
+    pub to: Issuer,
+    pub lane: Lane,
+    pub records: usize,
+    /// Of the oldest record.
+    pub durable_at: Micros,
+    pub sent_at: Micros,
+    pub applied_at: Micros,
+}
+
+impl Delivered {
+    /// From when it was durable until the platform had applied it: whatever held it up in between, here or there.
+    pub fn took(&self) -> Duration {
+        Duration::from_micros(self.applied_at.0.saturating_sub(self.durable_at.0))
     }
+
+    fn span(&self, from: Micros) -> Span {
+        Span {
+            name: "hutong.deliver",
+            parent: None,
+            links: Vec::new(),
+            from_us: from.0,
+            to_us: self.applied_at.0,
+            attributes: vec![
+                KeyValue::new("hutong.receiver", self.to.to_string()),
+                KeyValue::new("hutong.lane", self.lane.name()),
+                KeyValue::new("hutong.records", self.records as i64),
+            ],
+            error: None,
+        }
+    }
+}
+
+/// A delta on its way to a platform, until that has applied it.
+pub fn deliver(trace: TraceContext, delivered: &Delivered) -> Span {
+    Span {
+        parent: Some(span_of(trace)),
+        ..delivered.span(delivered.sent_at)
+    }
+}
+
+/// What was slow, as a whole, with how much of the time it was not sent yet; linked to the traces of its deltas.
+pub fn deliver_slow(delivered: &Delivered, traces: impl Iterator<Item = TraceContext>) -> Span {
+    let mut span = delivered.span(delivered.durable_at);
+    let waited_us = delivered.sent_at.0.saturating_sub(delivered.durable_at.0);
+    let waited = KeyValue::new("hutong.sent_after_ms", (waited_us / 1000) as i64);
+    span.attributes.push(waited);
+    span.links = traces.map(span_of).collect();
+    span
 }

@@ -1,6 +1,7 @@
 //! The listeners: gRPC for clients, HTTP for those who watch.
 
 use crate::{
+    access,
     config::Config,
     http,
     node::{Parts, StartError},
@@ -117,6 +118,7 @@ pub fn start(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_connection_age(CONNECTION_AGE_MAX)
         .timeout(CALL_TIMEOUT)
+        .trace_fn(|call| access::log_span(call.uri().path(), call.headers()))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(reflection_old)

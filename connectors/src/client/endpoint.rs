@@ -115,12 +115,23 @@ impl Endpoint {
         request
             .metadata_mut()
             .insert(metadata::CLOCK, now().0.into());
-        if let Some(parent) = self.trace.and_then(|t| t.to_trace_parent().parse().ok()) {
+        if let Some(parent) = self.trace_parent() {
             request
                 .metadata_mut()
                 .insert(metadata::TRACE_PARENT, parent);
         }
         Ok(request)
+    }
+
+    fn trace_parent(&self) -> Option<MetadataValue<Ascii>> {
+        self.trace?.to_trace_parent().parse().ok()
+    }
+
+    fn identify(&self) -> Result<Identify, ClientError> {
+        Ok(Identify {
+            identity: self.metadata()?,
+            trace_parent: self.trace_parent(),
+        })
     }
 
     fn metadata(&self) -> Result<MetadataValue<Ascii>, ClientError> {
@@ -132,15 +143,20 @@ impl Endpoint {
     }
 }
 
-/// Puts the identity into every call.
+/// Puts the identity into every call, and what it is part of.
 #[derive(Clone, Debug)]
-pub struct Identify(MetadataValue<Ascii>);
+pub struct Identify {
+    identity: MetadataValue<Ascii>,
+    trace_parent: Option<MetadataValue<Ascii>>,
+}
 
 impl Interceptor for Identify {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request
-            .metadata_mut()
-            .insert(metadata::IDENTITY, self.0.clone());
+        let said = request.metadata_mut();
+        said.insert(metadata::IDENTITY, self.identity.clone());
+        if let Some(parent) = &self.trace_parent {
+            said.insert(metadata::TRACE_PARENT, parent.clone());
+        }
         Ok(request)
     }
 }
@@ -150,18 +166,16 @@ pub type AdminClient = AdminServiceClient<InterceptedService<Channel, Identify>>
 
 /// For questions about one entity or one delta.
 pub fn query(endpoint: &Endpoint) -> Result<QueryClient, ClientError> {
-    let identify = Identify(endpoint.metadata()?);
     Ok(QueryServiceClient::with_interceptor(
         endpoint.channel()?,
-        identify,
+        endpoint.identify()?,
     ))
 }
 
 /// For operators.
 pub fn admin(endpoint: &Endpoint) -> Result<AdminClient, ClientError> {
-    let identify = Identify(endpoint.metadata()?);
     Ok(AdminServiceClient::with_interceptor(
         endpoint.channel()?,
-        identify,
+        endpoint.identify()?,
     ))
 }

@@ -19,6 +19,7 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
+use tracing::Instrument as _;
 
 /// How to publish.
 #[derive(Clone, Debug)]
@@ -163,7 +164,8 @@ impl Publisher {
     /// Opens the stream. What can pass is tried again until it does; what cannot is the error.
     pub async fn connect(options: PublisherOptions) -> Result<Publisher, ClientError> {
         let (mut publisher, task) = Publisher::start(options)?;
-        let owned = Owned(tokio::spawn(task));
+        // What it logs belongs to whoever opens it.
+        let owned = Owned(tokio::spawn(task.in_current_span()));
         publisher.task = Arc::new(Mutex::new(Some(owned)));
         publisher.opened().await?;
         Ok(publisher)

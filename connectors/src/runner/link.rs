@@ -3,6 +3,7 @@
 use crate::client::{Delivered, LastError};
 use hutong_proto::{Cursor, Delta, Lane, Reason};
 use std::{future::Future, pin::Pin, time::Duration};
+use tracing::Span;
 
 /// What went wrong between here and the broker.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +65,12 @@ pub trait Outlet: Send {
 /// Opens what it opens anew for each attempt.
 pub trait Connect: Send {
     type Link: Send;
+
+    /// Begins what the next [`Connect::connect`] opens. What is logged about it, until it ends, goes into this.
+    fn begin(&mut self) -> Span {
+        Span::none()
+    }
+
     /// `None` of a cursor means a snapshot; outlets do not look at it.
     fn connect(
         &mut self,

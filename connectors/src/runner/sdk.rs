@@ -14,9 +14,10 @@ use crate::{
     config::SubscriptionSettings,
     state::now,
 };
-use hutong_proto::{Cursor, Delta, Issuer, Lane};
+use hutong_proto::{Cursor, Delta, Issuer, Lane, TraceContext};
 use hutong_telemetry::Traces;
 use std::time::Duration;
+use tracing::Span;
 
 /// Of the second producer: `NAME.bulk`.
 const BULK_SUFFIX: &str = ".bulk";
@@ -30,6 +31,8 @@ pub struct BrokerTarget {
     bulk: Option<Producer>,
     last_error: LastError,
     traces: Traces,
+    /// What the next streams are part of, if they were begun.
+    begun: Option<TraceContext>,
 }
 
 /// A name at the broker, with the epochs that were used under it.
@@ -43,9 +46,12 @@ struct Producer {
 #[derive(Debug)]
 pub struct BrokerSource {
     endpoint: Endpoint,
+    issuer: Issuer,
     subscription: SubscriptionSettings,
     last_error: LastError,
     traces: Traces,
+    /// What the next stream is part of, if it was begun.
+    begun: Option<TraceContext>,
 }
 
 /// One publish stream, or one for each lane.
@@ -92,6 +98,7 @@ impl BrokerTarget {
             bulk: None,
             last_error: LastError::default(),
             traces: Traces::off(),
+            begun: None,
         }
     }
 
@@ -101,8 +108,12 @@ impl BrokerTarget {
         BrokerTarget { traces, ..self }
     }
 
-    async fn open(&self, producer: &Producer) -> Result<Publisher, LinkError> {
-        let endpoint = self.endpoint.clone().traced(trace::stream(&self.traces));
+    async fn open(
+        &self,
+        producer: &Producer,
+        stream: Option<TraceContext>,
+    ) -> Result<Publisher, LinkError> {
+        let endpoint = self.endpoint.clone().traced(stream);
         let mut options = PublisherOptions::new(endpoint, producer.name.clone());
         let epochs = producer.epochs.clone();
         let epoch = on_disk(move || Ok(epochs.next(now())?)).await;
@@ -133,9 +144,11 @@ impl BrokerSource {
     ) -> BrokerSource {
         BrokerSource {
             endpoint: Endpoint::new(address, Identity::Platform(issuer)),
+            issuer,
             subscription,
             last_error: LastError::default(),
             traces: Traces::off(),
+            begun: None,
         }
     }
 
@@ -149,14 +162,21 @@ impl BrokerSource {
 impl Connect for BrokerTarget {
     type Link = BrokerOutlet;
 
+    fn begin(&mut self) -> Span {
+        self.begun = trace::stream(&self.traces);
+        trace::log_span(self.begun)
+    }
+
     async fn connect(&mut self, _: Option<Cursor>) -> Result<BrokerOutlet, LinkError> {
+        let begun = self.begun.take();
+        let stream = begun.or_else(|| trace::stream(&self.traces));
         let bulk = async {
             match &self.bulk {
-                Some(producer) => self.open(producer).await.map(Some),
+                Some(producer) => self.open(producer, stream).await.map(Some),
                 None => Ok(None),
             }
         };
-        let (first, bulk) = tokio::try_join!(self.open(&self.first), bulk)?;
+        let (first, bulk) = tokio::try_join!(self.open(&self.first, stream), bulk)?;
         let outlet = BrokerOutlet {
             first,
             bulk,
@@ -183,9 +203,16 @@ impl Connect for BrokerTarget {
 impl Connect for BrokerSource {
     type Link = BrokerInlet;
 
+    fn begin(&mut self) -> Span {
+        self.begun = trace::stream(&self.traces);
+        trace::log_span(self.begun)
+    }
+
     async fn connect(&mut self, cursor: Option<Cursor>) -> Result<BrokerInlet, LinkError> {
         let name = self.subscription.name.clone();
-        let endpoint = self.endpoint.clone().traced(trace::stream(&self.traces));
+        let begun = self.begun.take();
+        let stream = begun.or_else(|| trace::stream(&self.traces));
+        let endpoint = self.endpoint.clone().traced(stream);
         let mut options = SubscriberOptions::new(endpoint, name);
         options.filter = Filter {
             kinds: self.subscription.kinds.clone(),
@@ -197,7 +224,7 @@ impl Connect for BrokerSource {
         options.last_error = self.last_error.clone();
         Ok(BrokerInlet {
             subscriber: Subscriber::open(options).await?,
-            tracer: SinkTracer::new(&self.traces),
+            tracer: SinkTracer::new(&self.traces, self.issuer),
         })
     }
 

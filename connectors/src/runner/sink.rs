@@ -14,6 +14,7 @@ use hutong_proto::{Cursor, Reason};
 use std::{pin::pin, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 /// Of one transaction. What waits goes together: a sink that is behind catches up in large steps.
 const ROWS_MAX: usize = 10_000;
@@ -35,6 +36,8 @@ pub struct SinkRunner<S, C> {
     /// Another log of the broker is no mistake.
     new_log: bool,
     heard_at: Instant,
+    /// What is logged about the stream goes into this.
+    stream: Span,
 }
 
 impl<S, C> std::fmt::Debug for SinkRunner<S, C> {
@@ -66,6 +69,7 @@ where
             afresh: None,
             new_log: false,
             heard_at: Instant::now(),
+            stream: Span::none(),
         }
     }
 
@@ -111,7 +115,8 @@ where
                 }
             };
             let stop = self.stop.clone();
-            if !after_trouble(trouble, &mut self.pauses, &self.board, &stop).await? {
+            let pause = after_trouble(trouble, &mut self.pauses, &self.board, &stop);
+            if !pause.instrument(self.stream.clone()).await? {
                 return Ok(());
             }
         }
@@ -119,6 +124,8 @@ where
 
     async fn attempt(&mut self) -> Result<(), Ended> {
         let stop = self.stop.clone();
+        // The sink comes first: its troubles are no stream's.
+        self.stream = Span::none();
         if self.board.state() != State::Degraded && self.afresh.is_none() {
             self.board.set(State::Starting, "connecting");
         }
@@ -127,7 +134,18 @@ where
             () = stop.cancelled() => return Ok(()),
         };
         let cursor = stored.filter(|_| self.afresh.is_none());
-        let opened = open(&mut self.source, cursor, &self.board, &stop).await?;
+        self.stream = self.source.begin();
+        let stream = self.stream.clone();
+        self.follow(cursor, &stop).instrument(stream).await
+    }
+
+    /// One stream, as long as it goes well.
+    async fn follow(
+        &mut self,
+        cursor: Option<Cursor>,
+        stop: &CancellationToken,
+    ) -> Result<(), Ended> {
+        let opened = open(&mut self.source, cursor, &self.board, stop).await?;
         let Some(mut inlet) = opened else {
             return Ok(());
         };
@@ -137,7 +155,7 @@ where
         loop {
             let heard = match waiting.take() {
                 Some(heard) => heard,
-                None => match self.hear(&mut inlet, &stop).await? {
+                None => match self.hear(&mut inlet, stop).await? {
                     Some(heard) => heard,
                     None => return Ok(()),
                 },

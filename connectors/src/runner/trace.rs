@@ -1,7 +1,7 @@
 //! The spans of a connector: a change from its commit on, a batch until its ack, a change until its sink has it.
 
 use crate::{client::Delivered, state::now};
-use hutong_proto::{Cursor, Delta, Lane, Offset, TraceContext};
+use hutong_proto::{Cursor, Delta, Issuer, Lane, Offset, TraceContext};
 use hutong_telemetry::{Span, SpanRef, Traces};
 use opentelemetry::KeyValue;
 use std::collections::VecDeque;
@@ -18,6 +18,14 @@ pub fn stream(traces: &Traces) -> Option<TraceContext> {
     traces
         .record(span("hutong.stream", None, opened, opened), None)
         .map(context)
+}
+
+/// What is logged about a stream stands in this: the broker's lines about it have the same trace.
+pub fn log_span(stream: Option<TraceContext>) -> tracing::Span {
+    match stream {
+        Some(trace) => tracing::info_span!("stream", trace_id = %trace),
+        None => tracing::Span::none(),
+    }
 }
 
 fn context(span: SpanRef) -> TraceContext {
@@ -110,6 +118,8 @@ fn reference(trace: &TraceContext) -> SpanRef {
 #[derive(Debug)]
 pub struct SinkTracer {
     traces: Traces,
+    /// The platform whose sink it is.
+    receiver: Issuer,
     waiting: VecDeque<Waiting>,
 }
 
@@ -122,9 +132,10 @@ struct Waiting {
 }
 
 impl SinkTracer {
-    pub fn new(traces: &Traces) -> SinkTracer {
+    pub fn new(traces: &Traces, receiver: Issuer) -> SinkTracer {
         SinkTracer {
             traces: traces.clone(),
+            receiver,
             waiting: VecDeque::new(),
         }
     }
@@ -150,17 +161,22 @@ impl SinkTracer {
 
     /// Everything below this is durable here.
     pub fn applied(&mut self, cursor: &Cursor) {
+        if self.waiting.is_empty() {
+            return;
+        }
         let applied_us = now().0;
-        let traces = &self.traces;
+        let (traces, receiver) = (&self.traces, self.receiver);
         self.waiting.retain(|waiting| {
             if waiting.offset >= cursor.lane(waiting.lane) {
                 return true;
             }
             let parent = Some(reference(&waiting.trace));
-            traces.record(
-                span("hutong.apply", parent, waiting.came_us, applied_us),
-                None,
-            );
+            let mut apply = span("hutong.apply", parent, waiting.came_us, applied_us);
+            apply.attributes = vec![
+                KeyValue::new("hutong.receiver", receiver.to_string()),
+                KeyValue::new("hutong.lane", waiting.lane.name()),
+            ];
+            traces.record(apply, None);
             false
         });
     }

@@ -87,7 +87,8 @@ impl Session {
             .map(Reason::code)
             .next();
         let reason = whole.or(reason);
-        if deltas.is_empty() && !traces.keeps(took, reason.is_some(), now.0) {
+        let metrics = &self.shared.metrics;
+        if deltas.is_empty() && !metrics.keeps_batch(self.platform, took, reason.is_some(), now) {
             return;
         }
         let batch = Ingested {
