@@ -8,7 +8,8 @@ use super::{
 use crate::source::SourceRow;
 use futures_util::FutureExt;
 use hutong_proto::{Delta, Lane};
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
+use tokio::time::Instant;
 
 /// Batches of a lane that are under way. The publisher takes so many without a wait, also while it
 /// has no connection.
@@ -44,6 +45,9 @@ pub(super) struct LaneQueue {
     waiting_bytes: usize,
     flights: VecDeque<Flight>,
     arrived: u64,
+    /// How long whole batches waited for those under way, and since when they do now.
+    held_back: Duration,
+    full_since: Option<Instant>,
 }
 
 impl LaneQueue {
@@ -55,6 +59,8 @@ impl LaneQueue {
             waiting_bytes: 0,
             flights: VecDeque::new(),
             arrived: 0,
+            held_back: Duration::ZERO,
+            full_since: None,
         }
     }
 
@@ -70,6 +76,21 @@ impl LaneQueue {
 
     pub fn in_flight(&self) -> usize {
         self.flights.len()
+    }
+
+    /// How long whole batches waited because as many as may be were under way. Small ones reach that
+    /// bound long before the broker's credit is used up.
+    pub fn held_back(&self) -> Duration {
+        let now = self.full_since.map(|since| since.elapsed());
+        self.held_back + now.unwrap_or_default()
+    }
+
+    fn tell_full(&mut self) {
+        let full = self.flights.len() >= BATCHES_MAX && !self.waiting.is_empty();
+        if full != self.full_since.is_some() {
+            self.held_back = self.held_back();
+            self.full_since = full.then(Instant::now);
+        }
     }
 
     pub fn is_idle(&self) -> bool {
@@ -146,6 +167,7 @@ impl LaneQueue {
                 registers,
             });
         }
+        self.tell_full();
         Ok(())
     }
 
@@ -195,6 +217,7 @@ impl LaneQueue {
                 arrived = next.map_err(|e| flight.failed = Some(e)).ok();
             }
         }
+        self.tell_full();
         all
     }
 }

@@ -24,6 +24,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     mem,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use tokio::task::{JoinError, JoinHandle};
 
@@ -111,6 +112,11 @@ impl Outgoing {
             && self.settled.letters.len() < DELTAS_MAX
             && self.urgent.has_room()
             && (self.bulk.has_room() || self.bulk.waiting_bytes() < self.read_ahead_max)
+    }
+
+    /// How long batches of either lane waited because as many as may be were under way.
+    pub fn held_back(&self) -> Duration {
+        self.urgent.held_back() + self.bulk.held_back()
     }
 
     pub fn is_idle(&self) -> bool {

@@ -23,6 +23,7 @@ use std::{
 };
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 /// How long batches on their way are waited for when the connector stops or begins again.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -145,12 +146,18 @@ where
     /// Until it is told to stop, or cannot go on.
     pub async fn run(mut self) -> Result<(), Trouble> {
         let mut outlet = None;
+        let mut stream = Span::none();
         loop {
-            let Err(trouble) = self.attempt(&mut outlet).await else {
+            if outlet.is_none() {
+                stream = self.target.begin();
+            }
+            let attempt = self.attempt(&mut outlet).instrument(stream.clone());
+            let Err(trouble) = attempt.await else {
                 return Ok(());
             };
             let stop = self.stop.clone();
-            if !after_trouble(trouble, &mut self.pauses, &self.board, &stop).await? {
+            let pause = after_trouble(trouble, &mut self.pauses, &self.board, &stop);
+            if !pause.instrument(stream.clone()).await? {
                 return Ok(());
             }
         }
@@ -305,7 +312,7 @@ where
                     if let Some(error) = link.ended() {
                         return Err(Ended::Outlet(error.into()));
                     }
-                    let held_back = self.pressure.look(&self.board, link.held_back());
+                    let held_back = self.pressure.look(&self.board, link, outgoing.held_back());
                     watch(&self.board, self.normal, held_back, link);
                 }
                 () = sleep_until(tell_at), if durable.is_some() => return Ok((None, durable)),
@@ -361,15 +368,15 @@ where
 #[derive(Clone, Copy, Debug)]
 struct Pressure {
     looked_at: Instant,
-    /// How long the outlet had been held back by then.
-    held_back: Duration,
+    /// How long batches had waited by then for credit, and for those under way.
+    held_back: [Duration; 2],
 }
 
 impl Default for Pressure {
     fn default() -> Pressure {
         Pressure {
             looked_at: Instant::now(),
-            held_back: Duration::ZERO,
+            held_back: [Duration::ZERO; 2],
         }
     }
 }
@@ -380,8 +387,14 @@ impl Pressure {
     }
 
     /// Counts, and says whether most of the time went by with waiting.
-    fn look(&mut self, board: &Board, held_back: Duration) -> bool {
-        let waited = held_back.saturating_sub(self.held_back);
+    fn look(&mut self, board: &Board, link: &impl Outlet, for_those_under_way: Duration) -> bool {
+        let held_back = [link.held_back(), for_those_under_way];
+        let [credit, under_way] = [0, 1].map(|i| held_back[i].saturating_sub(self.held_back[i]));
+        // They may be one and the same wait. Without a connection it is not the broker that takes nothing.
+        let waited = match link.connected() {
+            Ok(()) => credit.max(under_way),
+            Err(_) => credit,
+        };
         let most = waited > self.looked_at.elapsed() / 2;
         *self = Pressure {
             looked_at: Instant::now(),

@@ -93,6 +93,16 @@ impl Process {
         child.wait().expect("its end");
     }
 
+    fn signal(&self, name: &str) {
+        let id = self.child.as_ref().expect("started").id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(
+            sent.expect("it runs").success(),
+            "SIG{name} to {}",
+            self.name
+        );
+    }
+
     /// Nobody but the test ends it.
     fn check_alive(&mut self) {
         let ended = self.child.as_mut().expect("started").try_wait();
@@ -179,6 +189,15 @@ impl Broker {
 
     pub fn kill(&mut self) {
         self.process.kill();
+    }
+
+    /// It stands still as it is, with its connections, until it is told to go on.
+    pub fn stand_still(&self) {
+        self.process.signal("STOP");
+    }
+
+    pub fn go_on(&self) {
+        self.process.signal("CONT");
     }
 
     /// At the same address, on what the one that was killed left behind. With `in_vain`, one before it is
