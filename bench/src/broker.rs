@@ -54,12 +54,30 @@ impl Usage {
             all.cpu_s += usage_of(&process).cpu_s + cpu_s(&process, [16, 17]);
             let file = format!("/proc/{process}/smaps_rollup");
             let rollup = fs::read_to_string(file).unwrap_or_default();
-            let line = rollup.lines().find(|line| line.starts_with("Pss:"));
-            let kb = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
-            all.memory_mb += kb.unwrap_or(0.0) / 1024.0;
+            all.memory_mb += megabytes(&rollup, "Pss:");
         }
         // Nobody keeps the peak of a sum.
         all.memory_peak_mb = all.memory_mb;
+        all
+    }
+
+    /// The same for who looks each second: an estimate of memory that costs the system nothing. Of what several share,
+    /// the largest part counts, once.
+    pub fn sampled(processes: &[u32]) -> Usage {
+        if let [only] = processes {
+            return usage_of(&only.to_string());
+        }
+        let mut all = Usage::default();
+        let (mut of_files, mut shared) = (0.0, 0.0);
+        for process in processes {
+            let process = process.to_string();
+            all.cpu_s += cpu_s(&process, [14, 15]) + cpu_s(&process, [16, 17]);
+            let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+            all.memory_mb += megabytes(&status, "RssAnon:");
+            of_files = megabytes(&status, "RssFile:").max(of_files);
+            shared = megabytes(&status, "RssShmem:").max(shared);
+        }
+        all.memory_mb += of_files + shared;
         all
     }
 }
@@ -190,15 +208,17 @@ pub fn usage_of(process: &str) -> Usage {
         ..Usage::default()
     };
     if let Ok(status) = fs::read_to_string(format!("/proc/{process}/status")) {
-        let megabytes = |name: &str| -> f64 {
-            let line = status.lines().find(|l| l.starts_with(name));
-            let kb = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok());
-            kb.unwrap_or(0.0) / 1024.0
-        };
-        usage.memory_peak_mb = megabytes("VmHWM:");
-        usage.memory_mb = megabytes("VmRSS:");
+        usage.memory_peak_mb = megabytes(&status, "VmHWM:");
+        usage.memory_mb = megabytes(&status, "VmRSS:");
     }
     usage
+}
+
+/// Of a line of kilobytes, as in `/proc/PID/status`.
+fn megabytes(text: &str, name: &str) -> f64 {
+    let line = text.lines().find(|line| line.starts_with(name));
+    let kb = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+    kb.unwrap_or(0.0) / 1024.0
 }
 
 fn folder_bytes(dir: &Path) -> u64 {

@@ -48,6 +48,20 @@ pub fn arguments(file: &Path, command: &Command, names: &[&str]) -> Result<Vec<O
     Ok(out)
 }
 
+/// With options that were given after the file. They win; of an option that takes several values, those of the file go.
+pub fn joined(file: Vec<OsString>, options: &[OsString]) -> Vec<OsString> {
+    let flag = |argument: &OsString| {
+        let text = argument.to_string_lossy();
+        let flag = text.split('=').next().filter(|f| f.starts_with("--"));
+        flag.map(str::to_owned)
+    };
+    let given: Vec<String> = options.iter().filter_map(flag).collect();
+    let stays = |argument: &OsString| flag(argument).is_none_or(|f| !given.contains(&f));
+    let mut all: Vec<OsString> = file.into_iter().filter(stays).collect();
+    all.extend(options.iter().cloned());
+    all
+}
+
 /// What stands on the command line for it; nothing for a flag that is not set.
 fn argument(scenario: &Command, key: &str, value: &Value) -> Result<Option<OsString>, String> {
     let long = key.replace('_', "-");

@@ -6,6 +6,7 @@ use crate::{
     broker::BrokerProcess,
     load::{self, Generator},
     measure::{Counters, Latencies},
+    waited::Busy,
 };
 use clap::Args;
 use hutong_connectors::client::{Endpoint, Identity, Pending, Publisher, PublisherOptions};
@@ -45,10 +46,8 @@ pub struct Filled {
     pub published: u64,
     pub acknowledged: u64,
     pub ack: Latencies,
-    /// Share of their time in which the producers waited for the broker: near one means that they could
-    /// have sent more.
+    /// Share of their time in which the producers waited for the broker.
     pub waited_share: f64,
-    waited_s: f64,
 }
 
 impl Fill {
@@ -61,7 +60,7 @@ impl Fill {
         begin: Instant,
         counters: &Arc<Counters>,
     ) -> Result<Filled, Failure> {
-        let mut tasks = JoinSet::new();
+        let (busy, mut tasks) = (Busy::default(), JoinSet::new());
         for (i, issuer) in load::issuers(self.producers).into_iter().enumerate() {
             let endpoint = Endpoint::new(broker.grpc.clone(), Identity::Platform(issuer));
             let mut options = PublisherOptions::new(endpoint, "fill");
@@ -77,19 +76,26 @@ impl Fill {
                 begin,
                 counters: Arc::clone(counters),
             };
-            tasks.spawn(producer.run());
+            tasks.spawn(busy.watch(producer.run()));
         }
-        let mut all = Filled::default();
-        while let Some(one) = tasks.join_next().await {
-            let one = one??;
-            all.published += one.published;
-            all.acknowledged += one.acknowledged;
-            all.waited_s += one.waited_s;
-            all.ack.add(&one.ack);
-        }
-        let time = begin.elapsed().as_secs_f64() * self.producers as f64;
-        all.waited_share = all.waited_s / time.max(1e-3);
-        Ok(all)
+        let begun = async {
+            tokio::time::sleep_until(begin.into()).await;
+            busy.mark()
+        };
+        let filled = async {
+            let mut all = Filled::default();
+            while let Some(one) = tasks.join_next().await {
+                let one = one??;
+                all.published += one.published;
+                all.acknowledged += one.acknowledged;
+                all.ack.add(&one.ack);
+            }
+            Ok::<Filled, Failure>(all)
+        };
+        let (begun, filled) = tokio::join!(begun, filled);
+        let mut filled = filled?;
+        filled.waited_share = busy.waited_share(begun, self.producers);
+        Ok(filled)
     }
 
     /// Writes `registers` registers, spread over the producers' platforms.
@@ -145,9 +151,6 @@ impl Producer {
                 self.counters
                     .acknowledged
                     .fetch_add(accepted, Ordering::AcqRel);
-                if now >= self.begin {
-                    filled.waited_s += now.elapsed().as_secs_f64();
-                }
                 if measured {
                     let second = sent_at.duration_since(self.begin).as_secs() as usize;
                     filled
@@ -164,11 +167,7 @@ impl Producer {
             if measured {
                 filled.published += u64::from(left);
             }
-            let handed_over = Instant::now();
             let receipt = self.publisher.publish_encoded(batch).await?;
-            if measured {
-                filled.waited_s += handed_over.elapsed().as_secs_f64();
-            }
             pending.push_back((now, measured, receipt));
         }
         self.publisher.close().await?;

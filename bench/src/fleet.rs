@@ -3,11 +3,14 @@
 //! has it, so a broker that falls behind cannot slow the clock. What is due but not taken yet waits at
 //! its source, as in an outbox, and is sent later: nothing is skipped.
 
+mod stalled;
+
 use crate::{
     Failure, allowed,
     broker::BrokerProcess,
     load::{self, Generator},
     measure::{Counters, Latencies, Phase, key_of, place},
+    waited::Busy,
 };
 use clap::Args;
 use hutong_connectors::client::{
@@ -15,6 +18,7 @@ use hutong_connectors::client::{
 };
 use hutong_proto::{Cursor, Issuer, Lane, LogId, Micros, Offset, RecordView, Revision, record};
 use serde::Serialize;
+use stalled::{Firsts, Stalled};
 use std::{
     sync::{
         Arc, RwLock,
@@ -105,6 +109,10 @@ pub struct Driven {
     /// From the end of what was offered until all of it was acknowledged.
     pub drained_in: Duration,
     pub seconds: f64,
+    /// Share of the measured time in which producers had nothing to do: nothing was due, or the broker took nothing.
+    pub waited_share: f64,
+    /// In which subscribers had nothing to take.
+    pub receivers_waited_share: f64,
 }
 
 /// What all tasks share.
@@ -136,7 +144,9 @@ impl Drop for Own {
 pub struct Fleet {
     shared: Arc<Shared>,
     publishers: Vec<[Arc<Publisher>; 2]>,
-    receivers: JoinSet<Result<Option<Received>, Failure>>,
+    receivers: JoinSet<Result<Ended, Failure>>,
+    /// Where the broker listens.
+    grpc: String,
     receiving: tokio::runtime::Handle,
     _runtime: Own,
 }
@@ -166,6 +176,13 @@ impl Sum {
 struct Received {
     own: usize,
     by_issuer: Vec<Sum>,
+    firsts: Firsts,
+}
+
+#[derive(Debug)]
+enum Ended {
+    Received(Received),
+    Stalled(Stalled),
 }
 
 /// Of all receivers, against what was accepted.
@@ -173,6 +190,9 @@ struct Received {
 pub struct Tally {
     pub lost: u64,
     pub doubled: u64,
+    /// Of the subscribers that were to take nothing, the one that is least behind: by how many records. Nothing
+    /// where nothing was offered.
+    pub stalled_records_behind: Option<u64>,
 }
 
 impl Fleet {
@@ -195,10 +215,12 @@ impl Fleet {
             .thread_name("receivers")
             .enable_all()
             .build()?;
+        shared.counters.subscribers(shared.issuers.len());
         let mut fleet = Fleet {
             shared: Arc::clone(&shared),
             publishers: Vec::new(),
             receivers: JoinSet::new(),
+            grpc: broker.grpc.clone(),
             receiving: runtime.handle().clone(),
             _runtime: Own(Some(runtime)),
         };
@@ -206,6 +228,7 @@ impl Fleet {
             let endpoint = Endpoint::new(broker.grpc.clone(), Identity::Platform(*issuer));
             let subscriber = fleet.subscribe(&endpoint, "bench").await?;
             let receiver = receive(Arc::clone(&shared), i, subscriber);
+            let receiver = shared.counters.receiving.watch(receiver);
             fleet.receivers.spawn_on(receiver, &fleet.receiving);
             let connect = async |lane: Lane| {
                 let mut options = PublisherOptions::new(endpoint.clone(), lane.name());
@@ -220,8 +243,9 @@ impl Fleet {
         for n in 0..options.stalled {
             let platform = Identity::Platform(shared.issuers[n % shared.issuers.len()]);
             let endpoint = Endpoint::new(broker.grpc.clone(), platform);
-            let subscriber = fleet.subscribe(&endpoint, &format!("stalled-{n}")).await?;
-            let stalled = stall(Arc::clone(&shared), subscriber);
+            let subscriber = fleet.subscribe(&endpoint, &stalled::name(n)).await?;
+            let stalled = stalled::stall(Arc::clone(&shared), n, subscriber);
+            let stalled = async move { stalled.await.map(Ended::Stalled) };
             fleet.receivers.spawn_on(stalled, &fleet.receiving);
         }
         Ok(fleet)
@@ -244,39 +268,30 @@ impl Fleet {
             .map_err(|_| "a task panicked")?
             .push(Arc::clone(&phase));
         let end = phase.begin + load.seconds;
-        let drained = CancellationToken::new();
-        let mut producers = [JoinSet::new(), JoinSet::new()];
-        for (i, publishers) in self.publishers.iter().enumerate() {
-            for (lane, publisher) in Lane::DELIVERED.into_iter().zip(publishers) {
-                let mut producer = Producer {
-                    shared: Arc::clone(&self.shared),
-                    publisher: Arc::clone(publisher),
-                    index: i,
-                    lane,
-                    phase: Arc::clone(&phase),
-                    end,
-                    load: load.clone(),
-                };
-                if lane == Lane::Urgent && load.urgent_until_drained {
-                    producer.end += DRAIN_MAX;
-                    producer.load.stop = drained.clone();
-                }
-                producers[place(lane)].spawn(producer.run());
-            }
-        }
+        let (drained, producing) = (CancellationToken::new(), Busy::default());
+        let [urgent, bulk] = self.produce(load, &phase, &drained, &producing);
+        let receiving = &self.shared.counters.receiving;
+        let mut marks = (producing.mark(), receiving.mark());
+        let measured = async {
+            tokio::time::sleep_until(phase.begin.into()).await;
+            marks = (producing.mark(), receiving.mark());
+            tokio::time::sleep_until(end.into()).await;
+        };
         tokio::select! {
-            () = tokio::time::sleep_until(end.into()) => {}
+            () = measured => {}
             () = load.stop.cancelled() => {}
         }
         if !load.urgent_until_drained {
             phase.end();
         }
         let ended = Instant::now();
+        let platforms = self.publishers.len();
         let mut driven = Driven {
             seconds: phase.begin.elapsed().as_secs_f64(),
+            waited_share: producing.waited_share(marks.0, Lane::DELIVERED.len() * platforms),
+            receivers_waited_share: receiving.waited_share(marks.1, platforms),
             ..Driven::default()
         };
-        let [urgent, bulk] = producers;
         join(bulk, Lane::Bulk, &mut driven).await?;
         driven.drained_in = ended.elapsed();
         phase.end();
@@ -285,13 +300,60 @@ impl Fleet {
         Ok((phase, driven))
     }
 
+    /// The producers at work, urgent and bulk.
+    fn produce(
+        &self,
+        load: &Load,
+        phase: &Arc<Phase>,
+        drained: &CancellationToken,
+        busy: &Busy,
+    ) -> [JoinSet<Result<Driven, Failure>>; 2] {
+        let mut producers = [JoinSet::new(), JoinSet::new()];
+        for (i, publishers) in self.publishers.iter().enumerate() {
+            for (lane, publisher) in Lane::DELIVERED.into_iter().zip(publishers) {
+                let mut producer = Producer {
+                    shared: Arc::clone(&self.shared),
+                    publisher: Arc::clone(publisher),
+                    index: i,
+                    lane,
+                    phase: Arc::clone(phase),
+                    end: phase.begin + load.seconds,
+                    load: load.clone(),
+                };
+                if lane == Lane::Urgent && load.urgent_until_drained {
+                    producer.end += DRAIN_MAX;
+                    producer.load.stop = drained.clone();
+                }
+                producers[place(lane)].spawn(busy.watch(producer.run()));
+            }
+        }
+        producers
+    }
+
     /// Waits until every receiver has everything, and compares.
     pub async fn finish(mut self) -> Result<Tally, Failure> {
-        self.shared.ended.send_replace(true);
         let mut tally = Tally::default();
+        let stalled = self.shared.options.stalled;
+        let phases = self.shared.phases.read().map(|all| all.clone());
+        let phases = phases.map_err(|_| "a task panicked")?;
+        // Where nothing was offered, nobody can be behind.
+        if stalled > 0 && !phases.is_empty() {
+            let behind = stalled::behind(&self.grpc, &self.shared.issuers, stalled).await?;
+            tally.stalled_records_behind = Some(behind);
+        }
+        self.shared.ended.send_replace(true);
+        let mut firsts = vec![[None; 2]; self.shared.issuers.len()];
+        let mut stood_still = Vec::new();
         let all = async {
-            while let Some(received) = self.receivers.join_next().await {
-                let Some(received) = received?? else { continue };
+            while let Some(ended) = self.receivers.join_next().await {
+                let received = match ended?? {
+                    Ended::Received(received) => received,
+                    Ended::Stalled(stalled) => {
+                        stood_still.push(stalled);
+                        continue;
+                    }
+                };
+                firsts[received.own] = received.firsts;
                 for (i, accepted) in self.shared.accepted.iter().enumerate() {
                     let expected = match i == received.own {
                         true => (0, 0),
@@ -304,7 +366,9 @@ impl Fleet {
         };
         let late = |_| format!("not everything has come within {} s", DRAIN_MAX.as_secs());
         tokio::time::timeout(DRAIN_MAX, all).await.map_err(late)??;
-        let phases = self.shared.phases.read().map_err(|_| "a task panicked")?;
+        for stalled in &stood_still {
+            stalled.check(firsts[stalled.platform])?;
+        }
         phases.iter().for_each(|phase| phase.give_up());
         Ok(tally)
     }
@@ -494,10 +558,9 @@ impl Producer {
             took_us,
         } = acked;
         self.shared.accepted[self.index].add(first, accepted);
-        self.shared
-            .counters
-            .acknowledged
-            .fetch_add(accepted, Ordering::AcqRel);
+        let counters = &self.shared.counters;
+        counters.acknowledged.fetch_add(accepted, Ordering::AcqRel);
+        counters.owed(accepted, Some(self.index));
         if let Some(took_us) = took_us {
             driven.acknowledged += accepted;
             let second = self.phase.begin.elapsed().as_secs() as usize;
@@ -527,10 +590,11 @@ async fn receive(
     shared: Arc<Shared>,
     own: usize,
     mut subscriber: Subscriber,
-) -> Result<Option<Received>, Failure> {
-    let received = Received {
+) -> Result<Ended, Failure> {
+    let mut received = Received {
         own,
         by_issuer: shared.issuers.iter().map(|_| Sum::default()).collect(),
+        firsts: [None; 2],
     };
     let mut cursor = Cursor::both(LogId(0), Offset::NONE);
     let mut ended = shared.ended.subscribe();
@@ -548,7 +612,9 @@ async fn receive(
                     let bytes = logged.record()?;
                     let record = RecordView::parse(&bytes)?;
                     count(&shared, &record, now, &received)?;
-                    cursor.set_lane(record.header.partition.lane, logged.offset.next());
+                    let lane = record.header.partition.lane;
+                    received.firsts[place(lane)].get_or_insert(logged.offset);
+                    cursor.set_lane(lane, logged.offset.next());
                 }
             }
             // A bookmark: nothing was waiting. What came twice would have come before it.
@@ -563,7 +629,7 @@ async fn receive(
         let log_id = subscriber.cursor().log_id;
         subscriber.applied(Cursor { log_id, ..cursor }).await?;
     }
-    Ok(Some(received))
+    Ok(Ended::Received(received))
 }
 
 fn complete(shared: &Shared, received: &Received) -> bool {
@@ -588,6 +654,7 @@ fn count(
         .counters
         .delivered
         .fetch_add(deltas, Ordering::AcqRel);
+    shared.counters.got(received.own, deltas);
     // The first delta of a record waited longest. A real sink decodes all of them; here one stands for
     // its record, so that the load does not take the broker's processor.
     let first = record.delta_parts(0)?;
@@ -599,12 +666,4 @@ fn count(
         phase.came(key, record.header.partition.lane, due, now.0, deltas);
     }
     Ok(())
-}
-
-/// Opens the stream and takes nothing.
-async fn stall(shared: Arc<Shared>, subscriber: Subscriber) -> Result<Option<Received>, Failure> {
-    let mut ended = shared.ended.subscribe();
-    ended.wait_for(|ended| *ended).await?;
-    drop(subscriber);
-    Ok(None)
 }

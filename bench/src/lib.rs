@@ -9,9 +9,11 @@ pub mod fill;
 pub mod fleet;
 pub mod load;
 pub mod measure;
+pub mod plot;
 pub mod report;
 pub mod scenarios;
 pub mod systems;
+pub mod waited;
 
 /// What a run fails with.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

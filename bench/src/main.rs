@@ -111,9 +111,8 @@ fn main() -> ExitCode {
 
 async fn run(mut cli: Cli) -> Result<ExitCode, Failure> {
     if let Command::Run(RunFile { file, options }) = &cli.command {
-        let mut arguments = file::arguments(file, &Cli::command(), &names())?;
-        arguments.extend(options.iter().cloned());
-        let given = parse(arguments)?;
+        let arguments = file::arguments(file, &Cli::command(), &names())?;
+        let given = parse(file::joined(arguments, options))?;
         cli = Cli {
             json: cli.json || given.json,
             html: cli.html.or(given.html),
@@ -251,16 +250,39 @@ async fn smoke() -> Result<ExitCode, Failure> {
             unreachable!("only scenarios are named");
         };
         let report = repeat(&scenario).await?;
-        let page = html::page(&report);
-        if !page.ends_with("</html>\n") {
-            return Err(format!("{}: the page is not whole", report.scenario).into());
-        }
+        check(&report)?;
         println!("{}", report.to_json());
         if !report.whole() {
             return Ok(verdict(&report));
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Of a report from `smoke`: what its readers rely on is there.
+fn check(report: &Report) -> Result<(), Failure> {
+    let (name, json, page) = (report.scenario, report.to_json(), html::page(report));
+    if !page.ends_with("</html>\n") {
+        return Err(format!("{name}: the page is not whole").into());
+    }
+    let memory = "<figcaption>Memory of the broker";
+    if !page.contains(memory) {
+        return Err(format!("{name}: the page has no plot of what was sampled").into());
+    }
+    let figures = &json["figures"];
+    let waited = figures["load_waited_share"].as_f64();
+    if !waited.is_some_and(|share| (0.0..=1.0).contains(&share)) {
+        return Err(
+            format!("{name}: nothing says that the load was not the limit: {figures}").into(),
+        );
+    }
+    // How those are told that take after all: `finish` of the fleet fails.
+    let stalled = json["configuration"]["stalled"].as_u64().unwrap_or(0);
+    let behind = figures["stalled_records_behind"].as_f64();
+    if stalled > 0 && !behind.is_some_and(|records| records > 0.0) {
+        return Err(format!("{name}: nothing says that {stalled} subscribers took nothing").into());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -270,6 +292,7 @@ mod tests {
     fn options_of(arguments: Vec<OsString>) -> serde_json::Value {
         match parse(arguments).expect("valid").command {
             Command::Scenario(scenario) => scenario.options(),
+            Command::Compare(options) => serde_json::json!(options),
             other => panic!("{other:?}"),
         }
     }
@@ -278,7 +301,7 @@ mod tests {
     #[test]
     fn the_files_of_scenarios_say_what_holds_without_them() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-        for name in SMOKE.iter().filter_map(|s| s.split(' ').next()) {
+        for name in names() {
             let file = folder.join(name).with_extension("toml");
             let arguments = file::arguments(&file, &Cli::command(), &names()).expect("valid");
             let given: Vec<String> = (arguments.iter().skip(2))
@@ -368,9 +391,26 @@ mod tests {
     #[test]
     fn options_after_a_file_win() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-        let file = folder.join("fanout.toml");
-        let mut arguments = file::arguments(&file, &Cli::command(), &names()).expect("valid");
-        arguments.extend(["--rate".into(), "7".into()]);
-        assert_eq!(options_of(arguments)["rate"], 7);
+        for (name, options, key, value) in [
+            ("fanout", ["--rate", "7"], "rate", serde_json::json!(7)),
+            // Lists would grow otherwise.
+            (
+                "compare",
+                ["--peers=redis", "--rows=single"],
+                "peers",
+                serde_json::json!(["redis"]),
+            ),
+            (
+                "scale",
+                ["--registers", "5"],
+                "registers",
+                serde_json::json!([5]),
+            ),
+        ] {
+            let file = folder.join(name).with_extension("toml");
+            let arguments = file::arguments(&file, &Cli::command(), &names()).expect("valid");
+            let joined = file::joined(arguments, &options.map(Into::into));
+            assert_eq!(options_of(joined)[key], value, "{name}");
+        }
     }
 }

@@ -1,15 +1,20 @@
 //! What one run of a scenario saw, and how it is watched while it goes: latency by second and lane,
 //! and what both processes take, sampled once a second.
 
-use crate::broker::{BrokerProcess, Usage, usage_of};
+use crate::{
+    broker::{BrokerProcess, Usage, usage_of},
+    plot::{Plot, Series, latency, sampled},
+    waited::Busy,
+};
 use hdrhistogram::Histogram;
 use hutong_proto::{EntityId, Lane, Revision};
 use serde_json::{Map, Value, json};
 use std::{
     collections::HashMap,
+    fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -29,7 +34,7 @@ fn coarse() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_MAX_US, 2).expect("the bounds are valid")
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A histogram is whole after every call, so a panic elsewhere does not spoil it.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -70,12 +75,26 @@ impl Latencies {
         }
     }
 
-    pub fn into_all(self) -> Histogram<u64> {
-        self.all
+    /// Of which nobody knows when they were due.
+    pub fn record_late(&mut self, micros: u64, count: u64) {
+        self.all.saturating_record_n(micros.max(1), count);
+    }
+
+    /// Nothing when there were none.
+    pub fn ms(&self, quantile: f64) -> Option<f64> {
+        (!self.all.is_empty()).then(|| ms(&self.all, quantile))
     }
 
     pub fn p99_ms(&self) -> f64 {
         ms(&self.all, 0.99)
+    }
+
+    /// Seconds in which there were some, and milliseconds.
+    pub fn by_second(&self, quantile: f64) -> Vec<(f64, f64)> {
+        let seconds = self.seconds.iter().enumerate();
+        let some = seconds.filter(|(_, second)| !second.is_empty());
+        some.map(|(at, second)| (at as f64, ms(second, quantile)))
+            .collect()
     }
 
     pub fn count(&self) -> u64 {
@@ -242,6 +261,46 @@ pub struct Counters {
     pub delivered: AtomicU64,
     /// Due at the sources, but not taken by the broker yet.
     pub waiting: AtomicU64,
+    /// Acknowledged deltas that each subscriber does not have yet. Below zero for a moment when one has them before
+    /// their source knows.
+    behind: OnceLock<Vec<AtomicI64>>,
+    /// Of the subscribers.
+    pub receiving: Busy,
+}
+
+impl Counters {
+    /// There are so many subscribers.
+    pub fn subscribers(&self, count: usize) {
+        self.behind
+            .get_or_init(|| (0..count).map(|_| AtomicI64::new(0)).collect());
+    }
+
+    /// Acknowledged, for all subscribers but the one whose platform has issued them.
+    pub fn owed(&self, deltas: u64, issued_by: Option<usize>) {
+        for (i, behind) in self.behind.get().into_iter().flatten().enumerate() {
+            if issued_by != Some(i) {
+                behind.fetch_add(deltas as i64, Ordering::AcqRel);
+            }
+        }
+    }
+
+    pub fn got(&self, subscriber: usize, deltas: u64) {
+        if let Some(behind) = self.behind.get().and_then(|all| all.get(subscriber)) {
+            behind.fetch_sub(deltas as i64, Ordering::AcqRel);
+        }
+    }
+
+    /// The most that one of them is behind, and the mean; nothing without subscribers.
+    fn lag(&self) -> Option<(u64, f64)> {
+        let all = self.behind.get().filter(|all| !all.is_empty())?;
+        let now = all
+            .iter()
+            .map(|one| one.load(Ordering::Acquire).max(0) as u64);
+        let (most, sum) = now.fold((0, 0), |(most, sum): (u64, u64), one| {
+            (most.max(one), sum + one)
+        });
+        Some((most, sum as f64 / all.len() as f64))
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -250,46 +309,77 @@ struct Sample {
     acknowledged: u64,
     delivered: u64,
     waiting: u64,
+    /// The most, and the mean.
+    lag: Option<(u64, f64)>,
     broker: Usage,
     load_cpu_s: f64,
 }
 
+type Look = dyn Fn() -> Sample + Send + Sync;
+
 /// Samples once a second until it is dropped.
-#[derive(Debug)]
 pub struct Sampler {
     samples: Arc<Mutex<Vec<Sample>>>,
+    look: Arc<Look>,
     _task: AbortOnDropHandle<()>,
+}
+
+impl fmt::Debug for Sampler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sampler").finish_non_exhaustive()
+    }
 }
 
 impl Sampler {
     pub fn start(broker: &BrokerProcess, counters: Arc<Counters>, begin: Instant) -> Sampler {
-        let samples = Arc::new(Mutex::new(Vec::new()));
-        let (process, kept) = (broker.process(), Arc::clone(&samples));
+        let process = broker.process();
+        Sampler::of(move || usage_of(&process), counters, begin)
+    }
+
+    /// Of whatever has this usage.
+    pub fn of(
+        usage: impl Fn() -> Usage + Send + Sync + 'static,
+        counters: Arc<Counters>,
+        begin: Instant,
+    ) -> Sampler {
+        let look: Arc<Look> = Arc::new(move || Sample {
+            at_s: begin.elapsed().as_secs_f64(),
+            acknowledged: counters.acknowledged.load(Ordering::Acquire),
+            delivered: counters.delivered.load(Ordering::Acquire),
+            waiting: counters.waiting.load(Ordering::Acquire),
+            lag: counters.lag(),
+            broker: usage(),
+            load_cpu_s: usage_of("self").cpu_s,
+        });
+        let samples = Arc::<Mutex<Vec<Sample>>>::default();
+        let (kept, looking) = (Arc::clone(&samples), Arc::clone(&look));
         let task = tokio::spawn(async move {
             let mut ticks = tokio::time::interval_at(begin.into(), SAMPLE_EVERY);
             loop {
                 ticks.tick().await;
-                let sample = Sample {
-                    at_s: begin.elapsed().as_secs_f64(),
-                    acknowledged: counters.acknowledged.load(Ordering::Acquire),
-                    delivered: counters.delivered.load(Ordering::Acquire),
-                    waiting: counters.waiting.load(Ordering::Acquire),
-                    broker: usage_of(&process),
-                    load_cpu_s: usage_of("self").cpu_s,
-                };
-                lock(&kept).push(sample);
+                lock(&kept).push(looking());
             }
         });
         Sampler {
             samples,
+            look,
             _task: AbortOnDropHandle::new(task),
         }
     }
 
-    /// Name and points (second, value).
-    pub fn series(&self) -> Vec<(&'static str, Vec<(f64, f64)>)> {
-        let samples = lock(&self.samples).clone();
+    pub fn series(&self) -> Series {
+        let mut samples = lock(&self.samples).clone();
+        let now = (self.look)();
+        // A rate over less than that says nothing, but a run that is over before its second sample has one too.
+        let since = samples.last().map_or(0.0, |last| now.at_s - last.at_s);
+        if samples.len() < 2 || since > SAMPLE_EVERY.as_secs_f64() / 2.0 {
+            samples.push(now);
+        }
         let at = |f: &dyn Fn(&Sample) -> f64| samples.iter().map(|s| (s.at_s, f(s))).collect();
+        let lag = |f: &dyn Fn((u64, f64)) -> f64| {
+            let some = samples.iter().filter_map(|s| Some((s.at_s, f(s.lag?))));
+            some.collect()
+        };
         let per_second = |f: &dyn Fn(&Sample) -> f64| {
             let pairs = samples.windows(2);
             let rate = |w: &[Sample]| (f(&w[1]) - f(&w[0])) / (w[1].at_s - w[0].at_s).max(1e-3);
@@ -299,6 +389,8 @@ impl Sampler {
             ("deltas_per_s", per_second(&|s| s.acknowledged as f64)),
             ("deliveries_per_s", per_second(&|s| s.delivered as f64)),
             ("waiting_at_sources", at(&|s| s.waiting as f64)),
+            ("lag_most", lag(&|(most, _)| most as f64)),
+            ("lag_mean", lag(&|(_, mean)| mean)),
             ("broker_memory_mb", at(&|s| s.broker.memory_mb)),
             ("broker_cores", per_second(&|s| s.broker.cpu_s)),
             ("load_cores", per_second(&|s| s.load_cpu_s)),
@@ -331,7 +423,11 @@ pub struct Run {
     pub disk_mb: f64,
     /// What only this scenario has, by name.
     pub figures: Vec<(String, f64)>,
-    pub series: Vec<(&'static str, Vec<(f64, f64)>)>,
+    pub series: Series,
+    /// Which part of a scenario this is, in the titles of plots; empty when there is only one.
+    pub part: String,
+    /// Parts before this one, for plots.
+    pub earlier: Vec<Run>,
 }
 
 impl Run {
@@ -357,11 +453,10 @@ impl Run {
         let per_s = |of: u64| (self.seconds > 0.0).then(|| of as f64 / self.seconds);
         let mut latency = Map::new();
         for (name, latencies) in &self.latencies {
-            let all = &latencies.all;
-            let at = |quantile: f64| (!all.is_empty()).then(|| ms(all, quantile));
+            let at = |quantile: f64| latencies.ms(quantile);
             let value = json!({
                 "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": at(1.0),
-                "count": all.len(),
+                "count": latencies.count(),
             });
             latency.insert((*name).to_owned(), value);
         }
@@ -391,67 +486,15 @@ impl Run {
         })
     }
 
-    /// What is drawn: name, unit and lines of points (second, value).
     pub fn plots(&self) -> Vec<Plot> {
-        let mut plots = Vec::new();
-        for (name, latencies) in &self.latencies {
-            let line = |label: &str, quantile: f64| Line {
-                label: label.to_owned(),
-                points: (latencies.seconds.iter().enumerate())
-                    .filter(|(_, second)| !second.is_empty())
-                    .map(|(at, second)| (at as f64, ms(second, quantile)))
-                    .collect(),
-            };
-            plots.push(Plot {
-                title: format!("Latency, {name}"),
-                unit: "ms",
-                lines: vec![
-                    line("p50", 0.5),
-                    line("p99", 0.99),
-                    line("p99.9", 0.999),
-                    line("max", 1.0),
-                ],
-            });
-        }
-        let shown = [
-            ("Deltas acknowledged", "a second", &["deltas_per_s"][..]),
-            ("Deliveries", "a second", &["deliveries_per_s"]),
-            ("Waiting at the sources", "deltas", &["waiting_at_sources"]),
-            ("Processor", "cores", &["broker_cores", "load_cores"]),
-            ("Memory of the broker", "MB", &["broker_memory_mb"]),
-        ];
-        for (title, unit, names) in shown {
-            let lines: Vec<Line> = (names.iter())
-                .filter_map(|name| self.series.iter().find(|(n, _)| n == name))
-                .filter(|(_, points)| points.iter().any(|(_, value)| *value > 0.0))
-                .map(|(name, points)| Line {
-                    label: name.replace('_', " "),
-                    points: points.clone(),
-                })
-                .collect();
-            if !lines.is_empty() {
-                plots.push(Plot {
-                    title: title.to_owned(),
-                    unit,
-                    lines,
-                });
-            }
-        }
+        let mut plots: Vec<Plot> = self.earlier.iter().flat_map(Run::plots).collect();
+        let latencies = self.latencies.iter();
+        plots.extend(latencies.filter_map(|(name, latencies)| {
+            latency(format!("Latency, {name}{}", self.part), latencies)
+        }));
+        plots.extend(sampled(&self.series, &self.part));
         plots
     }
-}
-
-#[derive(Clone, Debug)]
-pub struct Plot {
-    pub title: String,
-    pub unit: &'static str,
-    pub lines: Vec<Line>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Line {
-    pub label: String,
-    pub points: Vec<(f64, f64)>,
 }
 
 /// CPU seconds between two looks, and memory at the second.

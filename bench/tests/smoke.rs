@@ -2,7 +2,10 @@
 //! for. How fast it was is not asked here: other tests run beside it.
 
 use serde_json::Value;
-use std::process::{Command, Stdio};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
 fn run(arguments: &[&str]) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_hutong-bench"))
@@ -23,6 +26,75 @@ fn positive(report: &Value, path: &str) {
     assert!(value.is_some_and(|v| v > 0.0), "{path} in {report}");
 }
 
+/// On a machine that others use it may be anything, but it is there.
+fn share(report: &Value, path: &str) {
+    let value = report.pointer(path).and_then(Value::as_f64);
+    let is_one = value.is_some_and(|v| (0.0..=1.0).contains(&v));
+    assert!(is_one, "{path} in {report}");
+}
+
+/// Each figure that only some scenario has is explained where readers look for it.
+fn documented(report: &Value) {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference.md");
+    let page = std::fs::read_to_string(page).expect("the reference");
+    for key in report["figures"].as_object().expect("figures").keys() {
+        // One of each step of `scale`.
+        let name = match key.rsplit_once("_at_") {
+            Some((name, step)) if step.parse::<u64>().is_ok() => format!("`{name}_at_N`"),
+            _ => format!("`{key}`"),
+        };
+        assert!(page.contains(&name), "{name} is not in docs/reference.md");
+    }
+}
+
+/// Scenarios in their order, and what must be above zero.
+const WANTED: [(&str, &[&str]); 8] = [
+    (
+        "ingest",
+        &[
+            "/deltas_per_s",
+            "/latency_ms/ack/p99",
+            "/broker/cpu_s_per_million",
+        ],
+    ),
+    ("single", &["/deltas_per_s", "/latency_ms/ack/p999"]),
+    (
+        "fanout",
+        &[
+            "/deliveries_per_s",
+            "/latency_ms/urgent/p99",
+            "/latency_ms/bulk/max",
+            "/figures/stalled_records_behind",
+        ],
+    ),
+    (
+        "surge",
+        &[
+            "/figures/fits_bulk_deltas_per_s",
+            "/latency_ms/urgent/p99",
+            "/figures/drained_in_s",
+        ],
+    ),
+    (
+        "catchup",
+        &[
+            "/figures/catchup_deltas_per_s",
+            "/figures/urgent_p99_ms_alone",
+            "/deltas_per_s",
+            "/broker/cpu_s_per_million_deliveries",
+        ],
+    ),
+    ("bootstrap", &["/figures/registers_per_s"]),
+    (
+        "scale",
+        &[
+            "/figures/cost_to_first_at_8000",
+            "/figures/deltas_per_s_at_2000",
+        ],
+    ),
+    ("idle", &["/broker/memory_peak_mb"]),
+];
+
 #[test]
 fn every_scenario_runs_loses_nothing_and_reports_what_it_measured() {
     let output = Command::new(env!("CARGO_BIN_EXE_hutong-bench"))
@@ -36,51 +108,8 @@ fn every_scenario_runs_loses_nothing_and_reports_what_it_measured() {
     let reports: Vec<Value> = (text.lines())
         .map(|line| serde_json::from_str(line).expect("one JSON object a line"))
         .collect();
-    let wanted = [
-        (
-            "ingest",
-            &[
-                "/deltas_per_s",
-                "/latency_ms/ack/p99",
-                "/broker/cpu_s_per_million",
-            ][..],
-        ),
-        ("single", &["/deltas_per_s", "/latency_ms/ack/p999"]),
-        (
-            "fanout",
-            &[
-                "/deliveries_per_s",
-                "/latency_ms/urgent/p99",
-                "/latency_ms/bulk/max",
-            ],
-        ),
-        (
-            "surge",
-            &[
-                "/figures/fits_bulk_deltas_per_s",
-                "/latency_ms/urgent/p99",
-                "/figures/drained_in_s",
-            ],
-        ),
-        (
-            "catchup",
-            &[
-                "/figures/catchup_deltas_per_s",
-                "/figures/urgent_p99_ms_alone",
-            ],
-        ),
-        ("bootstrap", &["/figures/registers_per_s"]),
-        (
-            "scale",
-            &[
-                "/figures/cost_to_first_at_8000",
-                "/figures/deltas_per_s_at_2000",
-            ],
-        ),
-        ("idle", &["/broker/memory_peak_mb"]),
-    ];
-    assert_eq!(reports.len(), wanted.len(), "{text}");
-    for (report, (scenario, paths)) in reports.iter().zip(wanted) {
+    assert_eq!(reports.len(), WANTED.len(), "{text}");
+    for (report, (scenario, paths)) in reports.iter().zip(WANTED) {
         assert_eq!(report["scenario"], scenario);
         for path in paths {
             positive(report, path);
@@ -91,7 +120,13 @@ fn every_scenario_runs_loses_nothing_and_reports_what_it_measured() {
             (&Value::from(0), &Value::from(0))
         );
         positive(report, "/environment/cores");
+        share(report, "/figures/load_waited_share");
+        documented(report);
     }
+    for scenario in [2, 3, 4] {
+        share(&reports[scenario], "/figures/load_receivers_waited_share");
+    }
+    share(&reports[6], "/figures/load_waited_share_at_2000");
     assert_eq!(reports[5]["figures"]["registers"], 20_000.0);
 }
 
@@ -125,11 +160,70 @@ fn a_page_has_plots_and_a_file_is_a_scenario() {
         "Latency, urgent",
         "Latency, bulk",
         "Deliveries",
+        "Lag of subscribers",
+        "Processor",
         "Memory of the broker",
     ] {
         assert!(page.contains(&format!("<figcaption>{title}")), "{title}");
     }
     assert!(page.contains("<polyline"), "drawn, not only listed");
+}
+
+#[test]
+fn a_page_draws_each_step_what_catches_up_and_what_is_behind() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let drawn = |options: &str, titles: &[&str]| {
+        let page = dir.path().join("page.html");
+        let mut arguments: Vec<&str> = options.split(' ').collect();
+        arguments.extend(["--repeats", "1", "--html"]);
+        arguments.push(page.to_str().expect("UTF-8"));
+        run(&arguments);
+        let page = std::fs::read_to_string(page).expect("a page");
+        for title in titles {
+            let title = format!("<figcaption>{title}");
+            assert!(page.contains(&title), "{options}: {title}");
+        }
+    };
+    drawn(
+        "scale --seconds 0.3 --warmup 0.1 --registers 2000,8000 --log 64MiB",
+        &[
+            "Latency, ack, 0.002 M registers",
+            "Deltas acknowledged, 0.008 M registers",
+            "Memory of the broker, 0.002 M registers",
+        ],
+    );
+    drawn(
+        "bootstrap --registers 20000",
+        &[
+            "Registers taken",
+            "Lag of subscribers",
+            "Memory of the broker",
+        ],
+    );
+    drawn(
+        "catchup --seconds 0.5 --warmup 0.1 --subscribers 4 --behind 20000 --rate 2000",
+        &[
+            "Latency, urgent_alone",
+            "To who catches up",
+            "Lag of subscribers",
+        ],
+    );
+}
+
+/// What the options say would not have been measured.
+#[test]
+fn stalled_subscribers_to_whom_nothing_is_offered_are_an_error() {
+    let options =
+        "fanout --seconds 0.3 --warmup 0 --rate 2000 --subscribers 1 --stalled 1 --repeats 1";
+    let output = Command::new(env!("CARGO_BIN_EXE_hutong-bench"))
+        .args(options.split(' '))
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("stalled-0 of 110000"), "{errors}");
+    assert!(errors.contains("--subscribers"), "what to do: {errors}");
 }
 
 #[test]
@@ -151,6 +245,9 @@ fn the_comparison_runs_all_systems_counts_their_syncs_and_gives_ratios() {
         "4",
         "--producers",
         "2",
+        // Few enough that a slow disk acknowledges what was sent before the measured time within it.
+        "--in-flight",
+        "2",
         "--rate",
         "2000",
         "--peers",
@@ -168,6 +265,17 @@ fn the_comparison_runs_all_systems_counts_their_syncs_and_gives_ratios() {
         }
         let at = format!("/systems/{system}");
         positive(&report, &format!("{at}/fanout/deliveries_per_s/min"));
+        for row in ["fanout", "latency"] {
+            for figure in ["cpu_s_per_million", "cpu_s_per_million_deliveries"] {
+                // The kernel counts in hundredths of a second, of which so short a turn may take none.
+                let path = format!("{at}/{row}/{figure}/median");
+                let value = report.pointer(&path).and_then(Value::as_f64);
+                assert!(value.is_some_and(|v| v >= 0.0), "{path} in {report}");
+            }
+            for figure in ["load_waited_share", "load_receivers_waited_share"] {
+                share(&report, &format!("{at}/{row}/{figure}/median"));
+            }
+        }
         positive(&report, &format!("{at}/latency/latency_ms/urgent/p99/max"));
         positive(&report, &format!("{at}/single/durability/syncs"));
         positive(&report, &format!("{at}/ingest/durability/deltas_per_sync"));
@@ -179,6 +287,16 @@ fn the_comparison_runs_all_systems_counts_their_syncs_and_gives_ratios() {
     positive(&report, "/environment/cores");
     let page = std::fs::read_to_string(page).expect("a page");
     assert!(page.contains("<rect") && page.contains("latency: urgent everywhere p99"));
+    for title in [
+        "ingest: latency until the ack, jetstream",
+        "latency: latency urgent everywhere, hutong",
+        "fanout: deliveries",
+        "fanout: lag of the receiver that is furthest behind",
+        "single: memory of the system",
+        "latency: CPU s a million deliveries",
+    ] {
+        assert!(page.contains(&format!("<figcaption>{title}")), "{title}");
+    }
 }
 
 #[test]

@@ -1,15 +1,15 @@
 //! Closed loop: producers that have a bounded number of batches under way all the time, so that each
 //! system takes as much as it can.
 
-use super::{Options, Row, Turn, issuers};
+use super::{Options, Row, Turn, issuers, sampler};
 use crate::{
     Failure,
     broker::usage_of,
     load::{self, Generator},
-    measure::{between, histogram},
+    measure::{Counters, Latencies, between},
     systems::{Ack, Came, Kind, Receiver, Sender, System},
+    waited::Busy,
 };
-use hdrhistogram::Histogram;
 use hutong_proto::{Issuer, Lane};
 use std::{
     collections::VecDeque,
@@ -38,7 +38,12 @@ pub struct Shared {
     acknowledged: AtomicU64,
     /// Becomes true when no more come.
     done: watch::Sender<bool>,
+    pub counters: Arc<Counters>,
+    producing: Busy,
 }
+
+/// A receiver that has taken all, and is still connected: what a server's part of it took is known only so long.
+type Received = (u64, Box<dyn Receiver>);
 
 impl Shared {
     pub fn new(options: &Options, row: Row, warmup: f64, seconds: f64) -> Shared {
@@ -53,6 +58,8 @@ impl Shared {
             end: begin + Duration::from_secs_f64(seconds),
             acknowledged: AtomicU64::new(0),
             done: watch::Sender::new(false),
+            counters: Arc::default(),
+            producing: Busy::default(),
         }
     }
 }
@@ -72,14 +79,20 @@ pub async fn turn(options: &Options, row: Row, kind: Kind) -> Result<Turn, Failu
         ..Shared::new(options, row, options.warmup, options.seconds)
     });
     let mut receivers = JoinSet::new();
-    for receiver in opened {
-        receivers.spawn(receive(Arc::clone(&shared), receiver));
+    let counters = &shared.counters;
+    counters.subscribers(opened.len());
+    let sampler = sampler(&*system, counters, shared.begin);
+    for (i, receiver) in opened.into_iter().enumerate() {
+        let receiver = receive(Arc::clone(&shared), i, receiver);
+        receivers.spawn(counters.receiving.watch(receiver));
     }
     let mut producers = JoinSet::new();
     for (i, (issuer, sender)) in senders.into_iter().enumerate() {
-        producers.spawn(produce(Arc::clone(&shared), issuer, i as u64 + 1, sender));
+        let producer = produce(Arc::clone(&shared), issuer, i as u64 + 1, sender);
+        producers.spawn(shared.producing.watch(producer));
     }
-    let turn = measure(&shared, &*system, producers, receivers).await?;
+    let mut turn = measure(&shared, &*system, producers, receivers).await?;
+    turn.series = sampler.series();
     system.check()?;
     Ok(turn)
 }
@@ -102,17 +115,23 @@ async fn measure(
     shared: &Shared,
     system: &dyn System,
     mut producers: JoinSet<Result<Produced, Failure>>,
-    mut receivers: JoinSet<Result<u64, Failure>>,
+    mut receivers: JoinSet<Result<Received, Failure>>,
 ) -> Result<Turn, Failure> {
     tokio::time::sleep_until(shared.begin.into()).await;
     let (system_before, load_before) = (system.usage(), usage_of("self"));
+    let receiving = &shared.counters.receiving;
+    let (producing, received) = (shared.producing.mark(), receiving.mark());
+    let tasks = (producers.len(), receivers.len());
     let mut turn = Turn::default();
-    let mut batches = 0;
+    // Connections stay until the system's processors were looked at: of a process that has just ended nobody knows.
+    let (mut batches, mut connected) = (0, (Vec::new(), Vec::new()));
     while let Some(produced) = producers.join_next().await {
         let produced = produced??;
-        turn.ack.add(&produced.ack)?;
+        turn.ack.add(&produced.ack);
         batches += produced.batches;
+        connected.0.push(produced.sender);
     }
+    turn.waited_share = shared.producing.waited_share(producing, tasks.0);
     let mut seconds = shared.begin.elapsed().as_secs_f64();
     shared.done.send_replace(true);
     // Who lets its receivers fall behind has not delivered: the time goes on until they have all.
@@ -120,7 +139,9 @@ async fn measure(
     let counted = !receivers.is_empty();
     let all = async {
         while let Some(received) = receivers.join_next().await {
-            deliveries += received??;
+            let (batches, receiver) = received??;
+            deliveries += batches;
+            connected.1.push(receiver);
         }
         Ok::<(), Failure>(())
     };
@@ -133,20 +154,23 @@ async fn measure(
     tokio::time::timeout(DRAIN_MAX, all).await.map_err(late)??;
     if counted {
         seconds = shared.begin.elapsed().as_secs_f64();
+        turn.receivers_waited_share = Some(receiving.waited_share(received, tasks.1));
     }
     turn.acknowledged = batches * u64::from(shared.batch);
+    turn.delivered = deliveries * u64::from(shared.batch);
     turn.deltas_per_s = turn.acknowledged as f64 / seconds;
-    turn.deliveries_per_s = (deliveries * u64::from(shared.batch)) as f64 / seconds;
+    turn.deliveries_per_s = turn.delivered as f64 / seconds;
     turn.system = between(system_before, system.usage());
     turn.load_cpu_s = between(load_before, usage_of("self")).cpu_s;
+    drop(connected);
     Ok(turn)
 }
 
-#[derive(Debug)]
 pub struct Produced {
     /// Acknowledged of those that were sent in the measured time.
     pub batches: u64,
-    ack: Histogram<u64>,
+    ack: Latencies,
+    sender: Box<dyn Sender>,
 }
 
 /// Publishes until the end; counts what was sent after the warm-up.
@@ -157,23 +181,27 @@ pub async fn produce(
     mut sender: Box<dyn Sender>,
 ) -> Result<Produced, Failure> {
     let mut generator = Generator::new(issuer, shared.people, seed).traced(shared.traced);
-    let mut produced = Produced {
-        batches: 0,
-        ack: histogram(),
-    };
+    let (mut batches, mut acks) = (0, Latencies::default());
     let mut pending: VecDeque<(Instant, Ack)> = VecDeque::new();
     loop {
         let sent_at = Instant::now();
         if sent_at >= shared.end || pending.len() >= shared.in_flight {
             let Some((sent_at, ack)) = pending.pop_front() else {
-                return Ok(produced);
+                return Ok(Produced {
+                    batches,
+                    ack: acks,
+                    sender,
+                });
             };
             ack.await?;
             shared.acknowledged.fetch_add(1, Ordering::AcqRel);
+            let (counters, deltas) = (&shared.counters, u64::from(shared.batch));
+            counters.acknowledged.fetch_add(deltas, Ordering::AcqRel);
+            counters.owed(deltas, None);
             if sent_at >= shared.begin {
-                let micros = sent_at.elapsed().as_micros() as u64;
-                produced.ack.saturating_record(micros.max(1));
-                produced.batches += 1;
+                let second = sent_at.duration_since(shared.begin).as_secs() as usize;
+                acks.record(second, sent_at.elapsed().as_micros() as u64, 1);
+                batches += 1;
             }
             continue;
         }
@@ -184,17 +212,25 @@ pub async fn produce(
 }
 
 /// Takes until everything acknowledged has come. Returns how many batches came after the warm-up.
-async fn receive(shared: Arc<Shared>, mut receiver: Box<dyn Receiver>) -> Result<u64, Failure> {
+async fn receive(
+    shared: Arc<Shared>,
+    number: usize,
+    mut receiver: Box<dyn Receiver>,
+) -> Result<Received, Failure> {
     let (mut came, mut before) = (Came::default(), 0);
     let mut done = shared.done.subscribe();
     loop {
         let ended = *done.borrow();
         if ended && came.batches >= shared.acknowledged.load(Ordering::Acquire) {
-            return Ok(came.batches - before);
+            return Ok((came.batches - before, receiver));
         }
+        let had = came.batches;
         tokio::select! {
             received = receiver.receive(&mut came) => {
                 received?;
+                let deltas = (came.batches - had) * u64::from(shared.batch);
+                shared.counters.delivered.fetch_add(deltas, Ordering::AcqRel);
+                shared.counters.got(number, deltas);
                 if Instant::now() < shared.begin {
                     before = came.batches;
                 }

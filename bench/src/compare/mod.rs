@@ -8,12 +8,18 @@ mod paced;
 mod proof;
 mod shown;
 
-use crate::{Failure, allowed, broker::Usage, load, measure::histogram, systems::Kind};
+use crate::{
+    Failure, allowed,
+    broker::Usage,
+    load,
+    measure::{Counters, Latencies, Sampler},
+    plot::Series,
+    systems::{Kind, System},
+};
 use clap::{Args, ValueEnum};
-use hdrhistogram::Histogram;
 use proof::Proof;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct Options {
@@ -105,36 +111,32 @@ impl Row {
 }
 
 /// One turn of one system.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Turn {
     deltas_per_s: f64,
     deliveries_per_s: f64,
-    ack: Histogram<u64>,
+    ack: Latencies,
     /// Of the row `latency`: from when it was due until it came, urgent and bulk.
-    came: [Histogram<u64>; 2],
+    came: [Latencies; 2],
     /// The same until the last receiver had it, urgent.
-    everywhere: Histogram<u64>,
+    everywhere: Latencies,
     /// Deliveries of that row that did not come before it was given up.
     missing: u64,
     system: Usage,
     load_cpu_s: f64,
     acknowledged: u64,
+    delivered: u64,
+    /// Share of their time in which producers had nothing to do, and receivers, if there were some.
+    waited_share: f64,
+    receivers_waited_share: Option<f64>,
+    series: Series,
 }
 
-impl Default for Turn {
-    fn default() -> Turn {
-        Turn {
-            deltas_per_s: 0.0,
-            deliveries_per_s: 0.0,
-            ack: histogram(),
-            came: [histogram(), histogram()],
-            everywhere: histogram(),
-            missing: 0,
-            system: Usage::default(),
-            load_cpu_s: 0.0,
-            acknowledged: 0,
-        }
-    }
+/// Samples a system from `begin` on.
+fn sampler(system: &dyn System, counters: &Arc<Counters>, begin: Instant) -> Sampler {
+    let processes = system.processes();
+    let usage = move || Usage::sampled(&processes);
+    Sampler::of(usage, Arc::clone(counters), begin)
 }
 
 /// All turns, by row and system.

@@ -4,19 +4,19 @@
 //! measured time. A system that does not keep up is given some time after the end; what has not come by
 //! then counts with the time since then, which is less than it will have taken.
 
-use super::{Options, Turn, issuers};
+use super::{Options, Turn, issuers, sampler};
 use crate::{
     Failure,
     broker::usage_of,
     load::{self, Generator},
-    measure::{Everywhere, between, histogram, key_of, place},
-    systems::{Ack, Came, Kind, Receiver, Sender},
+    measure::{Counters, Everywhere, Latencies, between, key_of, lock, place},
+    systems::{Ack, Came, Kind, Receiver, Sender, System},
+    waited::Busy,
 };
-use hdrhistogram::Histogram;
 use hutong_proto::{Issuer, Lane, Micros, Revision};
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -46,7 +46,12 @@ struct Shared {
     /// In the measured time.
     acknowledged: AtomicU64,
     delivered: AtomicU64,
+    ack: Mutex<Latencies>,
+    /// From when deltas were due until they came, by lane.
+    came: [Mutex<Latencies>; 2],
     everywhere: Everywhere,
+    counters: Arc<Counters>,
+    producing: Busy,
     /// Becomes true when all of them were sent, or never will be.
     done: watch::Sender<bool>,
 }
@@ -68,7 +73,11 @@ impl Shared {
             due: Default::default(),
             acknowledged: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
+            ack: Mutex::default(),
+            came: Default::default(),
             everywhere: Everywhere::default(),
+            counters: Arc::default(),
+            producing: Busy::default(),
             done: watch::Sender::new(false),
         }
     }
@@ -92,9 +101,13 @@ pub async fn turn(options: &Options, kind: Kind) -> Result<Turn, Failure> {
         traced: system.traces(),
         ..Shared::new(options)
     });
+    let counters = &shared.counters;
+    counters.subscribers(opened.len());
+    let sampler = sampler(&*system, counters, shared.begin);
     let mut receivers = JoinSet::new();
-    for receiver in opened {
-        receivers.spawn(receive(Arc::clone(&shared), receiver));
+    for (i, receiver) in opened.into_iter().enumerate() {
+        let receiver = receive(Arc::clone(&shared), i, receiver);
+        receivers.spawn(counters.receiving.watch(receiver));
     }
     let mut producers = JoinSet::new();
     for (i, (issuer, lane, sender)) in senders.into_iter().enumerate() {
@@ -104,34 +117,44 @@ pub async fn turn(options: &Options, kind: Kind) -> Result<Turn, Failure> {
             lane,
             number: i as u32,
         };
-        producers.spawn(source.run(sender));
+        producers.spawn(shared.producing.watch(source.run(sender)));
     }
-    tokio::time::sleep_until(shared.begin.into()).await;
-    let (system_before, load_before) = (system.usage(), usage_of("self"));
-    tokio::time::sleep_until(shared.end.into()).await;
-    let mut turn = Turn {
-        system: between(system_before, system.usage()),
-        load_cpu_s: between(load_before, usage_of("self")).cpu_s,
-        ..Turn::default()
-    };
+    let tasks = (producers.len(), receivers.len());
+    let mut turn = measured(&shared, &*system, tasks).await;
     while let Some(produced) = producers.join_next().await {
-        turn.ack.add(&produced??)?;
+        produced??;
     }
     shared.done.send_replace(true);
-    while let Some(received) = receivers.join_next().await {
-        let (came, missing) = received??;
-        for (all, one) in turn.came.iter_mut().zip(&came) {
-            all.add(one)?;
-        }
-        turn.missing += missing;
+    while let Some(missing) = receivers.join_next().await {
+        turn.missing += missing??;
     }
     shared.everywhere.give_up(load::now().0, shared.begin_us);
-    turn.everywhere = shared.everywhere.take(Lane::Urgent).into_all();
+    turn.ack = std::mem::take(&mut *lock(&shared.ack));
+    turn.came = [0, 1].map(|lane: usize| std::mem::take(&mut *lock(&shared.came[lane])));
+    turn.everywhere = shared.everywhere.take(Lane::Urgent);
+    turn.series = sampler.series();
     system.check()?;
     turn.acknowledged = shared.acknowledged.load(Ordering::Acquire);
+    turn.delivered = shared.delivered.load(Ordering::Acquire);
     turn.deltas_per_s = turn.acknowledged as f64 / options.seconds;
-    turn.deliveries_per_s = shared.delivered.load(Ordering::Acquire) as f64 / options.seconds;
+    turn.deliveries_per_s = turn.delivered as f64 / options.seconds;
     Ok(turn)
+}
+
+/// Waits for the end of the measured time. `tasks`: producers and receivers.
+async fn measured(shared: &Shared, system: &dyn System, tasks: (usize, usize)) -> Turn {
+    let receiving = &shared.counters.receiving;
+    tokio::time::sleep_until(shared.begin.into()).await;
+    let (system_before, load_before) = (system.usage(), usage_of("self"));
+    let marks = (shared.producing.mark(), receiving.mark());
+    tokio::time::sleep_until(shared.end.into()).await;
+    Turn {
+        system: between(system_before, system.usage()),
+        load_cpu_s: between(load_before, usage_of("self")).cpu_s,
+        waited_share: shared.producing.waited_share(marks.0, tasks.0),
+        receivers_waited_share: Some(receiving.waited_share(marks.1, tasks.1)),
+        ..Turn::default()
+    }
 }
 
 /// One lane of one platform.
@@ -143,8 +166,7 @@ struct Source {
 }
 
 impl Source {
-    /// Returns how long acks took.
-    async fn run(self, mut sender: Box<dyn Sender>) -> Result<Histogram<u64>, Failure> {
+    async fn run(self, mut sender: Box<dyn Sender>) -> Result<(), Failure> {
         let options = &self.shared.options;
         let share = match self.lane {
             Lane::Urgent => options.urgent,
@@ -155,7 +177,6 @@ impl Source {
         let generator = Generator::new(self.issuer, options.people, u64::from(self.number));
         let mut generator = generator.traced(self.shared.traced);
         let mut acks = JoinSet::new();
-        let mut took = histogram();
         // Platforms do not tick together.
         let sources = 2 * options.receivers as u32;
         let first = every * self.number / sources;
@@ -176,7 +197,7 @@ impl Source {
             tick = (tick + every).max(Instant::now());
             tokio::time::sleep_until(tick.into()).await;
             while let Some(ack) = acks.try_join_next() {
-                self.acknowledged(ack??, &mut took);
+                self.acknowledged(ack??);
             }
             let deltas = (due_by(tick) - sent).min(BATCH_MAX) as u32;
             if deltas == 0 || acks.len() >= IN_FLIGHT_MAX {
@@ -202,22 +223,22 @@ impl Source {
             everywhere.sent(key, self.lane, due_us, all - sent, receivers);
         }
         while let Some(ack) = acks.join_next().await {
-            self.acknowledged(ack??, &mut took);
+            self.acknowledged(ack??);
         }
-        Ok(took)
+        Ok(())
     }
 
-    fn acknowledged(
-        &self,
-        (sent_at, after, deltas): (Instant, Duration, u32),
-        took: &mut Histogram<u64>,
-    ) {
+    fn acknowledged(&self, (sent_at, after, deltas): (Instant, Duration, u32)) {
         let deltas = u64::from(deltas);
+        let counters = &self.shared.counters;
+        counters.acknowledged.fetch_add(deltas, Ordering::AcqRel);
+        counters.owed(deltas, None);
         if (self.shared.begin..self.shared.end).contains(&(sent_at + after)) {
             self.shared.acknowledged.fetch_add(deltas, Ordering::AcqRel);
         }
         if sent_at >= self.shared.begin {
-            took.saturating_record_n((after.as_micros() as u64).max(1), deltas);
+            let second = sent_at.duration_since(self.shared.begin).as_secs() as usize;
+            lock(&self.shared.ack).record(second, after.as_micros() as u64, deltas);
         }
     }
 }
@@ -231,17 +252,16 @@ async fn wait_for(
     Ok((sent_at, sent_at.elapsed(), deltas))
 }
 
-/// Takes until everything that was due has come, or it is given up. Returns the latencies by lane, and
-/// how many of them are of deltas that did not come.
+/// Takes until everything that was due has come, or it is given up. Returns how many deltas did not come.
 async fn receive(
     shared: Arc<Shared>,
+    number: usize,
     mut receiver: Box<dyn Receiver>,
-) -> Result<([Histogram<u64>; 2], u64), Failure> {
+) -> Result<u64, Failure> {
     let mut came = Came {
         look: true,
         ..Came::default()
     };
-    let mut latencies = [histogram(), histogram()];
     let mut got = [0u64; 2];
     let mut done = shared.done.subscribe();
     let due = || {
@@ -251,7 +271,7 @@ async fn receive(
     loop {
         let ended = *done.borrow();
         if ended && due() == got {
-            return Ok((latencies, 0));
+            return Ok(0);
         }
         tokio::select! {
             received = receiver.receive(&mut came) => {
@@ -260,14 +280,16 @@ async fn receive(
                 for seen in came.seen.drain(..) {
                     let (due, deltas) = (seen.committed_at.0, u64::from(seen.deltas));
                     got[place(seen.lane)] += deltas;
+                    shared.counters.delivered.fetch_add(deltas, Ordering::AcqRel);
+                    shared.counters.got(number, deltas);
                     shared.everywhere.came(seen.key, now, shared.begin_us);
                     if (shared.begin_us..shared.end_us).contains(&now) {
                         shared.delivered.fetch_add(deltas, Ordering::AcqRel);
                     }
                     if (shared.begin_us..shared.end_us).contains(&due) {
-                        let micros = now.saturating_sub(due).max(1);
-                        let latencies = &mut latencies[place(seen.lane)];
-                        latencies.saturating_record_n(micros, deltas);
+                        let second = (due - shared.begin_us) / 1_000_000;
+                        let mut latencies = lock(&shared.came[place(seen.lane)]);
+                        latencies.record(second as usize, now.saturating_sub(due), deltas);
                     }
                 }
             }
@@ -275,12 +297,12 @@ async fn receive(
             () = tokio::time::sleep_until(shared.give_up.into()) => {
                 let so_far = shared.end.elapsed().as_micros() as u64;
                 let mut all = 0;
-                for ((due, got), latencies) in due().into_iter().zip(got).zip(&mut latencies) {
+                for ((due, got), latencies) in due().into_iter().zip(got).zip(&shared.came) {
                     let missing = due.saturating_sub(got);
-                    latencies.saturating_record_n(so_far.max(1), missing);
+                    lock(latencies).record_late(so_far, missing);
                     all += missing;
                 }
-                return Ok((latencies, all));
+                return Ok(all);
             }
         }
     }

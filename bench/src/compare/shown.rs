@@ -2,6 +2,7 @@
 
 use super::{Comparison, Row, Turn};
 use crate::{
+    plot,
     report::{Environment, Spread, html},
     systems::Kind,
 };
@@ -17,15 +18,12 @@ struct Figure {
     of: fn(&Turn) -> Option<f64>,
 }
 
-fn ms(histogram: &hdrhistogram::Histogram<u64>, quantile: f64) -> Option<f64> {
-    (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile) as f64 / 1000.0)
+/// Nothing where there was none: not zero, which would be read as free.
+fn per_million(of: u64, cpu_s: f64) -> Option<f64> {
+    (of > 0).then(|| cpu_s / (of as f64 / 1e6))
 }
 
-fn per_million(turn: &Turn, cpu_s: f64) -> Option<f64> {
-    (turn.acknowledged > 0).then(|| cpu_s / (turn.acknowledged as f64 / 1e6))
-}
-
-const FIGURES: [Figure; 20] = [
+const FIGURES: [Figure; 23] = [
     Figure {
         name: "deltas_per_s",
         label: "deltas a second",
@@ -42,97 +40,103 @@ const FIGURES: [Figure; 20] = [
         name: "ack_latency_ms.p50",
         label: "ack p50, ms",
         digits: 1,
-        of: |t| ms(&t.ack, 0.5),
+        of: |t| t.ack.ms(0.5),
     },
     Figure {
         name: "ack_latency_ms.p99",
         label: "ack p99, ms",
         digits: 1,
-        of: |t| ms(&t.ack, 0.99),
+        of: |t| t.ack.ms(0.99),
     },
     Figure {
         name: "ack_latency_ms.p999",
         label: "ack p99.9, ms",
         digits: 1,
-        of: |t| ms(&t.ack, 0.999),
+        of: |t| t.ack.ms(0.999),
     },
     Figure {
         name: "ack_latency_ms.max",
         label: "ack max, ms",
         digits: 0,
-        of: |t| ms(&t.ack, 1.0),
+        of: |t| t.ack.ms(1.0),
     },
     Figure {
         name: "latency_ms.urgent.p50",
         label: "urgent p50, ms",
         digits: 1,
-        of: |t| ms(&t.came[0], 0.5),
+        of: |t| t.came[0].ms(0.5),
     },
     Figure {
         name: "latency_ms.urgent.p99",
         label: "urgent p99, ms",
         digits: 1,
-        of: |t| ms(&t.came[0], 0.99),
+        of: |t| t.came[0].ms(0.99),
     },
     Figure {
         name: "latency_ms.urgent.p999",
         label: "urgent p99.9, ms",
         digits: 1,
-        of: |t| ms(&t.came[0], 0.999),
+        of: |t| t.came[0].ms(0.999),
     },
     Figure {
         name: "latency_ms.urgent_everywhere.p50",
         label: "urgent everywhere p50, ms",
         digits: 1,
-        of: |t| ms(&t.everywhere, 0.5),
+        of: |t| t.everywhere.ms(0.5),
     },
     Figure {
         name: "latency_ms.urgent_everywhere.p99",
         label: "urgent everywhere p99, ms",
         digits: 1,
-        of: |t| ms(&t.everywhere, 0.99),
+        of: |t| t.everywhere.ms(0.99),
     },
     Figure {
         name: "latency_ms.urgent.max",
         label: "urgent max, ms",
         digits: 0,
-        of: |t| ms(&t.came[0], 1.0),
+        of: |t| t.came[0].ms(1.0),
     },
     Figure {
         name: "latency_ms.bulk.p50",
         label: "bulk p50, ms",
         digits: 0,
-        of: |t| ms(&t.came[1], 0.5),
+        of: |t| t.came[1].ms(0.5),
     },
     Figure {
         name: "latency_ms.bulk.p99",
         label: "bulk p99, ms",
         digits: 0,
-        of: |t| ms(&t.came[1], 0.99),
+        of: |t| t.came[1].ms(0.99),
     },
     Figure {
         name: "latency_ms.bulk.p999",
         label: "bulk p99.9, ms",
         digits: 0,
-        of: |t| ms(&t.came[1], 0.999),
+        of: |t| t.came[1].ms(0.999),
     },
     Figure {
         name: "latency_ms.bulk.max",
         label: "bulk max, ms",
         digits: 0,
-        of: |t| ms(&t.came[1], 1.0),
+        of: |t| t.came[1].ms(1.0),
     },
     Figure {
         name: "missing",
         label: "given up",
         digits: 0,
-        of: |t| (!t.came[0].is_empty()).then_some(t.missing as f64),
+        of: |t| (t.came[0].count() > 0).then_some(t.missing as f64),
     },
     Figure {
         name: "cpu_s_per_million",
         label: "CPU s a million",
         digits: 2,
-        of: |t| per_million(t, t.system.cpu_s),
+        of: |t| per_million(t.acknowledged, t.system.cpu_s),
+    },
+    Figure {
+        name: "cpu_s_per_million_deliveries",
+        label: "CPU s a million deliveries",
+        digits: 3,
+        of: |t| per_million(t.delivered, t.system.cpu_s),
     },
     Figure {
         name: "memory_peak_mb",
@@ -144,8 +148,33 @@ const FIGURES: [Figure; 20] = [
         name: "load_cpu_s_per_million",
         label: "CPU s of the load a million",
         digits: 2,
-        of: |t| per_million(t, t.load_cpu_s),
+        of: |t| per_million(t.acknowledged, t.load_cpu_s),
     },
+    Figure {
+        name: "load_waited_share",
+        label: "load waited",
+        digits: 2,
+        of: |t| Some(t.waited_share),
+    },
+    Figure {
+        name: "load_receivers_waited_share",
+        label: "receivers waited",
+        digits: 2,
+        of: |t| t.receivers_waited_share,
+    },
+];
+
+/// What a page draws a bar of for each system, below what the row is judged by.
+const BARS: [&str; 9] = [
+    "deliveries_per_s",
+    "ack_latency_ms.p99",
+    "latency_ms.urgent.p99",
+    "latency_ms.bulk.p99",
+    "missing",
+    "cpu_s_per_million",
+    "cpu_s_per_million_deliveries",
+    "memory_peak_mb",
+    "load_waited_share",
 ];
 
 /// By peer and row.
@@ -162,6 +191,10 @@ fn judged(row: Row) -> &'static Figure {
         Row::Ingest | Row::Fanout | Row::Single => "deltas_per_s",
         Row::Latency => "latency_ms.urgent_everywhere.p99",
     };
+    figure(name)
+}
+
+fn figure(name: &str) -> &'static Figure {
     FIGURES
         .iter()
         .find(|figure| figure.name == name)
@@ -271,16 +304,50 @@ impl Comparison {
         let mut figures = String::new();
         for row in &self.options.rows {
             let judged = judged(*row);
-            let bars: Vec<(String, Spread)> = (self.turns.iter())
-                .filter(|((r, _), _)| r == row)
-                .filter_map(|((_, system), turns)| {
-                    Some(((*system).to_owned(), spread(turns, judged)?))
-                })
-                .collect();
-            figures += &html::bars(&format!("{row}: {}", judged.label), &bars);
+            figures += &self.bars(*row, judged);
+            for name in BARS.into_iter().filter(|name| *name != judged.name) {
+                figures += &self.bars(*row, figure(name));
+            }
+            figures += &self.over_time(*row);
         }
         let json = serde_json::to_string_pretty(&self.to_json()).unwrap_or_default();
         html::document("compare", &self.to_text(), &figures, &[("JSON", json)])
+    }
+
+    /// Nothing for a figure that the row does not have.
+    fn bars(&self, row: Row, figure: &Figure) -> String {
+        let bar = |((r, system), turns): (&(Row, &'static str), &Vec<Turn>)| {
+            let spread = (*r == row).then(|| spread(turns, figure))??;
+            Some(((*system).to_owned(), spread))
+        };
+        let bars: Vec<(String, Spread)> = self.turns.iter().filter_map(bar).collect();
+        match bars.iter().any(|(_, spread)| spread.max > 0.0) {
+            true => html::bars(&format!("{row}: {}", figure.label), &bars),
+            false => String::new(),
+        }
+    }
+
+    /// Of the last turn of each system.
+    fn over_time(&self, row: Row) -> String {
+        let turns = self.turns.iter().filter(|((r, _), _)| *r == row);
+        let last: Vec<(&str, &Turn)> = turns
+            .filter_map(|((_, system), turns)| Some((*system, turns.last()?)))
+            .collect();
+        let mut plots = Vec::new();
+        for (system, turn) in &last {
+            for (what, latencies) in [
+                ("until the ack", &turn.ack),
+                ("urgent", &turn.came[0]),
+                ("bulk", &turn.came[1]),
+                ("urgent everywhere", &turn.everywhere),
+            ] {
+                let title = format!("{row}: latency {what}, {system}");
+                plots.extend(plot::latency(title, latencies));
+            }
+        }
+        let series: Vec<_> = last.iter().map(|(s, turn)| (*s, &turn.series)).collect();
+        plots.extend(plot::side_by_side(row.name(), &series));
+        plots.iter().map(html::figure).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A page with plots, in one file: no script, no fonts, nothing from elsewhere.
 
 use crate::{
-    measure::{Line, Plot},
+    plot::{Line, Plot},
     report::{Report, Spread},
 };
 use std::fmt::Write;
@@ -11,7 +11,9 @@ const HEIGHT: f64 = 240.0;
 const LEFT: f64 = 70.0;
 const BOTTOM: f64 = 30.0;
 const TOP: f64 = 12.0;
-const COLOURS: [&str; 5] = ["#1f6feb", "#d4731a", "#a32020", "#6e7781", "#2da44e"];
+const COLOURS: [&str; 6] = [
+    "#1f6feb", "#d4731a", "#a32020", "#6e7781", "#2da44e", "#8250df",
+];
 
 pub fn page(report: &Report) -> String {
     let mut figures = String::new();
@@ -92,7 +94,7 @@ fn escape(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-fn figure(plot: &Plot) -> String {
+pub fn figure(plot: &Plot) -> String {
     let points = || plot.lines.iter().flat_map(|line| &line.points);
     let x_max = points().map(|p| p.0).fold(1.0, f64::max);
     let y_max = nice(points().map(|p| p.1).fold(1e-9, f64::max));
@@ -140,6 +142,14 @@ fn figure(plot: &Plot) -> String {
 }
 
 fn path(line: &Line, colour: &str, x: impl Fn(f64) -> f64, y: impl Fn(f64) -> f64) -> String {
+    if let [only] = line.points[..] {
+        // A line of one point is invisible.
+        return format!(
+            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"{colour}\"/>\n",
+            x(only.0),
+            y(only.1)
+        );
+    }
     let points: Vec<String> = (line.points.iter())
         .map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1)))
         .collect();

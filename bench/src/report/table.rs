@@ -12,6 +12,18 @@ const END: &str = "<!-- figures: end -->";
 /// What is shown, where that is in the JSON, and with how many digits.
 type Row = (&'static str, &'static str, usize);
 
+/// Near one, the load could have done more.
+const LOAD_WAITED: Row = (
+    "share of its time in which the load waited",
+    "figures.load_waited_share",
+    2,
+);
+const RECEIVERS_WAITED: Row = (
+    "share of their time in which subscribers waited",
+    "figures.load_receivers_waited_share",
+    2,
+);
+
 const ROWS: &[(&str, &[Row])] = &[
     (
         "ingest",
@@ -25,6 +37,7 @@ const ROWS: &[(&str, &[Row])] = &[
                 2,
             ),
             ("broker memory at its peak, MB", "broker.memory_peak_mb", 0),
+            LOAD_WAITED,
         ],
     ),
     (
@@ -37,6 +50,7 @@ const ROWS: &[(&str, &[Row])] = &[
                 "broker.cpu_s_per_million",
                 2,
             ),
+            LOAD_WAITED,
         ],
     ),
     (
@@ -64,6 +78,8 @@ const ROWS: &[(&str, &[Row])] = &[
                 "figures.load_late_urgent_p99_ms",
                 1,
             ),
+            LOAD_WAITED,
+            RECEIVERS_WAITED,
         ],
     ),
     (
@@ -90,6 +106,8 @@ const ROWS: &[(&str, &[Row])] = &[
             ("all acknowledged after, s", "figures.drained_in_s", 1),
             ("all delivered after, s", "figures.delivered_in_s", 1),
             ("broker memory at its peak, MB", "broker.memory_peak_mb", 0),
+            LOAD_WAITED,
+            RECEIVERS_WAITED,
         ],
     ),
     (
@@ -110,17 +128,24 @@ const ROWS: &[(&str, &[Row])] = &[
                 "figures.urgent_p99_ms_beside",
                 1,
             ),
+            ("live deltas a second meanwhile", "deltas_per_s", 0),
+            LOAD_WAITED,
+            RECEIVERS_WAITED,
         ],
     ),
     (
         "bootstrap",
-        &[("registers a second", "figures.registers_per_s", 0)],
+        &[
+            ("registers a second", "figures.registers_per_s", 0),
+            LOAD_WAITED,
+        ],
     ),
     (
         "idle",
         &[
             ("broker memory, MB", "broker.memory_peak_mb", 0),
             ("broker cores", "figures.broker_cores", 3),
+            LOAD_WAITED,
         ],
     ),
 ];
@@ -180,6 +205,7 @@ fn table(results: &Path, commits: &Commits) -> Result<String, Failure> {
                     2,
                 ),
                 ("times the first", "cost_to_first", 2),
+                (LOAD_WAITED.0, "load_waited_share", 2),
                 ("state on disk, MB", "state_mb", 0),
                 ("broker memory, MB", "memory_mb", 0),
             ] {
@@ -208,7 +234,7 @@ fn table(results: &Path, commits: &Commits) -> Result<String, Failure> {
 }
 
 /// Label, place in the JSON of a system's row, digits.
-const COMPARED: [Row; 9] = [
+const COMPARED: [Row; 11] = [
     ("deltas a second", "deltas_per_s", 0),
     ("deliveries a second", "deliveries_per_s", 0),
     ("ack p99, ms", "ack_latency_ms.p99", 1),
@@ -220,7 +246,13 @@ const COMPARED: [Row; 9] = [
     ),
     ("given up", "missing", 0),
     ("CPU s a million", "cpu_s_per_million", 2),
+    (
+        "CPU s a million deliveries",
+        "cpu_s_per_million_deliveries",
+        3,
+    ),
     ("load's CPU s a million", "load_cpu_s_per_million", 2),
+    ("load waited", "load_waited_share", 2),
     ("memory, MB", "memory_peak_mb", 0),
 ];
 

@@ -5,7 +5,9 @@ use crate::{
     broker::BrokerProcess,
     fill::Fill,
     measure::{Run, Sampler, between},
+    plot::Progress,
     scenarios::{Common, look},
+    waited::Busy,
 };
 use clap::Args;
 use hutong_connectors::client::{Endpoint, Filter, Identity, Start, Subscriber, SubscriberOptions};
@@ -41,7 +43,11 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     let before = look(&broker);
     let begin = Instant::now();
     let sampler = Sampler::start(&broker, counters, begin);
-    let (rows, bytes) = snapshot(&broker, issuers[0]).await?;
+    let (busy, mut progress) = (Busy::default(), Progress::since(begin));
+    let waited = busy.mark();
+    let taken = busy.watch(snapshot(&broker, issuers[0], &mut progress));
+    let (rows, bytes) = taken.await?;
+    let waited = busy.waited_share(waited, 1);
     let seconds = begin.elapsed().as_secs_f64();
     let after = look(&broker);
     let mut run = Run {
@@ -53,7 +59,11 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         lost: options.registers.saturating_sub(rows),
         ..Run::default()
     };
+    run.series.push(("registers_per_s", progress.per_second()));
+    let left = progress.left(options.registers);
+    run.series.push(("lag_late", left));
     run.figure("registers", rows as f64);
+    run.figure("load_waited_share", waited);
     run.figure("registers_per_s", rows as f64 / seconds);
     run.figure("mb_per_s", bytes as f64 / 1e6 / seconds);
     Ok(run)
@@ -73,7 +83,11 @@ fn rows_of(frame: &[u8]) -> Result<Option<u64>, Failure> {
 }
 
 /// Rows and bytes that came.
-async fn snapshot(broker: &BrokerProcess, issuer: Issuer) -> Result<(u64, u64), Failure> {
+async fn snapshot(
+    broker: &BrokerProcess,
+    issuer: Issuer,
+    progress: &mut Progress,
+) -> Result<(u64, u64), Failure> {
     let endpoint = Endpoint::new(broker.grpc.clone(), Identity::Platform(issuer));
     let mut options = SubscriberOptions::new(endpoint, "new");
     options.filter = Filter {
@@ -83,15 +97,18 @@ async fn snapshot(broker: &BrokerProcess, issuer: Issuer) -> Result<(u64, u64), 
     options.start = Start::Snapshot;
     let mut subscriber = Subscriber::open(options).await?;
     let (mut rows, mut bytes) = (0, 0);
+    progress.reached(0, false);
     loop {
         let frame = subscriber.next_frame().await?;
         bytes += frame.len() as u64;
         if let Some(more) = rows_of(&frame)? {
             rows += more;
+            progress.reached(rows, false);
             continue;
         }
         let response = api::SubscribeResponse::decode(frame)?;
         if let Some(api::subscribe_response::Message::SnapshotEnd(end)) = response.message {
+            progress.reached(rows, true);
             return match end.rows == rows {
                 true => Ok((rows, bytes)),
                 false => Err(format!("{rows} rows came, and the end says {}", end.rows).into()),

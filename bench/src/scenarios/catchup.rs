@@ -8,7 +8,9 @@ use crate::{
     fleet::{AtEnd, Fleet, FleetOptions, Load},
     load,
     measure::{Run, Sampler, between},
-    scenarios::{Common, Times, look},
+    plot::Progress,
+    scenarios::{Common, Times, look, prove},
+    waited::Busy,
 };
 use clap::Args;
 use hutong_connectors::client::{Endpoint, Filter, Identity, Start, Subscriber, SubscriberOptions};
@@ -71,50 +73,48 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         at_end: AtEnd::Drain,
         urgent_until_drained: false,
     };
-    let (alone, driven) = fleet.drive(&load).await?;
-    let (mut published, mut acknowledged) = (driven.published, driven.acknowledged);
+    let (alone, driven_alone) = fleet.drive(&load).await?;
 
     // Again and again for as long as before, and no longer: what comes after would make the latency look better.
     load.seconds = CATCH_UP_MAX;
     let before = look(&broker);
+    let mut late = Late::new(begin);
     let catch_up = async {
         tokio::time::sleep(load.warmup).await;
-        let caught = catch_ups(&broker, issuers[0], behind, options.times.seconds()).await;
+        let caught = (late.catch_ups(&broker, issuers[0], behind, options.times.seconds())).await;
         load.stop.cancel();
         caught
     };
     let (driven, caught) = tokio::join!(fleet.drive(&load), catch_up);
-    let ((beside, driven), (times, deltas, took)) = (driven?, caught?);
+    let ((beside, driven), ()) = (driven?, caught?);
     let after = look(&broker);
-    published += driven.published;
-    acknowledged += driven.acknowledged;
     let tally = fleet.finish().await?;
-    let (urgent_alone, urgent) = (alone.take(Lane::Urgent), beside.take(Lane::Urgent));
+    let mut latencies = vec![("urgent_alone", alone.take(Lane::Urgent))];
+    latencies.extend(beside.latencies());
+    let [p99_alone, p99_beside] = [0, 1].map(|i: usize| latencies[i].1.p99_ms());
+    // Of the time in which it caught up: a rate over all of it would mix that with what was before.
     let mut run = Run {
-        // Rates over all of it would mix what was before with what was meanwhile.
-        seconds: 0.0,
-        published,
-        acknowledged,
-        delivered: beside.delivered.load(Ordering::Acquire),
-        lost: tally.lost,
+        seconds: driven.seconds,
+        published: driven.published,
+        acknowledged: driven.acknowledged,
+        delivered: beside.delivered.load(Ordering::Acquire) + late.deltas,
+        lost: tally.lost
+            + driven_alone
+                .published
+                .saturating_sub(driven_alone.acknowledged),
         doubled: tally.doubled,
+        latencies,
         broker: between(before.broker, after.broker),
         load: between(before.load, after.load),
         disk_mb: broker.disk_mb(),
         series: sampler.series(),
         ..Run::default()
     };
-    run.figure("catchup_times", times as f64);
-    run.figure("catchup_deltas", deltas as f64);
-    run.figure("catchup_s", took.as_secs_f64());
-    run.figure("catchup_deltas_per_s", deltas as f64 / took.as_secs_f64());
-    run.figure("urgent_p99_ms_alone", urgent_alone.p99_ms());
-    run.figure("urgent_p99_ms_beside", urgent.p99_ms());
-    run.figure(
-        "urgent_p99_beside_to_alone",
-        urgent.p99_ms() / urgent_alone.p99_ms(),
-    );
-    run.latencies = vec![("urgent_alone", urgent_alone), ("urgent", urgent)];
+    prove(&mut run, &driven, &tally);
+    late.report(&mut run, options.behind);
+    run.figure("urgent_p99_ms_alone", p99_alone);
+    run.figure("urgent_p99_ms_beside", p99_beside);
+    run.figure("urgent_p99_beside_to_alone", p99_beside / p99_alone);
     Ok(run)
 }
 
@@ -129,47 +129,95 @@ async fn open(broker: &BrokerProcess, issuer: Issuer, start: Start) -> Result<Su
     Ok(Subscriber::open(options).await?)
 }
 
-/// Catches up from the same place until the time is over: how often, how many deltas that were, and how
-/// long it took.
-async fn catch_ups(
-    broker: &BrokerProcess,
-    issuer: Issuer,
-    from: Cursor,
-    time: Duration,
-) -> Result<(u64, u64, Duration), Failure> {
-    let begin = Instant::now();
-    let (mut times, mut deltas) = (0, 0);
-    while times == 0 || begin.elapsed() < time {
-        let one = tokio::time::timeout(CATCH_UP_MAX, catch_up(broker, issuer, from));
-        let late = |_| format!("not caught up within {} s", CATCH_UP_MAX.as_secs());
-        deltas += one.await.map_err(late)??;
-        times += 1;
-    }
-    Ok((times, deltas, begin.elapsed()))
+/// The subscriber that comes back.
+struct Late {
+    times: u64,
+    deltas: u64,
+    took: Duration,
+    waited_share: f64,
+    /// Of all that it took, and of what it took since it last came back.
+    taken: Progress,
+    caught_up: Progress,
 }
 
-/// Takes what it is behind, until it gets what was written after it came; how many deltas that were.
-async fn catch_up(broker: &BrokerProcess, issuer: Issuer, from: Cursor) -> Result<u64, Failure> {
-    let mut subscriber = open(broker, issuer, Start::Cursor(from)).await?;
-    let (mut deltas, mut cursor, begin) = (0, from, load::now());
-    loop {
-        let frame = subscriber.next_frame().await?;
-        let Some(records) = record::read_delivery(&frame)? else {
-            continue;
-        };
-        let mut bulk_came = false;
-        for logged in &records {
-            let bytes = logged.record()?;
-            let record = RecordView::parse(&bytes)?;
-            deltas += record.deltas.len() as u64;
-            bulk_came = record.header.partition.lane == Lane::Bulk;
-            cursor.set_lane(record.header.partition.lane, logged.offset.next());
+impl Late {
+    fn new(begin: Instant) -> Late {
+        Late {
+            times: 0,
+            deltas: 0,
+            took: Duration::ZERO,
+            waited_share: 0.0,
+            taken: Progress::since(begin),
+            caught_up: Progress::since(begin),
         }
-        subscriber.applied(cursor).await?;
-        // Of bulk: urgent deltas overtake what is behind.
-        let reached = |r: &LoggedView<'_>| r.durable_at >= begin;
-        if bulk_came && records.last().is_some_and(reached) {
-            return Ok(deltas);
+    }
+
+    /// Catches up from the same place until the time is over.
+    async fn catch_ups(
+        &mut self,
+        broker: &BrokerProcess,
+        issuer: Issuer,
+        from: Cursor,
+        time: Duration,
+    ) -> Result<(), Failure> {
+        let (begin, busy) = (Instant::now(), Busy::default());
+        let waited = busy.mark();
+        while self.times == 0 || begin.elapsed() < time {
+            let one = busy.watch(self.catch_up(broker, issuer, from));
+            let late = |_| format!("not caught up within {} s", CATCH_UP_MAX.as_secs());
+            let one = tokio::time::timeout(CATCH_UP_MAX, one);
+            one.await.map_err(late)??;
+            self.times += 1;
         }
+        self.took = begin.elapsed();
+        self.waited_share = busy.waited_share(waited, 1);
+        Ok(())
+    }
+
+    /// Takes what it is behind, until it gets what was written after it came.
+    async fn catch_up(
+        &mut self,
+        broker: &BrokerProcess,
+        issuer: Issuer,
+        from: Cursor,
+    ) -> Result<(), Failure> {
+        let mut subscriber = open(broker, issuer, Start::Cursor(from)).await?;
+        let (mut cursor, before, begin) = (from, self.deltas, load::now());
+        self.caught_up.reached(0, true);
+        loop {
+            let frame = subscriber.next_frame().await?;
+            let Some(records) = record::read_delivery(&frame)? else {
+                continue;
+            };
+            let mut bulk_came = false;
+            for logged in &records {
+                let bytes = logged.record()?;
+                let record = RecordView::parse(&bytes)?;
+                self.deltas += record.deltas.len() as u64;
+                bulk_came = record.header.partition.lane == Lane::Bulk;
+                cursor.set_lane(record.header.partition.lane, logged.offset.next());
+            }
+            subscriber.applied(cursor).await?;
+            // Of bulk: urgent deltas overtake what is behind.
+            let reached = |r: &LoggedView<'_>| r.durable_at >= begin;
+            let all = bulk_came && records.last().is_some_and(reached);
+            self.taken.reached(self.deltas, all);
+            self.caught_up.reached(self.deltas - before, all);
+            if all {
+                return Ok(());
+            }
+        }
+    }
+
+    fn report(&self, run: &mut Run, behind: u64) {
+        let took = self.took.as_secs_f64();
+        run.figure("catchup_times", self.times as f64);
+        run.figure("catchup_deltas", self.deltas as f64);
+        run.figure("catchup_s", took);
+        run.figure("catchup_deltas_per_s", self.deltas as f64 / took);
+        run.figure("load_waited_share", self.waited_share);
+        let rate = self.taken.per_second();
+        run.series.push(("catchup_deltas_per_s", rate));
+        run.series.push(("lag_late", self.caught_up.left(behind)));
     }
 }

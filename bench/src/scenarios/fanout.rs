@@ -6,7 +6,7 @@ use crate::{
     fleet::{AtEnd, Fleet, FleetOptions, Load},
     load,
     measure::{Run, Sampler, between},
-    scenarios::{Common, Times, look},
+    scenarios::{Common, Times, look, prove},
 };
 use clap::Args;
 use serde::Serialize;
@@ -76,9 +76,7 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         ..Run::default()
     };
     run.broker.memory_peak_mb = broker.usage().memory_peak_mb;
-    let [urgent, bulk] = &driven.late;
-    run.figure("load_late_urgent_p99_ms", urgent.p99_ms());
-    run.figure("ack_urgent_p99_ms", driven.acks[0].p99_ms());
-    run.figure("load_late_bulk_p99_ms", bulk.p99_ms());
+    run.figure("load_waited_share", driven.waited_share);
+    prove(&mut run, &driven, &tally);
     Ok(run)
 }

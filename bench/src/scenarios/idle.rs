@@ -4,7 +4,7 @@ use crate::{
     Failure,
     fleet::{Fleet, FleetOptions},
     load,
-    measure::{Run, Sampler, between},
+    measure::{Counters, Run, Sampler, between},
     scenarios::{Common, Times, look},
 };
 use clap::Args;
@@ -27,13 +27,15 @@ pub struct Options {
 pub async fn run(options: &Options) -> Result<Run, Failure> {
     let issuers = load::issuers(options.fleet.subscribers);
     let broker = options.common.broker(&issuers, "").await?;
-    let counters = Arc::default();
+    let counters: Arc<Counters> = Arc::default();
     let fleet = Fleet::start(&options.fleet, &broker, Arc::clone(&counters)).await?;
     tokio::time::sleep(options.times.warmup()).await;
     let (before, begin) = (look(&broker), Instant::now());
-    let sampler = Sampler::start(&broker, counters, begin);
+    let waited = counters.receiving.mark();
+    let sampler = Sampler::start(&broker, Arc::clone(&counters), begin);
     tokio::time::sleep(options.times.seconds()).await;
     let after = look(&broker);
+    let waited = (counters.receiving).waited_share(waited, options.fleet.subscribers);
     let mut run = Run {
         seconds: begin.elapsed().as_secs_f64(),
         broker: between(before.broker, after.broker),
@@ -43,6 +45,7 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         ..Run::default()
     };
     run.figure("broker_cores", run.broker.cpu_s / run.seconds);
+    run.figure("load_waited_share", waited);
     fleet.finish().await?;
     Ok(run)
 }

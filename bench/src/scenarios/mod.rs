@@ -12,6 +12,7 @@ pub mod surge;
 use crate::{
     Failure, allowed,
     broker::{BrokerProcess, Usage, usage_of},
+    fleet::{Driven, Tally},
     measure::Run,
 };
 use clap::{Args, Subcommand};
@@ -147,5 +148,17 @@ fn look(broker: &BrokerProcess) -> Look {
     Look {
         broker: broker.usage(),
         load: usage_of("self"),
+    }
+}
+
+/// That a fleet was not the limit, and that who was to stand still did.
+fn prove(run: &mut Run, driven: &Driven, tally: &Tally) {
+    run.figure("load_receivers_waited_share", driven.receivers_waited_share);
+    let [urgent, bulk] = &driven.late;
+    run.figure("load_late_urgent_p99_ms", urgent.p99_ms());
+    run.figure("load_late_bulk_p99_ms", bulk.p99_ms());
+    run.figure("ack_urgent_p99_ms", driven.acks[0].p99_ms());
+    if let Some(records) = tally.stalled_records_behind {
+        run.figure("stalled_records_behind", records as f64);
     }
 }

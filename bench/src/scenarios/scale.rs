@@ -66,7 +66,7 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     let issuers = options.fill.issuers();
     let retention = format!("[retention]\nbytes = \"{}\"", options.log);
     let broker = options.common.broker(&issuers, &retention).await?;
-    let mut run = Run::default();
+    let (mut steps, mut figures) = (Vec::new(), Vec::new());
     let mut first_cost = None;
     for registers in &options.registers {
         options.fill.registers(&broker, *registers).await?;
@@ -93,20 +93,29 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
             ("deltas_per_s", filled.acknowledged as f64 / seconds),
             ("cpu_s_per_million", cost),
             ("cost_to_first", cost / first),
+            ("load_waited_share", filled.waited_share),
             ("state_mb", broker.disk_mb_of("state")),
             ("memory_mb", sampler.memory_peak_mb()),
         ] {
-            run.figure(format!("{name}_at_{registers}"), value);
+            figures.push((format!("{name}_at_{registers}"), value));
         }
-        // The whole is the last and largest step.
-        run.seconds = seconds;
-        run.published = filled.published;
-        run.acknowledged = filled.acknowledged;
-        run.latencies = vec![("ack", filled.ack)];
-        run.broker = took;
-        run.load = between(before.load, after.load);
-        run.disk_mb = broker.disk_mb();
-        run.series = sampler.series();
+        steps.push(Run {
+            seconds,
+            published: filled.published,
+            acknowledged: filled.acknowledged,
+            latencies: vec![("ack", filled.ack)],
+            broker: took,
+            load: between(before.load, after.load),
+            disk_mb: broker.disk_mb(),
+            series: sampler.series(),
+            part: format!(", {} M registers", *registers as f64 / 1e6),
+            figures: vec![("load_waited_share".to_owned(), filled.waited_share)],
+            ..Run::default()
+        });
     }
+    // The whole is the last and largest step.
+    let mut run = steps.pop().ok_or("--registers names no step")?;
+    run.figures.extend(figures);
+    run.earlier = steps;
     Ok(run)
 }

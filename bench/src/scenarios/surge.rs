@@ -7,7 +7,7 @@ use crate::{
     fleet::{AtEnd, Fleet, FleetOptions, Load},
     load,
     measure::{Counters, Run, Sampler, between},
-    scenarios::{Common, look},
+    scenarios::{Common, look, prove},
 };
 use clap::Args;
 use serde::Serialize;
@@ -125,9 +125,8 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     run.figure("offered_bulk_deltas_per_s", load.bulk_per_s);
     run.figure("surge_from_s", surge_from.as_secs_f64());
     run.figure("surge_s", driven.seconds);
-    // What the load itself was late with counts as the broker's; and how far an urgent delta was by its ack.
-    run.figure("load_late_urgent_p99_ms", driven.late[0].p99_ms());
-    run.figure("ack_urgent_p99_ms", driven.acks[0].p99_ms());
+    run.figure("load_waited_share", driven.waited_share);
+    prove(&mut run, &driven, &tally);
     // From the end of what was offered: until all was acknowledged, and until everybody had all of it.
     run.figure("drained_in_s", driven.drained_in.as_secs_f64());
     run.figure("delivered_in_s", delivered_in.as_secs_f64());
