@@ -18,6 +18,12 @@ use watch::{
     rules, until,
 };
 
+/// Branches of `WriteStall`, with the times of a test.
+const WRITE_HANGS: &str = "max by (instance) (hutong_commit_running_seconds) > 0.5";
+const BULK_IS_HELD: &str = "max by (instance) (hutong_bulk_held_seconds) > 0.5";
+const SYNCS_ARE_SLOW: &str = "sum by (instance) (rate(hutong_commit_sync_seconds_sum[4s])) \
+     / sum by (instance) (rate(hutong_commit_sync_seconds_count[4s])) > 0.5";
+
 /// Everything that a test needs, in one folder.
 struct Stage {
     dir: tempfile::TempDir,
@@ -63,6 +69,17 @@ impl Stage {
         self.fired.insert(name.to_owned());
     }
 
+    /// Of an alert with several branches, that it fires by this one.
+    async fn by(&self, branch: &str) {
+        until(branch, async || {
+            match self.prometheus.query(branch)?.is_empty() {
+                true => Err("it says nothing".to_owned()),
+                false => Ok(()),
+            }
+        })
+        .await;
+    }
+
     async fn clears(&self, names: &[&str]) {
         self.prometheus.clears(names).await;
     }
@@ -97,6 +114,7 @@ async fn every_alert_fires_for_its_fault_and_clears_when_it_is_mended() {
     a_wave_a_wrong_clock_and_a_wrong_cursor(&mut stage).await;
     what_is_refused(&mut stage).await;
     files_that_are_wrong(&mut stage).await;
+    a_state_that_is_not_written_down(&mut stage).await;
     a_disk_that_is_slow_and_then_full(&mut stage).await;
     a_broker_that_is_gone(&mut stage).await;
     let alerts = rules::read("prometheus/alerts.yml");
@@ -123,6 +141,13 @@ async fn a_platform_stops_applying(stage: &mut Stage) {
         )
         .await;
     stage.fires("LagGrowing", &[("platform", "510000")]).await;
+    stage.source.publish_bulk().await;
+    let bulk = [
+        ("platform", "510000"),
+        ("lane", "bulk"),
+        ("severity", "warning"),
+    ];
+    stage.fires("LagHigh", &bulk).await;
     let firing = stage.prometheus.firing().expect("alerts");
     let others = firing.iter().find(|a| {
         let whom = a
@@ -260,7 +285,10 @@ async fn a_wave_a_wrong_clock_and_a_wrong_cursor(stage: &mut Stage) {
         )
         .await;
     stage.fires("ClockSkew", &[("platform", "510000")]).await;
+    call_with_clock(&stage.broker, SHANGHAI, 120).await;
+    stage.fires("ClockSkew", &[("platform", "310000")]).await;
     call_with_clock(&stage.broker, SICHUAN, 0).await;
+    call_with_clock(&stage.broker, SHANGHAI, 0).await;
     stage.prometheus.is_quiet().await;
 }
 
@@ -277,6 +305,10 @@ async fn log_id(broker: &Broker) -> LogId {
 async fn what_is_refused(stage: &mut Stage) {
     stage.source.publish_wrong().await;
     let refused = [("platform", "340000"), ("reason", "TIME_IN_FUTURE")];
+    stage.fires("DeadLettersGrowing", &refused).await;
+    stage.clears(&["DeadLettersGrowing"]).await;
+    // The reason is known by now: another branch of the alert than the first time.
+    stage.source.publish_wrong().await;
     stage.fires("DeadLettersGrowing", &refused).await;
     stage.clears(&["DeadLettersGrowing"]).await;
     stage.connector.poison("2022-12-01.json");
@@ -300,9 +332,24 @@ async fn files_that_are_wrong(stage: &mut Stage) {
     stage.prometheus.is_quiet().await;
 }
 
+/// The log is as fast as ever, and what is gathered of the state does not go down: bulk is held, and nothing else.
+async fn a_state_that_is_not_written_down(stage: &mut Stage) {
+    let delay = Duration::from_secs(10);
+    let slow = SlowSyncs::of_thread(stage.broker.id(), "state-flush", delay).await;
+    let flood = stage.source.flood();
+    stage.fires("WriteStall", &[]).await;
+    stage.by(BULK_IS_HELD).await;
+    let others = [WRITE_HANGS, SYNCS_ARE_SLOW].map(|branch| stage.prometheus.query(branch));
+    assert_eq!(others, [Ok(Vec::new()), Ok(Vec::new())]);
+    drop((flood, slow));
+    stage.prometheus.is_quiet().await;
+}
+
 async fn a_disk_that_is_slow_and_then_full(stage: &mut Stage) {
     let slow = SlowSyncs::of(stage.broker.id(), Duration::from_millis(1500)).await;
     stage.fires("WriteStall", &[]).await;
+    stage.by(WRITE_HANGS).await;
+    stage.by(SYNCS_ARE_SLOW).await;
     drop(slow);
     stage.prometheus.is_quiet().await;
     let filled = stage.broker.fill_disk();

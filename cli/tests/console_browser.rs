@@ -1,15 +1,20 @@
-//! The console in a real browser, while one of 32 platforms does not apply and after it healed: clicked through by
-//! mouse and keyboard, in both languages, light and dark, wide and narrow, with the rules of axe-core. Pictures of the
-//! screens stay in the target folder.
+//! The console in a real browser, while one of 32 platforms does not apply, after it healed, and in a surge: clicked
+//! through by mouse and keyboard, in both languages, light and dark, wide and narrow, with the rules of axe-core.
+//! Pictures of the screens stay in the target folder.
 
 mod scene;
 
 use hutong_cli::demo::embedded::Embedded;
-use scene::{Healthy, PATIENCE, Stalled, line, picture, publish, until};
+use scene::{
+    Healthy, PATIENCE, Stalled, drill_report, line, picture, publish,
+    surge::{SlowInBulk, Surge},
+    until,
+};
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -20,6 +25,10 @@ const ENTITY: &str = "000102030405060708090a0b0c0d0e0f";
 const PLATFORMS: usize = 32;
 const FIRST_PAINT_MS_MAX: f64 = 1000.0;
 const BYTES_MAX: u64 = 300 << 10;
+/// A change in bulk may wait for 30 s before that is worth a look.
+const SURGE_PATIENCE: Duration = Duration::from_secs(120);
+/// What the platforms publish in the surge, in bulk: 4 x 150 each 200 ms. A machine that has much to do may do half.
+const SURGE_BULK_A_SECOND: f64 = 1_500.0;
 
 /// The browser, with what it is to look at.
 fn browser(broker: &Embedded, phase: &str, sick: u32, issuer: u32) -> Command {
@@ -46,7 +55,7 @@ async fn browse(broker: &Embedded, phase: &str, sick: u32, issuer: u32) -> Value
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    for list in ["problems", "violations", "outside", "overflow"] {
+    for list in ["problems", "violations", "outside", "overflow", "hidden"] {
         let all = found[list].as_array().expect("a list");
         let all: Vec<&str> = all.iter().filter_map(Value::as_str).collect();
         assert!(all.is_empty(), "{phase}: {list}:\n{}", all.join("\n"));
@@ -68,32 +77,50 @@ fn seen<'a>(found: &'a Value, what: &str) -> &'a str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_console_shows_the_fault_first_and_all_clear_after_it_healed() {
-    let dir = tempfile::tempdir().expect("a folder");
+async fn the_console_shows_what_is_worst_first_and_all_clear_after_it_healed() {
     let broker = scene::broker(PLATFORMS).await;
     let codes = scene::codes(PLATFORMS);
-    let (issuer, sick) = (codes[0], codes[20]);
+    let (issuer, sick, slow) = (codes[0], codes[20], codes[30]);
     let others: Vec<u32> = codes.iter().copied().filter(|c| *c != sick).collect();
-    let _healthy = Healthy::start(&broker, &others).await;
-    let mut stalled = Stalled::start(&broker, sick).await;
+    let report = drill_report(broker.drills_dir().to_owned()).await;
+    {
+        let others: Vec<u32> = others.iter().copied().filter(|c| *c != slow).collect();
+        let _healthy = Healthy::start(&broker, &others).await;
+        let _slow = SlowInBulk::start(&broker, slow).await;
+        let mut stalled = Stalled::start(&broker, sick).await;
+        a_fault(&broker, &mut stalled, [issuer, codes[5], sick], &report).await;
+        healed(&broker, &stalled, [issuer, sick]).await;
+        a_surge(&broker, &codes[1..5], [issuer, slow]).await;
+    }
+    let _healthy = Healthy::start(&broker, &codes).await;
+    all_clear(&broker).await;
+    gone(broker, [issuer, sick]).await;
+}
+
+async fn a_fault(
+    broker: &Embedded,
+    stalled: &mut Stalled,
+    [issuer, other, sick]: [u32; 3],
+    report: &str,
+) {
+    let dir = tempfile::tempdir().expect("a folder");
     let red = line(ENTITY, r#""health_code":{"colour":"red"}"#);
     let unknown = line(&"0".repeat(32), r#""health_code":{"colour":"red"}"#);
     let bulk = line(&"2".repeat(32), r#""test_result":{"outcome":"negative"}"#);
-    publish(&broker, dir.path(), issuer, &[red.clone(), unknown, bulk]).await;
-    publish(&broker, dir.path(), codes[5], &[red]).await;
+    publish(broker, dir.path(), issuer, &[red.clone(), unknown, bulk]).await;
+    publish(broker, dir.path(), other, &[red]).await;
     let oldest = stalled.oldest().await;
-    until("it is a warning", PATIENCE, async || {
-        let picture = picture(&broker).await;
+    until("it is critical", PATIENCE, async || {
+        let picture = picture(broker).await;
         match picture["severity"].as_str() {
             Some("critical") => Ok(()),
             _ => Err(picture["findings"].to_string()),
         }
     })
     .await;
-
-    let found = browse(&broker, "fault", sick, issuer).await;
+    let found = browse(broker, "fault", sick, issuer).await;
     assert!(
-        seen(&found, "banner").contains("1 need attention"),
+        seen(&found, "banner").contains("Needing attention: 1"),
         "{found}"
     );
     assert!(seen(&found, "title").starts_with("(1) "), "{found}");
@@ -115,23 +142,72 @@ async fn the_console_shows_the_fault_first_and_all_clear_after_it_healed() {
     );
     assert!(seen(&found, "entity").contains("R1 v1"), "{found}");
     assert_eq!(found["seen"]["cells"], PLATFORMS * PLATFORMS);
+    assert!(seen(&found, "reports").contains(report), "{found}");
+    for part in ["The broker is killed under load", "负载下强制终止互通"] {
+        assert!(seen(&found, "report").contains(part), "{part}: {found}");
+    }
+}
 
-    stalled.heal();
+async fn all_clear(broker: &Embedded) {
     until("all is clear", PATIENCE, async || {
-        let picture = picture(&broker).await;
+        let picture = picture(broker).await;
         match picture["severity"].as_str() {
             Some("critical" | "warning") => Err(picture["findings"].to_string()),
             _ => Ok(()),
         }
     })
     .await;
-    let found = browse(&broker, "healed", sick, issuer).await;
+}
+
+async fn healed(broker: &Embedded, stalled: &Stalled, [issuer, sick]: [u32; 2]) {
+    stalled.heal();
+    all_clear(broker).await;
+    let found = browse(broker, "healed", sick, issuer).await;
     assert!(
         seen(&found, "banner").contains("All 32 subscriptions"),
         "{found}"
     );
+}
 
-    // A picture of a broker that ended: what was good then says nothing of now.
+/// Bulk is behind at one platform, and nothing urgent is anywhere.
+async fn a_surge(broker: &Embedded, issuers: &[u32], [issuer, slow]: [u32; 2]) {
+    let _surge = Surge::start(broker, issuers).await;
+    let surging = until("bulk is behind", SURGE_PATIENCE, async || {
+        let picture = picture(broker).await;
+        match picture["severity"].as_str() {
+            Some("warning") => Ok(picture),
+            _ => Err(picture["subscriptions"].to_string()),
+        }
+    })
+    .await;
+    let rate = surging["rates"]["accepted"][1].as_f64().expect("a rate");
+    assert!(rate > SURGE_BULK_A_SECOND, "{rate} a second");
+    let urgent = surging["subscriptions"].as_array().expect("a list").iter();
+    let urgent = urgent.filter_map(|s| s["lag"][0]["seconds"].as_f64());
+    let urgent = urgent.fold(0.0, f64::max);
+    assert!(urgent < 3.0, "what is urgent waits {urgent} s");
+    let found = browse(broker, "surge", slow, issuer).await;
+    assert!(
+        seen(&found, "banner").contains("Needing attention: 1"),
+        "{found}"
+    );
+    let finding = seen(&found, "finding");
+    for part in [
+        &slow.to_string(),
+        "warning",
+        "bulk records",
+        "more slowly than changes come",
+        "If there is a surge, wait",
+        "Of what is urgent",
+    ] {
+        assert!(finding.contains(part), "{part}: {finding}");
+    }
+    // The page of pairs opens with the lane in which something is wrong.
+    assert!(seen(&found, "lane").contains("bulk"), "{found}");
+}
+
+/// A picture of a broker that ended: what was good then says nothing of now.
+async fn gone(broker: Embedded, [issuer, sick]: [u32; 2]) {
     let mut open = browser(&broker, "gone", sick, issuer)
         .stdout(Stdio::piped())
         .spawn()

@@ -51,6 +51,8 @@ const CRATES: &[(&str, &[&str])] = &[
         "chaos/planted/connectors",
         &["proto", "config", "telemetry", "plants"],
     ),
+    // The planted crates stand under other names in it, those that the programs know.
+    ("chaos/planted/programs", &["config", "telemetry"]),
 ];
 
 /// The broker's modules, lowest first: each uses only what stands before it.

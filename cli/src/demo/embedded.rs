@@ -25,6 +25,7 @@ pub struct Embedded {
     metrics: String,
     console: String,
     data_dir: PathBuf,
+    drills_dir: PathBuf,
     folder: Folder,
 }
 
@@ -83,7 +84,13 @@ impl Embedded {
         init_logs()?;
         let folder = Folder::new(keep)?;
         let data_dir = folder.path().join("data");
-        let text = config_text(places, &data_dir);
+        let drills_dir = folder.path().join("drills");
+        fs::create_dir(&drills_dir).map_err(|source| CliError::File {
+            doing: "making the folder",
+            path: drills_dir.clone(),
+            source,
+        })?;
+        let text = config_text(places, &data_dir, &drills_dir);
         let mut config = Config::parse(CONFIG_FILE, &text)
             .map_err(|e| CliError::Broken(format!("the demo's own configuration is wrong: {e}")))?;
         if let Folder::Kept(path) = &folder {
@@ -105,6 +112,7 @@ impl Embedded {
             metrics: format!("http://{}/metrics", broker.http_addr()),
             console: format!("http://{}/console/", broker.http_addr()),
             data_dir,
+            drills_dir,
             broker,
             folder,
         })
@@ -134,6 +142,11 @@ impl Embedded {
         &self.data_dir
     }
 
+    /// Where the console looks for reports of drills.
+    pub fn drills_dir(&self) -> &Path {
+        &self.drills_dir
+    }
+
     /// Drains the broker. Returns the configuration that opens its data again, if that was kept.
     pub async fn stop(self) -> Option<PathBuf> {
         self.broker.shutdown().await;
@@ -154,13 +167,14 @@ fn init_logs() -> Result<(), CliError> {
 }
 
 /// What a file for the same broker would say. Ports are the usual ones, for whoever opens kept data.
-fn config_text(places: &[Place], data_dir: &Path) -> String {
+fn config_text(places: &[Place], data_dir: &Path, drills_dir: &Path) -> String {
     let dir = data_dir.to_string_lossy();
+    let drills = drills_dir.to_string_lossy();
     let mut text = format!(
         "# The broker of a demo run.\nidentity = \"trial\"\n\n[data]\ndir = {dir:?}\n\n\
          [memory]\ntail_urgent = \"16MiB\"\ntail_bulk = \"32MiB\"\nqueue_urgent = \"8MiB\"\n\
          queue_bulk = \"32MiB\"\ngather = \"64MiB\"\nblock_cache = \"16MiB\"\n\n\
-         [telemetry]\nfilter = \"info\"\n"
+         [telemetry]\nfilter = \"info\"\n\n[console]\ndrills = {drills:?}\n"
     );
     for place in places {
         write!(
@@ -180,10 +194,12 @@ mod tests {
 
     #[test]
     fn the_configuration_of_the_demo_is_valid_and_names_every_platform() {
-        let text = config_text(&PLACES, Path::new("/somewhere/data"));
+        let (data, drills) = ("/somewhere/data", "/somewhere/drills");
+        let text = config_text(&PLACES, Path::new(data), Path::new(drills));
         let config = Config::parse("demo.toml", &text).expect("valid");
         assert_eq!(config.platforms.len(), PLACES.len());
-        assert_eq!(config.data_dir, Path::new("/somewhere/data"));
+        assert_eq!(config.data_dir, Path::new(data));
+        assert_eq!(config.drills.as_deref(), Some(Path::new(drills)));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //     node console.mjs MODULES URL FOLDER PHASE CODE ENTITY ISSUER
 //
 // MODULES has playwright-core and axe-core; pictures of the screen go into FOLDER. PHASE is `fault`, while the
-// platform CODE does not apply what ISSUER said of ENTITY, or `healed`, or `gone`: it writes a line once a page is
-// open, and the broker ends.
+// platform CODE does not apply what ISSUER said of ENTITY; or `healed`; or `surge`, while CODE applies bulk too slowly;
+// or `gone`: it writes a line once a page is open, and the broker ends.
 
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -24,7 +24,10 @@ const SCREENS = {
   dark: { viewport: { width: 1280, height: 900 }, colorScheme: "dark" },
   phone: { viewport: { width: 390, height: 844 }, colorScheme: "light", hasTouch: true, isMobile: true, deviceScaleFactor: 2 },
 };
-const result = { problems: [], violations: [], outside: [], bytes: 0, first_paint_ms: null, seen: {}, overflow: [] };
+// Where something is wrong, the worst is the first thing on these.
+const FIRST = { overview: ".findings > li", platform: ".findings > li", matrix: "table.stack tbody tr" };
+const wrong = phase === "fault" || phase === "surge";
+const result = { problems: [], violations: [], outside: [], bytes: 0, first_paint_ms: null, seen: {}, overflow: [], hidden: [] };
 const expect = (holds, what) => {
   if (!holds) result.problems.push(what);
 };
@@ -47,11 +50,11 @@ async function open(screen, locale) {
   const context = await browser.newContext({ ...screen, locale });
   const page = await context.newPage();
   page.setDefaultTimeout(15000);
-  page.on("console", (message) => message.type() === "error" && result.problems.push(`console: ${message.text()}`));
-  page.on("pageerror", (error) => result.problems.push(`script: ${error.message}`));
-  page.on("request", (request) => {
+  context.on("request", (request) => {
     if (new URL(request.url()).origin !== new URL(url).origin) result.outside.push(request.url());
   });
+  page.on("console", (message) => message.type() === "error" && result.problems.push(`console: ${message.text()}`));
+  page.on("pageerror", (error) => result.problems.push(`script: ${error.message}`));
   return [context, page];
 }
 
@@ -84,7 +87,12 @@ async function look(name, screen, locale) {
     await page.evaluate(axe);
     const found = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
     for (const v of found.violations) result.violations.push(`${what} ${name} ${language}: ${v.id} (${v.impact}): ${v.nodes[0]?.html} ${v.nodes[0]?.failureSummary}`);
-    if (await page.evaluate(() => document.documentElement.scrollWidth > innerWidth + 1)) result.overflow.push(`${what} ${name} ${language}`);
+    // Not against innerWidth: on a phone that grows with what sticks out.
+    const { width } = screen.viewport;
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+    if (wide > width) result.overflow.push(`${what} ${name} ${language}: ${wide} of ${width}`);
+    for (const text of await page.evaluate(clipped, width)) result.hidden.push(`${what} ${name} ${language}: ${text}`);
+    if (wrong && what in FIRST) await worst_first(page, what, screen.viewport, `${what} ${name} ${language}`);
     expect((await page.evaluate(() => document.documentElement.lang)).startsWith(language), `${what}: language ${locale}`);
   }
   if (name === "desktop") {
@@ -94,6 +102,52 @@ async function look(name, screen, locale) {
     await page.pdf({ path: path.join(folder, `${phase}-matrix-${language}.pdf`), landscape: true, printBackground: true });
   }
   await context.close();
+}
+
+// In the page: texts that are not to be seen in whole. The grid of pairs alone may be wider than the screen.
+function clipped(width) {
+  const found = new Set();
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const parent = node.parentElement;
+    if (!node.data.trim() || parent.closest(".sr, .skip, noscript, .scroll:has(.matrix)") || !parent.checkVisibility()) continue;
+    // On a phone each cell says its column.
+    if (parent.closest(".stack thead") && getComputedStyle(parent.closest("thead")).position === "absolute") continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    for (const box of range.getClientRects()) {
+      let whole = box.left >= -1 && box.right <= width + 1;
+      for (let e = parent; e && e !== document.body; e = e.parentElement) {
+        const style = getComputedStyle(e);
+        if (style.overflowX === "visible" && style.overflowY === "visible") continue;
+        const edge = e.getBoundingClientRect();
+        whole &&= box.left >= edge.left - 1 && box.right <= edge.right + 1 && box.top >= edge.top - 1 && box.bottom <= edge.bottom + 1;
+      }
+      if (!whole) found.add(node.data.trim());
+    }
+    if (parent.closest("svg") && range.getBoundingClientRect().height < 9) found.add(`too small: ${node.data.trim()}`);
+  }
+  return [...found];
+}
+
+// What a person sees without doing anything names the worst.
+async function worst_first(page, what, { width, height }, where) {
+  const first = page.locator(FIRST[what]).first();
+  const box = await first.evaluate((e) => {
+    const { left, top, right, bottom } = e.getBoundingClientRect();
+    return { left, top, right, bottom, scrolled: scrollY };
+  });
+  expect(box.left >= 0 && box.top >= 0 && box.right <= width && box.bottom <= height && box.scrolled === 0,
+    `${where}: the worst is not within the first ${width} x ${height}: ${JSON.stringify(box)}`);
+  const worst = await page.evaluate(async (sick) => {
+    const picture = await (await fetch("api/picture", { cache: "no-store" })).json();
+    const platform = picture.platforms.find((p) => p.code === sick);
+    return { found: picture.findings[0].platform, names: [platform.name, platform.name_zh] };
+  }, Number(code));
+  expect(worst.found === Number(code), `${where}: the worst is ${worst.found}, and not ${code}`);
+  const text = await first.textContent();
+  const named = what === "platform" ? /■|▲/.test(text) : worst.names.some((n) => text.includes(n));
+  expect(named && !/✓/.test(text), `${where}: the first thing is ${text}`);
 }
 
 // The page stays open when the broker ends: what it shows must not look like now.
@@ -116,6 +170,24 @@ async function gone() {
   await context.close();
 }
 
+// A report of a drill opens in a page of its own, which may do nothing and is no wider than a phone.
+async function report(page, context) {
+  await page.locator("nav a[data-page=drills]").click();
+  await shown(page);
+  const link = page.locator("main table a").first();
+  result.seen.reports = await page.locator("main table").textContent();
+  const [opened] = await Promise.all([context.waitForEvent("page"), link.click()]);
+  await opened.waitForLoadState();
+  result.seen.report = await opened.locator("body").textContent();
+  for (const [name, { viewport }] of Object.entries({ desktop: SCREENS.desktop, phone: SCREENS.phone })) {
+    await opened.setViewportSize(viewport);
+    await opened.screenshot({ path: path.join(folder, `${phase}-report-${name}.png`), fullPage: true });
+    const wide = await opened.evaluate(() => document.documentElement.scrollWidth);
+    if (wide > viewport.width) result.overflow.push(`report ${name}: ${wide} of ${viewport.width}`);
+  }
+  await opened.close();
+}
+
 // As a person: by mouse and by keyboard.
 async function click() {
   const [context, page] = await open(SCREENS.desktop, "en-GB");
@@ -124,10 +196,17 @@ async function click() {
   const banner = page.locator("main .banner").first();
   result.seen.banner = await banner.textContent();
   result.seen.title = await page.title();
+  const first = page.locator(".findings > li").first();
+  if (wrong) result.seen.finding = await first.textContent();
+  if (phase === "surge") {
+    result.seen.figures = await page.locator("dl.figures").textContent();
+    await page.locator("nav a[data-page=matrix]").click();
+    await shown(page);
+    result.seen.lane = await page.locator(".switch button[aria-pressed=true]").textContent();
+    await context.close();
+    return;
+  }
   if (phase === "fault") {
-    const first = page.locator(".findings > li").first();
-    result.seen.finding = await first.textContent();
-    expect(await first.evaluate((e) => e.getBoundingClientRect().bottom < innerHeight), "the worst is not on the first screen");
     await first.locator("p.who a").click();
     await shown(page);
     expect(page.url().endsWith(`#/platform/${code}`), `the finding leads to ${page.url()}`);
@@ -138,6 +217,7 @@ async function click() {
     await shown(page);
     result.seen.trace = await page.locator("main").textContent();
   }
+  await report(page, context);
   // Find by an area's path and by the entity.
   await page.locator("nav a[data-page=find]").click();
   await page.locator("#sought").fill("安徽省/宿州市/泗县");

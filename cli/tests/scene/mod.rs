@@ -1,13 +1,19 @@
 //! A broker with subscribers of which some stop applying, for tests that look at it from all sides.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod surge;
+
 use hutong_cli::demo::{embedded::Embedded, platforms};
 use hutong_connectors::client::{
     Delivered, Endpoint, Event, Filter, Identity, Start, Subscriber, SubscriberOptions,
 };
 use hutong_proto::{Cursor, Issuer};
 use serde_json::Value;
-use std::{path::Path, process::Output, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Output,
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -66,6 +72,38 @@ pub async fn publish(broker: &Embedded, dir: &Path, issuer: u32, lines: &[String
         &["publish", file.to_str().expect("plain")],
     )
     .await
+}
+
+/// Plays a short drill of its own, and leaves its page where the console looks for reports. Returns its name there.
+pub async fn drill_report(folder: PathBuf) -> String {
+    let program = Path::new(env!("CARGO_BIN_EXE_hutong")).with_file_name("hutong-chaos");
+    let shown = program.display();
+    assert!(
+        program.exists(),
+        "{shown} is not there: build all programs first, with `./dev build`"
+    );
+    let histories = tempfile::tempdir().expect("a folder");
+    let name = "kill-broker.html";
+    let output = Command::new(&program)
+        .args([
+            "run",
+            "kill-broker",
+            "--duration",
+            "15s",
+            "--rate",
+            "200",
+            "--report",
+        ])
+        .arg(folder.join(name))
+        .arg("--out")
+        .arg(histories.path())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .expect("the binary starts");
+    // Whatever the verdict on a machine that has much else to do: it is a report.
+    assert!(folder.join(name).exists(), "{output:?}");
+    name.to_owned()
 }
 
 /// The body of a page of the broker's HTTP port.

@@ -7,7 +7,7 @@ use hutong_connectors::client::{
 use hutong_proto::{
     Cursor, EntityId, Issuer, LogId, Micros, Offset, Provenance, Revision, Value,
     api::stream::publish_service_client::PublishServiceClient,
-    delta::{Colour, Delta},
+    delta::{Colour, Delta, TestOutcome},
     frame::Frame,
     metadata,
 };
@@ -23,6 +23,7 @@ use tonic::{Request, transport::Channel};
 
 /// How often the publisher says something of its own accord.
 const EVERY: Duration = Duration::from_millis(200);
+const FLOOD_A_BATCH: usize = 2_000;
 
 pub fn now() -> Micros {
     let since = SystemTime::now()
@@ -86,6 +87,30 @@ impl Source {
         assert_eq!(u64::from(receipt.accepted), count, "{receipt:?}");
     }
 
+    /// Negative test results, each of another entity, until this is dropped.
+    pub fn flood(&self) -> Flood {
+        let (publisher, revision) = (self.publisher.clone(), Arc::clone(&self.revision));
+        Flood(tokio::spawn(async move {
+            for first in (0..).step_by(FLOOD_A_BATCH) {
+                let deltas = (first..).take(FLOOD_A_BATCH).map(|n| {
+                    let revision = revision.fetch_add(1, Ordering::Relaxed);
+                    negative(delta(n, revision, Colour::Green))
+                });
+                // Acks are not waited for: the publisher knows how many may be under way.
+                if publisher.publish(deltas.collect()).await.is_err() {
+                    return;
+                }
+            }
+        }))
+    }
+
+    /// One test result: bulk.
+    pub async fn publish_bulk(&self) {
+        let deltas = vec![negative(self.delta(0, Colour::Green))];
+        let receipt = self.publisher.publish(deltas).await.expect("taken").await;
+        assert_eq!(receipt.expect("acknowledged").accepted, 1);
+    }
+
     /// What the broker must refuse: it is of the day after tomorrow.
     pub async fn publish_wrong(&self) {
         let mut delta = self.delta(0, Colour::Green);
@@ -108,6 +133,23 @@ impl Drop for Source {
     fn drop(&mut self) {
         self.talking.abort();
     }
+}
+
+/// Goes on until it is dropped.
+pub struct Flood(JoinHandle<()>);
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn negative(delta: Delta) -> Delta {
+    let value = Value::TestResult {
+        outcome: TestOutcome::Negative,
+        sampled_at: delta.committed_at,
+    };
+    Delta { value, ..delta }
 }
 
 fn green(revision: &AtomicU64) -> Delta {

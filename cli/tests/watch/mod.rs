@@ -153,22 +153,48 @@ pub struct Broker {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
     dir: PathBuf,
-    /// Where it pushes.
-    otlp: Option<SocketAddr>,
+    setup: Setup,
     program: Option<Program>,
+}
+
+/// What brokers do not all have in common.
+pub struct Setup {
+    /// Where it pushes.
+    pub otlp: Option<SocketAddr>,
+    /// What takes longer is traced.
+    pub slow: &'static str,
+    pub platforms: Vec<u32>,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            otlp: None,
+            slow: "1s",
+            platforms: vec![ANHUI, SICHUAN, SHANGHAI],
+        }
+    }
+}
+
+impl Setup {
+    /// As a line of a configuration.
+    fn pushing(&self) -> String {
+        let line = |otlp| format!("otlp = \"http://{otlp}\"\n");
+        self.otlp.map(line).unwrap_or_default()
+    }
 }
 
 impl Broker {
     pub async fn start(dir: &Path) -> Broker {
-        Broker::start_pushing(dir, None).await
+        Broker::start_with(dir, Setup::default()).await
     }
 
-    pub async fn start_pushing(dir: &Path, otlp: Option<SocketAddr>) -> Broker {
+    pub async fn start_with(dir: &Path, setup: Setup) -> Broker {
         let mut broker = Broker {
             grpc: free_address(),
             http: free_address(),
             dir: dir.to_owned(),
-            otlp,
+            setup,
             program: None,
         };
         broker.write_config("7d");
@@ -205,13 +231,11 @@ impl Broker {
         let dir = self.dir.display();
         let mut text = format!(
             "identity = \"trial\"\n[listen]\ngrpc = \"{}\"\nhttp = \"{}\"\n[data]\ndir = \"{dir}/disk/data\"\n\
-             [retention]\nage = \"{age}\"\n[telemetry]\ncertificates = [\"{dir}/proxy.pem\"]\n",
-            self.grpc, self.http
+             [retention]\nage = \"{age}\"\n[memory]\ngather = \"8MiB\"\n[telemetry]\ncertificates = [\"{dir}/proxy.pem\"]\nslow = \"{}\"\n",
+            self.grpc, self.http, self.setup.slow
         );
-        if let Some(otlp) = self.otlp {
-            text += &format!("otlp = \"http://{otlp}\"\n");
-        }
-        for code in [ANHUI, SICHUAN, SHANGHAI] {
+        text += &self.setup.pushing();
+        for code in &self.setup.platforms {
             text += &format!("[[platforms]]\ncode = {code}\nname = \"{code}\"\n");
         }
         std::fs::write(self.config(), text).expect("written");
@@ -290,35 +314,65 @@ pub struct SlowSyncs(Child);
 
 impl SlowSyncs {
     pub async fn of(process: u32, delay: Duration) -> SlowSyncs {
-        const SYNCS: &str = "fsync,fdatasync";
-        let delay = delay.as_micros();
-        let child = Command::new("strace")
-            .args(["-f", "-q", "-e", &format!("trace={SYNCS}")])
-            .args(["-e", &format!("inject={SYNCS}:delay_enter={delay}")])
-            .args(["-o", "/dev/null", "-p", &process.to_string()])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("strace");
-        let slow = SlowSyncs(child);
-        until("strace", async || match is_traced(process) {
-            true => Ok(()),
-            false => Err("not every thread is traced".to_owned()),
+        let slow = SlowSyncs::start(&["-f"], process, delay);
+        until("strace", async || {
+            match threads(process).all(|(_, status)| is_traced(&status)) {
+                true => Ok(()),
+                false => Err("not every thread is traced".to_owned()),
+            }
         })
         .await;
         slow
     }
+
+    /// Those of one thread alone; the others are as fast as before.
+    pub async fn of_thread(process: u32, name: &str, delay: Duration) -> SlowSyncs {
+        let is = |status: &str| status.lines().next() == Some(&format!("Name:\t{name}"));
+        let (thread, _) = threads(process)
+            .find(|(_, status)| is(status))
+            .unwrap_or_else(|| panic!("no thread {name}"));
+        let slow = SlowSyncs::start(&[], thread, delay);
+        until("strace", async || {
+            match threads(process).any(|(_, status)| is(&status) && is_traced(&status)) {
+                true => Ok(()),
+                false => Err("the thread is not traced".to_owned()),
+            }
+        })
+        .await;
+        slow
+    }
+
+    fn start(options: &[&str], id: u32, delay: Duration) -> SlowSyncs {
+        const SYNCS: &str = "fsync,fdatasync";
+        let delay = delay.as_micros();
+        let child = Command::new("strace")
+            .args(options)
+            .args(["-q", "-e", &format!("trace={SYNCS}")])
+            .args(["-e", &format!("inject={SYNCS}:delay_enter={delay}")])
+            .args(["-o", "/dev/null", "-p", &id.to_string()])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("strace");
+        SlowSyncs(child)
+    }
 }
 
-fn is_traced(process: u32) -> bool {
+/// Each thread's id, and what the kernel says about it.
+fn threads(process: u32) -> impl Iterator<Item = (u32, String)> {
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
-    threads.flatten().all(|thread| {
-        let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-        let tracer = status
-            .lines()
-            .find_map(|line| line.strip_prefix("TracerPid:"));
-        tracer.is_some_and(|tracer| tracer.trim() != "0")
+    threads.flatten().filter_map(|thread| {
+        let id = thread.file_name().to_str()?.parse().ok()?;
+        let status = std::fs::read_to_string(thread.path().join("status")).ok()?;
+        Some((id, status))
     })
+}
+
+fn is_traced(status: &str) -> bool {
+    let tracer = status
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:"));
+    tracer.is_some_and(|tracer| tracer.trim() != "0")
 }
 
 impl Drop for SlowSyncs {
@@ -347,13 +401,14 @@ impl Connector {
         let config = dir.join("connector.toml");
         let text = format!(
             "name = \"lists\"\nidentity = \"platform/{ANHUI}\"\n[broker]\naddress = \"{}\"\n\
-             [state]\ndir = \"{}\"\n[telemetry]\nhttp = \"{http}\"\n\
+             [state]\ndir = \"{}\"\n[telemetry]\nhttp = \"{http}\"\n{}\
              [source]\ntype = \"snapshot-folder\"\ndir = \"{}\"\nformat = \"risk-levels\"\nsettle = \"0s\"\npoll = \"100ms\"\n\
              [mapping]\nkind = \"area_risk\"\nentity = {{ area = \"path\" }}\n\
              [mapping.level]\nfield = \"level\"\ncanonical = true\n\
              [provenance]\nauthority = \"CDC\"\nrule_id = \"risk-areas\"\nrule_version = 1\nreason = \"list\"\n",
             broker.address(),
             dir.join("connector").display(),
+            broker.setup.pushing(),
             lists.display(),
         );
         std::fs::write(&config, text).expect("written");
@@ -371,4 +426,20 @@ impl Connector {
     pub fn poison(&self, name: &str) {
         std::fs::write(self.lists.join(name), "no list at all").expect("written");
     }
+}
+
+/// `hutong-connect` with a file as its sink.
+pub fn sink_connector(dir: &Path, broker: &Broker, code: u32) -> Program {
+    let config = dir.join("sink.toml");
+    let text = format!(
+        "name = \"main\"\nidentity = \"platform/{code}\"\n[broker]\naddress = \"{}\"\n\
+         [state]\ndir = \"{}\"\n[telemetry]\n{}[sink]\ntype = \"json-lines\"\npath = \"{}\"\n",
+        broker.address(),
+        dir.join("sink").display(),
+        broker.setup.pushing(),
+        dir.join("sink.jsonl").display(),
+    );
+    std::fs::write(&config, text).expect("written");
+    let mut command = Command::new(ours("hutong-connect"));
+    Program::start(dir, "sink", command.arg("run").arg(&config))
 }

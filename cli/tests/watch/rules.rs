@@ -25,6 +25,11 @@ const SHORT: &[(&str, &str)] = &[
         "hutong_subscription_lag_seconds > 60",
         "hutong_subscription_lag_seconds > 3",
     ),
+    ("{lane=\"bulk\"}) > 900", "{lane=\"bulk\"}) > 2"),
+    (
+        "hutong_bulk_held_seconds) > 30",
+        "hutong_bulk_held_seconds) > 0.5",
+    ),
     (" > 600", " > 3"),
     (" > 7200", " > 6"),
     (

@@ -6,11 +6,19 @@ use std::fmt::Write as _;
 const HEAD: &str = "\
 # Metrics
 
-Made from the catalogue in `telemetry/src/catalogue/`; a test holds that this page is current, and writes it anew when
-it runs with `HUTONG_WRITE=1`. What is normal, and what to do: [operate](operate.md).
+Made from the catalogue in `telemetry/src/catalogue/` and from the recording rules; a test holds that this page is
+current, and writes it anew when it runs with `HUTONG_WRITE=1`. What is normal, and what to do: [operate](operate.md).
 
 In Prometheus' text format on `/metrics` of the HTTP port, and pushed by OTLP where that is configured. Counters start
 at 0 with the process. Times are in seconds, sizes in bytes. Nothing here names a person.
+
+Names follow the conventions of Prometheus: a metric has the same name on `/metrics`, by OTLP, in rules and on dashboards,
+with its unit, and `_total` where it counts. `process_cpu_seconds_total`, `process_open_fds`, `process_max_fds` and
+`process_start_time_seconds` are the names that the client libraries of Prometheus give to these, so dashboards and alerts
+that an operator has already find them; they are not `process.cpu.time` and `process.unix.file_descriptor.count` of
+OpenTelemetry's semantic conventions, by OTLP either. Memory in RAM is `hutong_memory_resident_bytes`, and not
+`process_resident_memory_bytes`: it stands beside `hutong_memory_bytes`, which divides it by owner. Connectors have no
+`process_*`.
 ";
 
 /// `docs/metrics.md`.

@@ -59,7 +59,8 @@ function attributes(old, fresh) {
 }
 
 // A table that can be scrolled by keyboard when it is too wide. `columns`: [text, class]; rows: lists of cells,
-// each a text, a node, or {head: ..., class: ..., cell: ...}. On a narrow screen each row becomes a list.
+// each a text, a node, or {head: ..., class: ..., cell: ...}. On a narrow screen each row becomes a list. With
+// `more.titled` a heading above says the caption already.
 export function table(caption, columns, rows, more) {
   const label = (i) => columns[i][0];
   const cell = (value, i) => {
@@ -70,7 +71,7 @@ export function table(caption, columns, rows, more) {
   };
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
     h("table", { class: more?.class ?? "stack" },
-      h("caption", null, caption),
+      h("caption", { class: more?.titled ? "sr" : null }, caption),
       h("thead", null, h("tr", null, columns.map(([text, kind]) => h("th", { scope: "col", class: kind ?? null }, text)))),
       h("tbody", null, rows.map((row) => h("tr", null, row.map(cell))))));
 }

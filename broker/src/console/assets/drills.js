@@ -17,7 +17,7 @@ export function drills() {
       if (!found.configured) return [...head, h("p", { class: "banner note" }, prose(t("drills.configure")))];
       if (!found.reports.length) return [...head, h("p", { class: "banner note" }, prose(t("drills.none")))];
       return [...head, table(t("page.drills"), [[t("column.report")], [t("column.when")], [t("column.size"), "n"]],
-        found.reports.map((r) => [h("a", { href: `api/drills/${encodeURIComponent(r.name)}`, target: "_blank", rel: "noopener" }, r.name), time(r.changed_at_us), bytes(r.bytes)]))];
+        found.reports.map((r) => [h("a", { href: `api/drills/${encodeURIComponent(r.name)}`, target: "_blank", rel: "noopener" }, r.name), time(r.changed_at_us), bytes(r.bytes)]), { titled: true })];
     },
   };
 }

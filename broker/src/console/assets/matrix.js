@@ -10,16 +10,23 @@ const LANES = ["urgent", "bulk"];
 // As the broker judges: from when on lag is a warning, and critical.
 const BOUNDS = [[3, 10], [30, 300]];
 const WORST_MAX = 5;
+const RANK = { critical: 2, warning: 1, good: 0 };
+// What somebody chose, on whichever visit.
+let chosen = null;
 let lane = 0;
 
 export function matrix() {
+  let opened = null;
   return {
     draw({ picture }) {
       if (!picture) return h("p", null, t("wait"));
+      // It opens with what is worst, and does not change the lane under the eyes of a reader.
+      opened ??= lane_of_the_worst(picture);
+      lane = chosen ?? opened;
       return [
         h("h1", null, t("page.matrix")),
         h("fieldset", { class: "switch" }, h("legend", { class: "sr" }, t("matrix.lane")), LANES.map((name, i) =>
-          h("button", { type: "button", "aria-pressed": String(i === lane), onclick: () => choose(i) }, t("lane." + name)))),
+          h("button", { type: "button", "aria-pressed": String(i === lane), onclick: () => choose(i) }, t("lane." + name), mark(worst_of(picture, i))))),
         // First: on a phone, whoever is worst may stand beyond the edge of the grid.
         h("h2", null, t("matrix.worst")),
         worst(picture),
@@ -31,13 +38,27 @@ export function matrix() {
 }
 
 function choose(i) {
-  lane = i;
+  chosen = i;
   live.tell();
 }
 
-function severity(value) {
-  const [warning, critical] = BOUNDS[lane];
+function severity(value, of = lane) {
+  const [warning, critical] = BOUNDS[of];
   return value >= critical ? "critical" : value >= warning ? "warning" : "good";
+}
+
+function worst_of(picture, of) {
+  return severity(Math.max(0, ...picture.matrix.cells[of].map(([, , , age]) => age)), of);
+}
+
+// Urgent, also when both are equally bad.
+function lane_of_the_worst(picture) {
+  return RANK[worst_of(picture, 1)] > RANK[worst_of(picture, 0)] ? 1 : 0;
+}
+
+// Of the lane that is not shown, too.
+function mark(level) {
+  return level === "good" ? null : [h("span", { "aria-hidden": "true" }, ` ${sign(level)}`), h("span", { class: "sr" }, ` ${t("severity." + level)}`)];
 }
 
 function legend() {
@@ -62,14 +83,14 @@ function grid(picture) {
     return h("td", { class: level === "good" ? null : level }, level === "good" ? "" : h("span", { "aria-hidden": "true" }, sign(level)), brief(known[1]),
       level === "good" ? null : h("span", { class: "sr" }, ` ${t("severity." + level)}`));
   };
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("matrix.caption") },
-    h("table", { class: "matrix" },
-      h("caption", null, t("matrix.caption")),
+  // Not a caption: that is as wide as the table, and on a phone its end would be out of sight.
+  return [h("p", { class: "soft", id: "grid" }, t("matrix.caption")), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": "grid" },
+    h("table", { class: "matrix", "aria-labelledby": "grid" },
       h("thead", null, h("tr", null, h("th", { scope: "col" }, t("matrix.corner")),
         picture.platforms.map((p, i) => h("th", { scope: "col" }, h("a", { href: `#/platform/${p.code}` }, names[i]))))),
       h("tbody", null, picture.platforms.map((p, row) => h("tr", null,
         h("th", { scope: "row" }, h("a", { href: `#/platform/${p.code}` }, names[row])),
-        picture.platforms.map((_, column) => cell(row, column)))))));
+        picture.platforms.map((_, column) => cell(row, column)))))))];
 }
 
 function worst(picture) {

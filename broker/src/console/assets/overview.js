@@ -54,17 +54,31 @@ export function finding(f) {
       f.platform ? h("a", { href: `#/platform/${f.platform}` }, `${name(f.platform)} ${f.platform}`) : t("broker"),
       f.subscription ? h("span", { class: "soft" }, ` ${f.subscription}`) : null),
     h("p", null, f.records ? what(f, age) : t("what.nothing", { since: time(f.since_us) })),
+    urgent(f),
     h("p", null, h("strong", null, t("label.why")), " ", t("why." + f.why)),
     h("p", null, h("strong", null, t("label.do")), " ", prose(t("do." + f.why))),
     f.offset ? h("p", null, h("a", { href: `#/record/${f.issuer}/${f.lane}/${f.shard}/${f.offset}` }, t("what.which", { offset: f.offset, issuer: name(f.issuer) }))) : null);
+}
+
+// In a surge: bulk waits, and colours do not.
+function urgent(f) {
+  if (f.lane !== "bulk" || !f.records) return null;
+  const own = live.state.picture?.subscriptions.find((s) => s.platform === f.platform && s.subscription === f.subscription);
+  if (!own) return null;
+  const { records, seconds: waits } = own.lag[0];
+  return h("p", null, records ? t("what.urgent_waits", { age: seconds(waits) }) : t("what.urgent_applied"));
 }
 
 function what(f, age) {
   return t("what.records", { lane: t("lane." + f.lane), records: number(f.records), issuers: f.issuers, age: seconds(age), since: time(f.since_us) });
 }
 
+function latency_of(ms) {
+  return ms < 1000 ? t("unit.ms", { n: milliseconds(ms) }) : seconds(ms / 1000);
+}
+
 function figures({ rates, log, subscriptions, platforms }) {
-  const latency = (lane) => (rates.latency[lane] ? t("unit.ms", { n: milliseconds(rates.latency[lane].applied_ms_p99) }) : "–");
+  const latency = (lane) => (rates.latency[lane] ? latency_of(rates.latency[lane].applied_ms_p99) : "–");
   const figure = (label, value) => h("div", null, h("dt", null, label), h("dd", null, value));
   return h("dl", { class: "figures" },
     figure(t("figure.urgent"), number(rates.accepted[0])),

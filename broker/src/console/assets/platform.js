@@ -48,7 +48,7 @@ function subscriptions(own) {
   return table(t("platform.subscriptions"), [
     [t("column.subscription")], [t("column.state")], [t("column.how")], [t("column.lag", { lane: t("lane.urgent") }), "n"],
     [t("column.lag", { lane: t("lane.bulk") }), "n"], [t("column.acknowledged")],
-  ], own.map((s) => [s.subscription, tag(s.severity), t("state." + s.state), lag(s.lag[0]), lag(s.lag[1]), time(s.applied_at_us)]));
+  ], own.map((s) => [s.subscription, tag(s.severity), t("state." + s.state), lag(s.lag[0]), lag(s.lag[1]), time(s.applied_at_us)]), { titled: true });
 }
 
 function outstanding(pairs) {
@@ -62,5 +62,5 @@ function outstanding(pairs) {
   ], rows.map((row) => [
     ...(several ? [row.subscription] : []), live.platform(row.issuer, current()), t("lane." + row.name), tag(row.severity), seconds(row.one.seconds), number(row.one.records),
     h("a", { href: `#/record/${row.issuer}/${row.name}/${row.one.oldest_shard}/${row.one.oldest_offset}` }, `${row.one.oldest_offset} · ${time(row.one.oldest_at_us)}`),
-  ]));
+  ]), { titled: true });
 }
