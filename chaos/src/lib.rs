@@ -24,3 +24,4 @@ pub mod report;
 pub mod sim;
 pub mod stage;
 pub mod sweep;
+pub mod text;

@@ -44,6 +44,8 @@ enum Drills {
     Soak(commands::soak::Arguments),
     /// Replay the published lists of risk areas through random faults, and compare the tables with the files
     Replay(commands::replay::Arguments),
+    /// Kill brokers of several sizes, and time how long each takes until it is ready again
+    Recovery(commands::recovery::Arguments),
     /// Explain the mistakes of a drill's file
     Check(commands::check::Arguments),
     /// Judge an old history again
@@ -100,6 +102,7 @@ async fn drill(drills: Drills) -> Result<u8, ChaosError> {
         Drills::All(arguments) => commands::all::run(arguments).await,
         Drills::Soak(arguments) => commands::soak::run(arguments).await,
         Drills::Replay(arguments) => commands::replay::run(arguments).await,
+        Drills::Recovery(arguments) => commands::recovery::run(arguments).await,
         Drills::Check(arguments) => commands::check::run(&arguments),
         Drills::Judge(arguments) => commands::judge::run(&arguments),
     }

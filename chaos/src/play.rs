@@ -8,6 +8,7 @@ use crate::{
     faults,
     history::Event,
     stage::{Fleet, SETTLE_BEYOND, Stage, Trial, machine::Machine},
+    text::Text,
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use std::{
@@ -32,11 +33,15 @@ pub struct Options {
 }
 
 /// The faults that this machine cannot do, each with the reason.
-pub fn unavailable(drill: &Drill, machine: &Machine, trial: Option<&Trial>) -> Vec<String> {
+pub fn unavailable(drill: &Drill, machine: &Machine, trial: Option<&Trial>) -> Vec<Text> {
     let faults = drill.faults.iter().filter_map(|fault| {
         let there = trial.map_or(Ok(()), |trial| trial.available(&fault.what));
         let why = machine.available(&fault.what).and(there).err()?;
-        Some(format!("{}: {why}", fault.what.name()))
+        let name = fault.what.name();
+        Some(Text::new(
+            format!("{name}: {}", why.en),
+            format!("{name}：{}", why.zh),
+        ))
     });
     let stage = machine.can_stage(&drill.workload).err();
     stage.into_iter().chain(faults).collect()
@@ -50,11 +55,11 @@ pub async fn play(
 ) -> Result<PathBuf, ChaosError> {
     let missing = unavailable(drill, machine, options.trial.as_ref());
     if !missing.is_empty() {
-        return Err(ChaosError::Stage(format!(
-            "{} cannot be played here; {}",
-            drill.name,
-            missing.join("; ")
-        )));
+        let (name, why) = (&drill.name, Text::joined(&missing));
+        return Err(ChaosError::told(
+            format!("{name} cannot be played here; {}", why.en),
+            format!("此处无法演练 {name}；{}", why.zh),
+        ));
     }
     std::fs::create_dir_all(&options.out)
         .map_err(ChaosError::file("cannot create", &options.out))?;
@@ -77,6 +82,7 @@ pub async fn play(
             commit: commit(),
             machine: description(),
             trial: options.trial.as_ref().map(|trial| trial.marker.clone()),
+            plant: machine.plant().map(|plant| plant.name().to_owned()),
             ..header
         }
     })
@@ -182,7 +188,7 @@ async fn on_stage(stage: &Stage) -> Result<(), ChaosError> {
 }
 
 /// Which bound of the drill was broken so far that going on would do harm.
-async fn stop_condition(stage: &Stage) -> String {
+async fn stop_condition(stage: &Stage) -> Text {
     let stop = &stage.drill.stop;
     let mut ticks = tokio::time::interval(WATCH_EVERY);
     loop {
@@ -191,17 +197,29 @@ async fn stop_condition(stage: &Stage) -> String {
         let oldest = stage.board.oldest_urgent();
         let lag = Duration::from_micros(now.saturating_sub(oldest.unwrap_or(now)));
         if lag > stop.urgent_lag {
-            return format!("an urgent delta has waited for {:.0} s", lag.as_secs_f64());
+            let s = lag.as_secs_f64();
+            return Text::new(
+                format!("an urgent delta has waited for {s:.0} s"),
+                format!("一条紧急变更已等待 {s:.0} 秒"),
+            );
         }
         let memory = stage.broker.pid().and_then(crate::stage::usage);
         if let Some((memory, _)) = memory
             && memory > stop.memory
         {
-            return format!("the broker takes {} MiB", memory >> 20);
+            let mib = memory >> 20;
+            return Text::new(
+                format!("the broker takes {mib} MiB"),
+                format!("互通占用 {mib} MiB"),
+            );
         }
         let free = stage.bytes_free();
         if free < stop.disk_free {
-            return format!("only {} MiB are left on the disk", free >> 20);
+            let mib = free >> 20;
+            return Text::new(
+                format!("only {mib} MiB are left on the disk"),
+                format!("磁盘仅剩 {mib} MiB"),
+            );
         }
     }
 }

@@ -6,6 +6,7 @@ mod support;
 use hutong_chaos::{
     history::{Event, Life, Phase, Proof, Reaction},
     judge::{Invariant, Outcome},
+    text::Text,
 };
 use support::{Made, caught_alone, drill};
 
@@ -108,8 +109,8 @@ fn what_the_broker_had_to_do_and_did_not_is_a_broken_promise() {
             let reactions = vec![Reaction::new(
                 "it is found",
                 "发现",
-                "found",
-                "not found",
+                ("found", "已发现"),
+                ("not found", "未发现"),
                 false,
             )];
             *event = Event::Fault {
@@ -126,7 +127,7 @@ fn what_the_broker_had_to_do_and_did_not_is_a_broken_promise() {
 #[test]
 fn a_broker_that_takes_too_long_to_come_back_has_failed_although_the_drill_gave_up() {
     let late = Phase::NotBack {
-        why: "hutong-broker was not ready within 60 s".to_owned(),
+        why: Text::quoted("hutong-broker was not ready within 60 s"),
     };
     let made = Made::sound().change(
         |event| {
@@ -153,7 +154,7 @@ fn a_broker_that_takes_too_long_to_come_back_has_failed_although_the_drill_gave_
 #[test]
 fn a_drill_that_cannot_undo_what_it_did_says_nothing() {
     let stuck = Phase::Stuck {
-        why: "mount: no such device".to_owned(),
+        why: Text::quoted("mount: no such device"),
     };
     let made = without_audit(Made::of(&drill("", "power-loss"))).change(
         |event| {
@@ -273,7 +274,7 @@ fn without_a_steady_state_to_begin_with_there_is_no_verdict() {
 #[test]
 fn a_stop_condition_before_anything_was_broken_is_about_the_machine() {
     let stopped = |t| {
-        let why = "only 900 MiB are left on the disk".to_owned();
+        let why = Text::quoted("only 900 MiB are left on the disk");
         Made::sound().add(t, Event::Stopped { why })
     };
     let verdict = stopped(4_000_000).judged();

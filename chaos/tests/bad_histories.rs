@@ -4,7 +4,7 @@
 mod support;
 
 use hutong_chaos::{
-    history::{AreasCompared, Cursor, Event, How, Line, Record, Stream},
+    history::{AreaDiffers, AreasCompared, Cursor, Event, How, Line, Record, Stream},
     judge::{Invariant, Outcome},
 };
 use support::{ANHUI, Made, SICHUAN, broken, caught, caught_alone, drill};
@@ -373,7 +373,11 @@ fn a_table_that_is_not_the_last_list() {
     assert_eq!(verdict.outcome, Outcome::Pass, "{:?}", verdict.reasons);
     let different = AreasCompared {
         different: 1,
-        told: vec!["p: the list says high, the table low".to_owned()],
+        told: vec![AreaDiffers {
+            area: "p".to_owned(),
+            listed: Some("high".to_owned()),
+            found: Some("low".to_owned()),
+        }],
         ..equal.clone()
     };
     caught_alone(&with_areas(Some(different)), Invariant::Converged);

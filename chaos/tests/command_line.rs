@@ -150,3 +150,27 @@ fn a_page_stands_alone_and_speaks_both_languages() {
         assert!(!without.contains(elsewhere), "{elsewhere}");
     }
 }
+
+#[test]
+fn recovery_is_timed_by_what_the_broker_has_and_has_to_apply_again() {
+    let chaos = Chaos::new();
+    let args = [
+        "recovery",
+        "--registers",
+        "4000",
+        "--fresh",
+        "0,8000",
+        "--kills",
+        "2",
+        "--json",
+    ];
+    let output = chaos.run(&args);
+    assert_eq!(exit_code(output.status), Some(0), "{output:?}");
+    let rows: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let again = |row: usize| rows[row]["records_again"].as_u64().expect("a number");
+    assert!(again(1) > again(0), "{rows:#}");
+    for row in rows.as_array().expect("an array") {
+        assert!(row["ms_p50"].as_f64() > Some(0.0), "{row:#}");
+        assert!(row["log_mb"].as_f64() > Some(0.0), "{row:#}");
+    }
+}

@@ -1,10 +1,13 @@
-//! Six drills, played for real: the broker's release binary, real gRPC, real faults. One after the other,
-//! because each wants the machine for itself.
+//! Six drills, played for real: the broker's release binary, real gRPC, real faults; and one more of a broker with a
+//! bug in it, which must fail. One after the other, because each wants the machine for itself.
 
 mod program;
 
+use hutong_chaos::plants::drills::{PREY, hunt};
+use hutong_plants::Plant;
 use program::{Chaos, exit_code};
 use serde_json::Value;
+use std::path::Path;
 
 /// Plays a drill; its verdict, which must be PASS, and its proof is that of every fault.
 #[track_caller]
@@ -50,6 +53,19 @@ fn six_drills_pass_each_with_proof_of_its_faults() {
             }
         }
     }
+}
+
+/// Not only the simulation sees a bug: so does a drill, in processes, from what clients saw.
+#[test]
+fn a_drill_fails_on_a_broker_with_a_bug_in_it() {
+    let program = Path::new(env!("CARGO_BIN_EXE_hutong-chaos"));
+    let prey = PREY
+        .iter()
+        .find(|p| p.plant == Plant::SnapshotWithoutGathered);
+    let caught = hunt(prey.expect("it is hunted"), program).expect("it is played");
+    println!("{caught}");
+    assert_eq!(caught.outcome, "FAIL", "{caught:?}");
+    assert!(caught.caught, "{caught:?}");
 }
 
 /// Who is root can play all of them, with what `./dev` installs.

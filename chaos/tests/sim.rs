@@ -1,10 +1,15 @@
 //! The simulation: seeds pass, a seed is the same each time, and seeds that once failed stay.
 
-use hutong_chaos::sim;
-use std::path::Path;
+use hutong_chaos::sim::{self, world::Violation};
+use std::path::{Path, PathBuf};
 
 const SEEDS: u64 = 1000;
 const SEEDS_TWICE: u64 = 100;
+
+/// Of seeds that failed once.
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds")
+}
 
 #[test]
 fn a_seed_is_the_same_each_time() {
@@ -13,11 +18,16 @@ fn a_seed_is_the_same_each_time() {
     }
 }
 
+/// A seed that fails here is kept as one of the command's is, so that it is in the change that mends it.
 #[test]
 fn whatever_breaks_promises_hold_and_everyone_agrees_in_the_end() {
     let mut report = sim::Report::default();
     for seed in 1..=SEEDS {
-        report.add(&sim::run(seed, false));
+        let outcome = sim::run(seed, false);
+        if let Some(file) = sim::keep(&folder(), &outcome).expect("chaos/seeds can be written to") {
+            println!("kept: {}", file.display());
+        }
+        report.add(&outcome);
     }
     println!("{report}");
     assert!(report.failures.is_empty(), "{report}");
@@ -27,18 +37,47 @@ fn whatever_breaks_promises_hold_and_everyone_agrees_in_the_end() {
     );
 }
 
+/// The seeds of a file: what is no comment.
+fn seeds(text: &str) -> Vec<u64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| line.trim().parse().expect("a seed"))
+        .collect()
+}
+
 /// Each was a bug once.
 #[test]
 fn kept_seeds_pass() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
-    for file in std::fs::read_dir(folder).expect("chaos/seeds") {
+    for file in std::fs::read_dir(folder()).expect("chaos/seeds") {
         let path = file.expect("an entry").path();
         if path.extension().is_some_and(|e| e == "seed") {
             let text = std::fs::read_to_string(&path).expect("UTF-8");
-            for line in text.lines().filter(|line| !line.starts_with('#')) {
-                let seed = line.trim().parse().expect("a seed");
+            for seed in seeds(&text) {
                 assert_eq!(sim::run(seed, false).violation, None, "{}", path.display());
             }
         }
     }
+}
+
+#[test]
+fn a_seed_that_fails_is_kept_and_can_be_read_again() {
+    let dir = tempfile::TempDir::new().expect("a folder");
+    let passed = sim::run(1, false);
+    assert_eq!(sim::keep(dir.path(), &passed).expect("nothing to do"), None);
+    let failed = sim::Outcome {
+        violation: Some(Violation {
+            invariant: "INV-11",
+            what: "a panic: one line\nand 17 more".to_owned(),
+        }),
+        ..passed
+    };
+    let file = sim::keep(dir.path(), &failed).expect("written");
+    let text = std::fs::read_to_string(file.expect("kept")).expect("UTF-8");
+    assert!(text.starts_with("# INV-11: a panic"), "{text}");
+    assert_eq!(seeds(&text), [failed.seed]);
+    // And the report says how it is played again.
+    let mut report = sim::Report::default();
+    report.add(&failed);
+    let again = "hutong-chaos sim --seed 1";
+    assert!(report.to_string().contains(again), "{report}");
 }

@@ -9,6 +9,7 @@ use crate::{
     play::{Options, unavailable},
     report,
     stage::{isolate, machine::Machine},
+    text::Text,
 };
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -46,9 +47,9 @@ impl LoadWord {
 pub enum Played {
     Judged(Box<Verdict>, PathBuf),
     /// This machine cannot play it.
-    Left(String),
+    Left(Text),
     /// It did not get as far as a history that can be judged, so it says nothing.
-    Broken(String),
+    Broken(Text),
 }
 
 impl Played {
@@ -70,6 +71,7 @@ pub type Turn = (Drill, Option<Loading>);
 pub struct Row {
     /// What it is called there.
     pub name: String,
+    pub title: Text,
     pub surge: bool,
     pub played: Played,
 }
@@ -79,6 +81,7 @@ impl Row {
     pub fn of(name: String, drill: &Drill, played: Played) -> Row {
         Row {
             name,
+            title: Text::new(&drill.title, &drill.title_zh),
             surge: drill.workload.surge.is_some(),
             played,
         }
@@ -152,7 +155,7 @@ pub async fn play_one(
 ) -> Result<Played, ChaosError> {
     let missing = unavailable(drill, machine, None);
     if !missing.is_empty() {
-        let why = missing.join("; ");
+        let why = Text::joined(&missing);
         eprintln!("    left out: {why}");
         return Ok(Played::Left(why));
     }
@@ -166,7 +169,7 @@ pub async fn play_one(
         Err(ChaosError::Interrupted) => Err(ChaosError::Interrupted),
         Err(error) => {
             eprintln!("    {error}");
-            Ok(Played::Broken(error.to_string()))
+            Ok(Played::Broken(error.text()))
         }
     }
 }
@@ -207,11 +210,12 @@ mod tests {
     fn what_could_not_be_judged_is_no_pass() {
         let row = |played| Row {
             name: "kill-broker".to_owned(),
+            title: Text::new("The broker is killed", "终止互通"),
             surge: false,
             played,
         };
-        let broken = || row(Played::Broken("the broker was not ready".to_owned()));
-        let left = || row(Played::Left("needs root".to_owned()));
+        let broken = || row(Played::Broken(Text::quoted("the broker was not ready")));
+        let left = || row(Played::Left(Text::new("needs root", "需要 root")));
         assert_eq!(code(&[]), INVALID);
         assert_eq!(code(&[left()]), INVALID);
         assert_eq!(code(&[left(), broken()]), INVALID);

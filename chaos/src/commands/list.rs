@@ -6,13 +6,14 @@ use crate::{
     error::ChaosError,
     play::unavailable,
     stage::machine::Machine,
+    text::Text,
 };
 use clap::Args;
 use serde::Serialize;
 
 #[derive(Clone, Debug, Args)]
 pub struct Arguments {
-    /// An array of objects: name, faults, needs, available, why_not.
+    /// An array of objects: name, faults, needs, available, why_not, why_not_zh.
     #[arg(long)]
     json: bool,
 }
@@ -26,6 +27,7 @@ struct Listed {
     needs: Vec<&'static str>,
     available: bool,
     why_not: Option<String>,
+    why_not_zh: Option<String>,
 }
 
 fn listed(drill: &Drill, machine: &Machine) -> Listed {
@@ -40,14 +42,16 @@ fn listed(drill: &Drill, machine: &Machine) -> Listed {
     needs.sort_unstable();
     needs.dedup();
     let why_not = unavailable(drill, machine, None);
+    let why_not = (!why_not.is_empty()).then(|| Text::joined(&why_not));
     Listed {
         name: drill.name.clone(),
         title: drill.title.clone(),
         title_zh: drill.title_zh.clone(),
         faults: faults().map(|what| what.name()).collect(),
         needs,
-        available: why_not.is_empty(),
-        why_not: (!why_not.is_empty()).then(|| why_not.join("; ")),
+        available: why_not.is_none(),
+        why_not: why_not.as_ref().map(|why| why.en.clone()),
+        why_not_zh: why_not.map(|why| why.zh),
     }
 }
 
@@ -73,8 +77,8 @@ pub fn run(arguments: &Arguments) -> Result<u8, ChaosError> {
             false => drill.needs.join(", "),
         };
         println!("{:width$}  needs {needs}", "");
-        if let Some(why) = &drill.why_not {
-            println!("{:width$}  not available: {why}", "");
+        if let (Some(why), Some(zh)) = (&drill.why_not, &drill.why_not_zh) {
+            println!("{:width$}  not available: {why} / {zh}", "");
         }
     }
     Ok(PASS)

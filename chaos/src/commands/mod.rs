@@ -5,6 +5,7 @@ mod chance;
 pub mod check;
 pub mod judge;
 pub mod list;
+pub mod recovery;
 pub mod replay;
 pub mod run;
 pub mod soak;

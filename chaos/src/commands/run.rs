@@ -9,6 +9,7 @@ use crate::{
     stage::{isolate, machine::Machine, trial},
 };
 use clap::Args;
+use hutong_plants::Plant;
 
 #[derive(Clone, Debug, Args)]
 pub struct Arguments {
@@ -19,6 +20,18 @@ pub struct Arguments {
     playing: Playing,
     #[command(flatten)]
     trial: trial::Arguments,
+    /// Plays it with this bug planted in broker and connectors, to see that the drill catches it: a pass is then
+    /// a check that is missing. `hutong-chaos plants` names the bugs.
+    #[arg(long, value_name = "BUG", value_parser = plant)]
+    plant: Option<Plant>,
+}
+
+fn plant(name: &str) -> Result<Plant, String> {
+    let known = || Plant::ALL.iter().map(|plant| plant.name());
+    Plant::from_name(name).ok_or_else(|| {
+        let known: Vec<_> = known().collect();
+        format!("no bug is called so; there are {}", known.join(", "))
+    })
 }
 
 pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
@@ -31,8 +44,13 @@ pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
         trial: arguments.trial.trial(),
         ..playing.options()?
     };
-    let machine = Machine::look();
+    let machine = Machine::look().with_plant(arguments.plant);
     let mut interrupts = Interrupts::listen()?;
+    if options.trial.is_some() && arguments.plant.is_some() {
+        return Err(ChaosError::Usage(
+            "--plant needs a broker of the drill's own, and not one of --trial".to_owned(),
+        ));
+    }
     if options.trial.is_some() {
         // Whose network is its own cannot reach anybody; and after one drill it is no longer empty.
         if drills.len() > 1 {

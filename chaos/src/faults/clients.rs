@@ -8,6 +8,7 @@ use crate::{
     history::{Cursor, Proof, Reaction, Role, Stream},
     proxy::{Line, Rule, Ruling},
     stage::{Stage, producer},
+    text::Text,
 };
 use hutong_connectors::client::Start;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -72,7 +73,7 @@ impl<'a> Stalled<'a> {
             proof.push(Proof::new(
                 "deltas that were acknowledged while the subscriber read nothing",
                 "订阅方停止读取期间得到确认的变更数",
-                format!("{name}: {behind}"),
+                Text::same(format!("{name}: {behind}")),
                 behind > 0,
             ));
             progress.set_counts(true);
@@ -190,7 +191,7 @@ impl<'a> Poison<'a> {
             vec![Reaction::new(
                 "poison batches that were refused, each with a reason",
                 "被拒绝（并给出原因）的有毒批次数",
-                "1 or more",
+                ("1 or more", "1 个及以上"),
                 refused,
                 refused > 0,
             )]
@@ -247,7 +248,7 @@ impl<'a> Flood<'a> {
             "deltas that the flood handed over, how many a second were due, and how many a second of everybody \
              were taken",
             "涌入提交的条数、每秒到期条数，以及期间各方每秒被接受的条数",
-            format!("{offered}, {:.0}, {per_s:.0}", self.rate),
+            Text::same(format!("{offered}, {:.0}, {per_s:.0}", self.rate)),
             offered > 0,
         )])
     }

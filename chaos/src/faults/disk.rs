@@ -7,6 +7,7 @@ use crate::{
     history::{Proof, Reaction},
     proxy::{Line, Rule, Ruling},
     stage::{Stage, disk::Disk, process::Hold},
+    text::Text,
 };
 use std::{
     collections::BTreeMap,
@@ -26,7 +27,7 @@ const STARTING_BYTES: u64 = 64 << 10;
 const STILL_MIN: Duration = Duration::from_secs(1);
 
 fn disk(stage: &Stage) -> Result<&Disk, ChaosError> {
-    let none = || ChaosError::Stage("there is no disk to do this to".to_owned());
+    let none = || ChaosError::told("there is no disk to do this to", "没有可供破坏的磁盘");
     stage.disk.as_ref().ok_or_else(none)
 }
 
@@ -122,21 +123,29 @@ impl<'a> Dark<'a> {
             Proof::new(
                 "a file that was written and not synced is gone after the cut",
                 "断电后，已写入但未落盘的文件已丢失",
-                if lost { "gone" } else { "still there" },
+                if lost {
+                    ("gone", "已丢失")
+                } else {
+                    ("still there", "仍在")
+                },
                 lost,
             ),
             Proof::new(
                 "a file that was synced is whole",
                 "已落盘的文件完好",
-                if kept { "whole" } else { "not whole" },
+                if kept {
+                    ("whole", "完好")
+                } else {
+                    ("not whole", "不完好")
+                },
                 kept,
             ),
             Proof::new(
                 "the broker's process went with it",
                 "互通进程随之终止",
                 match self.pid {
-                    Some(pid) => format!("process {pid}"),
-                    None => "it had stopped by itself".to_owned(),
+                    Some(pid) => Text::new(format!("process {pid}"), format!("进程 {pid}")),
+                    None => ("it had stopped by itself", "此前已自行停止").into(),
                 },
                 true,
             ),
@@ -210,13 +219,13 @@ impl<'a> Full<'a> {
             Proof::new(
                 "bytes written until the kernel said that the disk is full, and bytes free at the end",
                 "写至内核报告磁盘已满的字节数，以及结束时的剩余字节数",
-                format!("{}, {left}", self.filled),
+                Text::same(format!("{}, {left}", self.filled)),
                 self.filled > 0,
             ),
             Proof::new(
                 "seconds for which the broker's log did not grow, although there was load",
                 "有负载而互通日志未增长的秒数",
-                format!("{:.1}", still.as_secs_f64()),
+                Text::same(format!("{:.1}", still.as_secs_f64())),
                 still >= STILL_MIN,
             ),
         ];
@@ -226,7 +235,7 @@ impl<'a> Full<'a> {
             vec![Reaction::new(
                 "times that the broker said that there is no space left",
                 "互通报告空间不足的次数",
-                "1 or more",
+                ("1 or more", "1 次及以上"),
                 said,
                 said > 0,
             )]
@@ -307,15 +316,23 @@ impl<'a> ReadOnly<'a> {
         let proof = vec![Proof::new(
             "a write of our own was refused as read-only",
             "演练自身的写入因只读被拒绝",
-            if self.refuses { "refused" } else { "taken" },
+            if self.refuses {
+                ("refused", "被拒绝")
+            } else {
+                ("taken", "被接受")
+            },
             self.refuses,
         )];
         Ok(Undone::with(stage, proof, move || {
             vec![Reaction::new(
                 "the broker was down when the disk came back",
                 "磁盘恢复时互通已停止",
-                "down",
-                if by_itself { "down" } else { "it still ran" },
+                ("down", "已停止"),
+                if by_itself {
+                    ("down", "已停止")
+                } else {
+                    ("it still ran", "仍在运行")
+                },
                 by_itself,
             )]
         }))

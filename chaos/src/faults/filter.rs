@@ -3,7 +3,7 @@
 use crate::{
     drill::Direction,
     error::ChaosError,
-    faults::Undone,
+    faults::{Undone, share},
     history::Proof,
     stage::{
         Stage,
@@ -61,11 +61,7 @@ impl Filter {
         Ok(Undone::proof(vec![Proof::new(
             "packets that the kernel dropped, and which share of all that is",
             "内核丢弃的数据包数及其占比",
-            format!(
-                "{dropped} of {all}, {:.1} % of the {} % asked for",
-                100.0 * dropped as f64 / all.max(1) as f64,
-                self.percent
-            ),
+            share(dropped, all, self.percent.into()),
             dropped > 0,
         )]))
     }

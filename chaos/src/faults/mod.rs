@@ -17,6 +17,7 @@ use crate::{
     error::ChaosError,
     history::{Event, Phase, Proof, Reaction},
     stage::Stage,
+    text::Text,
 };
 use std::time::Duration;
 use tokio::sync::watch;
@@ -166,8 +167,17 @@ async fn inject<'a>(stage: &'a Stage, fault: &Fault) -> Result<Active<'a>, Chaos
     })
 }
 
+/// So many of all, and how many were asked for.
+fn share(some: u64, all: u64, percent: f64) -> Text {
+    let reached = 100.0 * some as f64 / all.max(1) as f64;
+    Text::new(
+        format!("{some} of {all}, {reached:.2} % of the {percent} % asked for"),
+        format!("{all} 中的 {some}，{reached:.2} %（要求 {percent} %）"),
+    )
+}
+
 fn sink(stage: &Stage) -> Result<&crate::stage::Sink, ChaosError> {
-    let none = || ChaosError::Stage("there is no sink".to_owned());
+    let none = || ChaosError::told("there is no sink", "没有下游");
     stage.sink.as_ref().ok_or_else(none)
 }
 
@@ -221,7 +231,7 @@ pub async fn play(
     let active = match inject(stage, fault).await {
         Ok(active) => active,
         Err(error) => {
-            let why = error.to_string();
+            let why = error.text();
             say(match stage.extras.keeps_down() {
                 true => Phase::Stuck { why },
                 false => Phase::Failed { why },
@@ -238,7 +248,7 @@ pub async fn play(
     let undone = match active.heal().await {
         Ok(undone) => undone,
         Err(error) => {
-            let why = error.to_string();
+            let why = error.text();
             say(Phase::Stuck { why });
             return;
         }
@@ -249,8 +259,6 @@ pub async fn play(
     });
     match undone.back.again().await {
         Ok(reactions) => say(Phase::Ended { reactions }),
-        Err(error) => say(Phase::NotBack {
-            why: error.to_string(),
-        }),
+        Err(error) => say(Phase::NotBack { why: error.text() }),
     }
 }

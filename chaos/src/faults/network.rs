@@ -2,10 +2,11 @@
 
 use crate::{
     drill::{Clients, Direction, What},
-    faults::{Back, Undone},
+    faults::{Back, Undone, share},
     history::{Proof, Reaction},
     proxy::{Counts, Line, Rule, Ruling, counts},
     stage::Stage,
+    text::Text,
 };
 use std::time::{Duration, Instant};
 
@@ -87,34 +88,24 @@ impl<'a> Network<'a> {
             What::Latency { .. } => Proof::new(
                 "pieces that the proxy delayed, and by how much on average",
                 "代理延迟的数据块数及平均延迟",
-                format!(
+                Text::same(format!(
                     "{}, {:.0} ms",
                     seen.delayed_chunks,
                     seen.delayed_us as f64 / 1000.0 / seen.delayed_chunks.max(1) as f64
-                ),
+                )),
                 seen.delayed_chunks > 0,
             ),
             What::Loss { percent, .. } => Proof::new(
                 "segments that counted as lost, each a stall of 200 ms, and which share of all that is",
                 "视为丢失的报文段数（每个停顿 200 毫秒）及其占比",
-                format!(
-                    "{} of {}, {:.2} % of the {percent} % asked for",
-                    seen.stalls,
-                    seen.segments,
-                    100.0 * seen.stalls as f64 / seen.segments.max(1) as f64
-                ),
+                share(seen.stalls, seen.segments, *percent),
                 seen.stalls > 0,
             ),
             What::Bandwidth { bytes_per_s, .. } => Proof::new(
                 "seconds for which bytes waited for bytes before them, over all lines, and what a line \
                  carried a second, both ways",
                 "全部线路上字节排队的总秒数，以及每条线路每秒传输的字节数（双向）",
-                format!(
-                    "{:.1}, {:.0} kB of {:.0} kB each way",
-                    seen.throttled_us as f64 / 1e6,
-                    seen.bytes as f64 / 1000.0 / self.lines.len().max(1) as f64 / seconds,
-                    *bytes_per_s as f64 / 1000.0
-                ),
+                carried(seen, self.lines.len(), seconds, *bytes_per_s as f64),
                 seen.throttled_us > 0,
             ),
             _ => Proof::new(
@@ -125,6 +116,17 @@ impl<'a> Network<'a> {
             ),
         }
     }
+}
+
+/// Seconds of waiting, and what a line carried of what it may.
+fn carried(seen: &Counts, lines: usize, seconds: f64, bytes_per_s: f64) -> Text {
+    let waited = seen.throttled_us as f64 / 1e6;
+    let each = seen.bytes as f64 / 1000.0 / lines.max(1) as f64 / seconds;
+    let most = bytes_per_s / 1000.0;
+    Text::new(
+        format!("{waited:.1}, {each:.0} kB of {most:.0} kB each way"),
+        format!("{waited:.1}，{each:.0} kB（单向上限 {most:.0} kB）"),
+    )
 }
 
 impl Drop for Network<'_> {
@@ -181,7 +183,10 @@ impl<'a> Storm<'a> {
             Proof::new(
                 "connections that were cut, of those that were open",
                 "被中断的连接数，以及此前的连接数",
-                format!("{} of {open}", cut.cut),
+                Text::new(
+                    format!("{} of {open}", cut.cut),
+                    format!("{open} 中的 {}", cut.cut),
+                ),
                 open >= lines.len() && cut.cut >= open as u64,
             ),
             Proof::new(
@@ -230,7 +235,7 @@ impl Gone<'_> {
         vec![Reaction::new(
             "connections that came back",
             "恢复的连接数",
-            &all.to_string(),
+            all,
             back,
             back >= all,
         )]

@@ -5,6 +5,7 @@ use crate::{
     faults::{Back, Undone},
     history::Proof,
     stage::{Sink, Stage, Trial, process::Hold, shell::run},
+    text::Text,
 };
 use rustix::process::Signal;
 use std::time::Duration;
@@ -46,8 +47,15 @@ fn killed(pid: Option<u32>) -> Proof {
         "the process that got SIGKILL is gone",
         "收到 SIGKILL 的进程已消失",
         match pid {
-            Some(pid) => format!("process {pid}, {}", if gone { "gone" } else { "alive" }),
-            None => "there was no process".to_owned(),
+            Some(pid) if gone => Text::new(
+                format!("process {pid}, gone"),
+                format!("进程 {pid}，已消失"),
+            ),
+            Some(pid) => Text::new(
+                format!("process {pid}, alive"),
+                format!("进程 {pid}，仍存活"),
+            ),
+            None => ("there was no process", "没有进程").into(),
         },
         gone,
     )
@@ -78,8 +86,11 @@ impl<'a> KilledThere<'a> {
             "the broker that was there does not answer any more",
             "原有互通进程已不再应答",
             match seen {
-                None => "no answer".to_owned(),
-                Some(now) => format!("started at {now} us, before at {before} us"),
+                None => Text::new("no answer", "无应答"),
+                Some(now) => Text::new(
+                    format!("started at {now} us, before at {before} us"),
+                    format!("启动于 {now} µs，此前为 {before} µs"),
+                ),
             },
             gone,
         );
@@ -160,8 +171,11 @@ impl<'a> Paused<'a> {
             "states of the process's threads after it got SIGSTOP",
             "收到 SIGSTOP 之后的线程状态",
             match seen.is_empty() {
-                true => "gone".to_owned(),
-                false => format!("{seen} (stopped is T)"),
+                true => Text::new("gone", "已消失"),
+                false => Text::new(
+                    format!("{seen} (stopped is T)"),
+                    format!("{seen}（T 为已暂停）"),
+                ),
             },
             all_stand(&seen),
         );
@@ -234,10 +248,9 @@ impl<'a> PostgresDown<'a> {
         Ok(Undone::proof(vec![Proof::new(
             "PostgreSQL took no session while it was down",
             "停机期间 PostgreSQL 拒绝连接",
-            if self.refused {
-                "refused"
-            } else {
-                "it answered"
+            match self.refused {
+                true => ("refused", "被拒绝"),
+                false => ("it answered", "有应答"),
             },
             self.refused,
         )]))

@@ -5,6 +5,7 @@ use crate::{
     faults::{READY_MAX, Undone},
     history::{Proof, Reaction},
     stage::Stage,
+    text::Text,
 };
 use rustix::process::Signal;
 use std::path::PathBuf;
@@ -59,11 +60,16 @@ impl<'a> Expired<'a> {
         let proof = vec![Proof::new(
             "SIGHUP was sent while an expired file was in place, until now",
             "发送 SIGHUP 时及此后，配置文件均为过期文件",
-            format!(
-                "process {}, {}",
-                self.told,
-                if there { "in place" } else { "not in place" }
-            ),
+            match there {
+                true => Text::new(
+                    format!("process {}, in place", self.told),
+                    format!("进程 {}，文件在位", self.told),
+                ),
+                false => Text::new(
+                    format!("process {}, not in place", self.told),
+                    format!("进程 {}，文件不在位", self.told),
+                ),
+            },
             there,
         )];
         let log = self.stage.broker.whole_log();
@@ -76,14 +82,14 @@ impl<'a> Expired<'a> {
                 Reaction::new(
                     "times that the broker refused it and said why",
                     "互通拒绝该文件并说明原因的次数",
-                    "1 or more",
+                    ("1 or more", "1 次及以上"),
                     refused,
                     refused > 0,
                 ),
                 Reaction::new(
                     "times that the broker took it",
                     "互通采用该文件的次数",
-                    "0",
+                    0,
                     taken,
                     taken == 0,
                 ),

@@ -5,6 +5,7 @@ use crate::{
     faults::Undone,
     history::Proof,
     stage::{Stage, cgroup::Cgroup},
+    text::Text,
 };
 
 enum What {
@@ -27,7 +28,7 @@ pub struct Squeeze<'a> {
 }
 
 fn group(stage: &Stage) -> Result<&Cgroup, ChaosError> {
-    let none = || ChaosError::Stage("the broker is in no control group".to_owned());
+    let none = || ChaosError::told("the broker is in no control group", "互通不在任何控制组中");
     stage.cgroup.as_ref().ok_or_else(none)
 }
 
@@ -81,7 +82,7 @@ impl<'a> Squeeze<'a> {
                 Proof::new(
                     "times that the limit was reached, and processes killed for it; the limit, of the bytes used before",
                     "触及上限的次数，以及因此被终止的进程数；上限与此前所用字节数",
-                    format!("{reached}, {killed}; {limit} of {used}"),
+                    Text::same(format!("{reached}, {killed}; {limit} / {used}")),
                     // At a limit of what is used anyway the page cache would reach it, and nothing be taken away.
                     killed > 0 || (reached > 0 && limit < used / 8 * 7),
                 )

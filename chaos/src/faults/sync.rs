@@ -52,7 +52,12 @@ impl Tracer {
         };
         tokio::time::timeout(ATTACH_MAX, attached)
             .await
-            .map_err(|_| ChaosError::Stage("strace cannot attach to the broker".to_owned()))?;
+            .map_err(|_| {
+                ChaosError::told(
+                    "strace cannot attach to the broker",
+                    "strace 无法附着到互通进程",
+                )
+            })?;
         Ok(tracer)
     }
 
@@ -64,7 +69,7 @@ impl Tracer {
         }
         let ended = tokio::time::timeout(ATTACH_MAX, self.child.wait()).await;
         ended
-            .map_err(|_| ChaosError::Stage("strace does not let go".to_owned()))?
+            .map_err(|_| ChaosError::told("strace does not let go", "strace 未能脱离"))?
             .map_err(ChaosError::stage("strace"))?;
         std::fs::read_to_string(&self.output).map_err(ChaosError::file("cannot read", &self.output))
     }
@@ -202,7 +207,11 @@ impl<'a> Crash<'a> {
             Proof::new(
                 "the broker died of it",
                 "互通因此终止",
-                if down { "it ended" } else { "it lives" },
+                if down {
+                    ("it ended", "已终止")
+                } else {
+                    ("it lives", "仍存活")
+                },
                 down,
             ),
         ];

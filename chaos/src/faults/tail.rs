@@ -5,6 +5,7 @@ use crate::{
     faults::Undone,
     history::{Proof, Reaction},
     stage::{Stage, process::Hold},
+    text::Text,
 };
 use std::{
     io::Write,
@@ -42,10 +43,11 @@ fn files(data: &Path) -> Result<Vec<(PathBuf, u64)>, ChaosError> {
 }
 
 fn none(data: &Path) -> ChaosError {
-    ChaosError::Stage(format!(
-        "{} has no log that could be damaged",
-        data.display()
-    ))
+    let data = data.display();
+    ChaosError::told(
+        format!("{data} has no log that could be damaged"),
+        format!("{data} 中没有可供损坏的日志"),
+    )
 }
 
 /// The end of the log has half a record, as a power cut within a write leaves it.
@@ -95,8 +97,11 @@ impl<'a> Torn<'a> {
             "bytes of half a record at the end of the log",
             "日志尾部残缺记录的字节数",
             match there {
-                true => format!("{} in {name}", self.tail.len()),
-                false => format!("none in {name}"),
+                true => Text::new(
+                    format!("{} in {name}", self.tail.len()),
+                    format!("{}，位于 {name}", self.tail.len()),
+                ),
+                false => Text::new(format!("none in {name}"), format!("{name} 中没有")),
             },
             there,
         )];
@@ -106,8 +111,12 @@ impl<'a> Torn<'a> {
             vec![Reaction::new(
                 "the broker finds the half record and cuts it off",
                 "互通发现残缺记录并截去",
-                "found",
-                if found { "found" } else { "not found" },
+                ("found", "已发现"),
+                if found {
+                    ("found", "已发现")
+                } else {
+                    ("not found", "未发现")
+                },
                 found,
             )]
         })
@@ -160,15 +169,22 @@ impl<'a> Flipped<'a> {
         let proof = vec![Proof::new(
             "the bit that was flipped",
             "被翻转的比特",
-            format!("byte {} of {name}", self.at),
+            Text::new(
+                format!("byte {} of {name}", self.at),
+                format!("{name} 的第 {} 字节", self.at),
+            ),
             true,
         )];
         Ok(Undone::with(self.stage, proof, move || {
             vec![Reaction::new(
                 "the broker names the damaged file",
                 "互通指出损坏的文件",
-                "named",
-                if named { "named" } else { "not named" },
+                ("named", "已指出"),
+                if named {
+                    ("named", "已指出")
+                } else {
+                    ("not named", "未指出")
+                },
                 named,
             )]
         }))

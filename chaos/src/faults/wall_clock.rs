@@ -1,6 +1,6 @@
 //! The broker's clock is set ahead or back.
 
-use crate::{error::ChaosError, faults::Undone, history::Proof, stage::Stage};
+use crate::{error::ChaosError, faults::Undone, history::Proof, stage::Stage, text::Text};
 use std::time::Duration;
 
 const POLL: Duration = Duration::from_millis(100);
@@ -67,7 +67,9 @@ impl<'a> Stepped<'a> {
         let proof = vec![Proof::new(
             "seconds by which the broker's clock was ahead of ours",
             "互通时钟领先于演练时钟的秒数",
-            seen.map_or("no answer".to_owned(), |seen| format!("{seen:.1}")),
+            seen.map_or(Text::new("no answer", "无应答"), |seen| {
+                Text::same(format!("{seen:.1}"))
+            }),
             holds,
         )];
         Ok(Undone::of_broker(stage, proof))

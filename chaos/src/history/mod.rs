@@ -10,7 +10,7 @@ mod writer;
 pub use reader::{FaultSeen, FaultTimes, History, Item, Op, Subscription, Table, read};
 pub use writer::Writer;
 
-use crate::drill::Loading;
+use crate::{drill::Loading, text::Text};
 use serde::{Deserialize, Serialize};
 
 /// Of the file. A reader refuses what it does not know.
@@ -205,7 +205,7 @@ pub enum Event {
     Converged,
     /// A stop condition of the drill was met.
     Stopped {
-        why: String,
+        why: Text,
     },
     /// The last line of a drill that ended by itself.
     Done,
@@ -219,7 +219,15 @@ pub struct AreasCompared {
     pub listed: u64,
     pub different: u64,
     /// Some of the differences.
-    pub told: Vec<String>,
+    pub told: Vec<AreaDiffers>,
+}
+
+/// An area, and its level in the list and in the table, where it is there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AreaDiffers {
+    pub area: String,
+    pub listed: Option<String>,
+    pub found: Option<String>,
 }
 
 /// Of a process that the drill runs.
@@ -252,11 +260,11 @@ pub enum Phase {
     /// What it hit stands again, and did this about it.
     Ended { reactions: Vec<Reaction> },
     /// What it hit did not come back in the time for rolling back.
-    NotBack { why: String },
+    NotBack { why: Text },
     /// It could not be done; nothing of it is left.
-    Failed { why: String },
+    Failed { why: Text },
     /// It could not be undone, so what it hit is kept down.
-    Stuck { why: String },
+    Stuck { why: Text },
 }
 
 impl Phase {
@@ -277,17 +285,17 @@ impl Phase {
 pub struct Proof {
     pub what: String,
     pub what_zh: String,
-    pub seen: String,
+    pub seen: Text,
     /// Does it show it?
     pub holds: bool,
 }
 
 impl Proof {
-    pub fn new(what: &str, what_zh: &str, seen: impl ToString, holds: bool) -> Proof {
+    pub fn new(what: &str, what_zh: &str, seen: impl Into<Text>, holds: bool) -> Proof {
         Proof {
             what: what.to_owned(),
             what_zh: what_zh.to_owned(),
-            seen: seen.to_string(),
+            seen: seen.into(),
             holds,
         }
     }
@@ -298,18 +306,24 @@ impl Proof {
 pub struct Reaction {
     pub what: String,
     pub what_zh: String,
-    pub bound: String,
-    pub seen: String,
+    pub bound: Text,
+    pub seen: Text,
     pub kept: bool,
 }
 
 impl Reaction {
-    pub fn new(what: &str, what_zh: &str, bound: &str, seen: impl ToString, kept: bool) -> Self {
+    pub fn new(
+        what: &str,
+        what_zh: &str,
+        bound: impl Into<Text>,
+        seen: impl Into<Text>,
+        kept: bool,
+    ) -> Self {
         Reaction {
             what: what.to_owned(),
             what_zh: what_zh.to_owned(),
-            bound: bound.to_owned(),
-            seen: seen.to_string(),
+            bound: bound.into(),
+            seen: seen.into(),
             kept,
         }
     }
@@ -340,4 +354,7 @@ pub struct Header {
     /// The marker of the deployment that it was played on, when the broker was not our own.
     #[serde(default)]
     pub trial: Option<String>,
+    /// The bug that was planted in the programs, to see it caught.
+    #[serde(default)]
+    pub plant: Option<String>,
 }

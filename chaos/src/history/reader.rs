@@ -7,6 +7,7 @@ use crate::{
         AreasCompared, Cursor, Event, Header, How, Life, Line, Phase, Proof, Reaction, Record,
         Role, Row, Stream, VERSION,
     },
+    text::Text,
 };
 use std::{
     collections::BTreeMap,
@@ -155,9 +156,9 @@ impl FaultSeen {
     }
 
     /// Why it could not be done, or not be undone.
-    pub fn failed(&self) -> Option<&str> {
+    pub fn failed(&self) -> Option<&Text> {
         self.phases.iter().find_map(|(_, phase)| match phase {
-            Phase::Failed { why } | Phase::Stuck { why } => Some(why.as_str()),
+            Phase::Failed { why } | Phase::Stuck { why } => Some(why),
             _ => None,
         })
     }
@@ -193,7 +194,7 @@ pub struct History {
     pub client_ends: Vec<(u64, String, String)>,
     pub load_ended: Option<u64>,
     pub converged: Option<u64>,
-    pub stopped: Option<(u64, String)>,
+    pub stopped: Option<(u64, Text)>,
     pub done: bool,
     pub last: u64,
 }

@@ -1,32 +1,24 @@
 //! INV-6: in the end everybody has what the log says. INV-8: at one place of the log all saw the same.
 
 use crate::{
-    history::{Item, Role, Row, Subscription},
+    history::{Item, Role, Row, Stream, Subscription},
     judge::{
-        Facts, Findings, Invariant,
+        Facts, Findings, Invariant, Violation,
         facts::{View, difference, records},
     },
+    text::Text,
 };
 
 pub fn check(facts: &Facts<'_>, findings: &mut Findings) {
     let history = facts.history;
     if !facts.audited {
-        findings.violated(
-            Invariant::Converged,
-            "the log could not be read again to its end: the broker did not come back",
-        );
+        findings.violated(Invariant::Converged, &Violation::LogNotReadAgain {});
     }
     if !facts.snapshot_audited {
-        findings.violated(
-            Invariant::Converged,
-            "no snapshot of the state could be read to its end",
-        );
+        findings.violated(Invariant::Converged, &Violation::NoSnapshotReadAgain {});
     }
     if history.done && history.converged.is_none() {
-        findings.violated(
-            Invariant::Converged,
-            "some subscriber did not get all that was acknowledged, in the time that it had",
-        );
+        findings.violated(Invariant::Converged, &Violation::DidNotConverge {});
     }
     for subscription in &history.subscriptions {
         same_places(facts, findings, subscription);
@@ -46,33 +38,24 @@ fn who(subscription: &Subscription) -> String {
 fn same_places(facts: &Facts<'_>, findings: &mut Findings, subscription: &Subscription) {
     for (_, record) in records(subscription) {
         findings.checked(Invariant::AllAgree, 1);
-        match facts.log.get(&record.offset) {
-            Some(same) if *same == record => {}
-            Some(_) => findings.violated(
-                Invariant::AllAgree,
-                format!(
-                    "{}: the record at {} is not the one that the log has there",
-                    who(subscription),
-                    record.offset
-                ),
-            ),
-            None => findings.violated(
-                Invariant::AllAgree,
-                format!(
-                    "{}: the record at {} was delivered and is not in the log",
-                    who(subscription),
-                    record.offset
-                ),
-            ),
-        }
+        let (who, offset) = (who(subscription), record.offset);
+        let found = match facts.log.get(&offset) {
+            Some(same) if *same == record => continue,
+            Some(_) => Violation::OtherThanLog { who, offset },
+            None => Violation::NotInLog { who, offset },
+        };
+        findings.violated(Invariant::AllAgree, &found);
     }
 }
 
 fn compare(findings: &mut Findings, who: &str, expected: &View, found: &View) {
     findings.checked(Invariant::Converged, expected.len() as u64);
     if let Some((count, first)) = difference(expected, found) {
-        let text = format!("{who} differs from the log in {count} registers: {first}");
-        findings.violated(Invariant::Converged, text);
+        let who = Text::same(who);
+        findings.violated(
+            Invariant::Converged,
+            &Violation::ViewDiffers { who, count, first },
+        );
     }
 }
 
@@ -90,7 +73,7 @@ fn live(facts: &Facts<'_>, findings: &mut Findings, subscription: &Subscription)
 fn slow(facts: &Facts<'_>, findings: &mut Findings, subscription: &Subscription) {
     let last = |urgent: bool, offsets: &mut dyn Iterator<Item = &crate::history::Record>| {
         offsets
-            .filter(|r| (r.stream == crate::history::Stream::Urgent) == urgent)
+            .filter(|r| (r.stream == Stream::Urgent) == urgent)
             .map(|r| r.offset)
             .max()
     };
@@ -99,11 +82,15 @@ fn slow(facts: &Facts<'_>, findings: &mut Findings, subscription: &Subscription)
         let all = last(urgent, &mut facts.log.values().copied());
         let own = last(urgent, &mut records(subscription).map(|(_, r)| r));
         if own < all {
-            let text = format!(
-                "{} got up to {own:?}, and the log goes on to {all:?}",
-                who(subscription)
-            );
-            findings.violated(Invariant::Converged, text);
+            let place =
+                |at: Option<u64>| at.map_or(Text::new("nothing", "无"), |offset| offset.into());
+            let found = Violation::EndsEarly {
+                who: who(subscription),
+                lane: if urgent { Stream::Urgent } else { Stream::Bulk },
+                got: place(own),
+                log: place(all),
+            };
+            findings.violated(Invariant::Converged, &found);
         }
     }
 }
@@ -128,8 +115,7 @@ fn snapshot(facts: &Facts<'_>, findings: &mut Findings, subscription: &Subscript
     }
     let who = who(subscription);
     if cursor.is_none() {
-        let text = format!("{who}: the snapshot has no end");
-        findings.violated(Invariant::Converged, text);
+        findings.violated(Invariant::Converged, &Violation::SnapshotHasNoEnd { who });
         return;
     }
     match facts.view(&rows) {
@@ -139,6 +125,12 @@ fn snapshot(facts: &Facts<'_>, findings: &mut Findings, subscription: &Subscript
             }
             compare(findings, &who, &facts.fold(None, None), &view);
         }
-        Err(twice) => findings.violated(Invariant::AppliedOnce, format!("{who}: {twice}")),
+        Err(register) => {
+            let who = Text::same(who);
+            findings.violated(
+                Invariant::AppliedOnce,
+                &Violation::RegisterTwice { who, register },
+            );
+        }
     }
 }

@@ -3,9 +3,10 @@
 use crate::{
     history::{Item, Record, Subscription},
     judge::{
-        Facts, Findings, Invariant,
+        Facts, Findings, Invariant, Violation,
         facts::{records, revisions},
     },
+    text::Text,
 };
 
 const INVARIANT: Invariant = Invariant::NothingInvented;
@@ -17,8 +18,8 @@ pub fn check(facts: &Facts<'_>, findings: &mut Findings) {
             findings.checked(INVARIANT, 1);
             check_record(facts, findings, &who, record);
             if record.issuer == subscription.platform {
-                let text = format!("{who} got its own record at {}", record.offset);
-                findings.violated(INVARIANT, text);
+                let (who, offset) = (who.clone(), record.offset);
+                findings.violated(INVARIANT, &Violation::OwnRecordCame { who, offset });
             }
         }
         check_rows(facts, findings, &who, subscription);
@@ -29,8 +30,8 @@ pub fn check(facts: &Facts<'_>, findings: &mut Findings) {
         // A batch that came again is answered without the refusals, which stood in the lost ack.
         let taken = end.how == crate::history::How::Ok && !end.duplicate;
         if taken && (end.refused.len() as u32) < poison.bad {
-            let text = format!("a poison batch was taken: {}", poison.what);
-            findings.violated(INVARIANT, text);
+            let what = Text::quoted(&poison.what);
+            findings.violated(INVARIANT, &Violation::PoisonWasTaken { what });
         }
     }
 }
@@ -44,24 +45,34 @@ fn check_record(facts: &Facts<'_>, findings: &mut Findings, who: &str, record: &
     } = record;
     for revision in revisions(record) {
         let Some(op) = facts.history.op_of(*issuer, *stream, revision) else {
-            let text = format!(
-                "{who} got revision {revision} of {issuer} ({}) at {offset}, which nobody published",
-                stream.name()
-            );
-            findings.violated(INVARIANT, text);
+            let found = Violation::NobodyPublished {
+                who: who.to_owned(),
+                revision,
+                issuer: *issuer,
+                stream: *stream,
+                offset: *offset,
+            };
+            findings.violated(INVARIANT, &found);
             return;
         };
         if op.is_refused(revision) {
-            let text = format!(
-                "{who} got revision {revision} of {issuer} ({}) at {offset}, which was refused",
-                stream.name()
-            );
-            findings.violated(INVARIANT, text);
+            let found = Violation::RefusedCame {
+                who: who.to_owned(),
+                revision,
+                issuer: *issuer,
+                stream: *stream,
+                offset: *offset,
+            };
+            findings.violated(INVARIANT, &found);
         }
     }
     if facts.digest(record) != Some(record.digest) {
-        let text = format!("{who}: the record at {offset} does not say what {issuer} published");
-        findings.violated(INVARIANT, text);
+        let found = Violation::ContentDiffers {
+            who: who.to_owned(),
+            offset: *offset,
+            issuer: *issuer,
+        };
+        findings.violated(INVARIANT, &found);
     }
 }
 
@@ -72,13 +83,17 @@ fn check_rows(facts: &Facts<'_>, findings: &mut Findings, who: &str, subscriptio
                 findings.checked(INVARIANT, rows.len() as u64);
                 let due = |issuer, stream, revision| facts.due(issuer, stream, revision);
                 if facts.deltas.digest_of_rows(rows, due) != Some(*digest) {
-                    let text = format!("{who}: rows of a snapshot do not say what was published");
-                    findings.violated(INVARIANT, text);
+                    let who = who.to_owned();
+                    findings.violated(INVARIANT, &Violation::SnapshotContentDiffers { who });
                 }
             }
             Item::Alien(offset, what) => {
-                let text = format!("{who} got at {offset} what no client made: {what}");
-                findings.violated(INVARIANT, text);
+                let found = Violation::AlienCame {
+                    who: who.to_owned(),
+                    offset: *offset,
+                    what: Text::quoted(what),
+                };
+                findings.violated(INVARIANT, &found);
             }
             Item::Opened(_) | Item::SnapshotBegin | Item::SnapshotEnd(_) | Item::Record(_) => {}
         }

@@ -3,7 +3,8 @@
 
 use crate::{
     history::Stream,
-    judge::{Facts, Findings, Invariant, facts::revisions},
+    judge::{Facts, Findings, Invariant, Violation, facts::revisions},
+    text::Text,
 };
 use std::collections::{BTreeMap, HashSet};
 
@@ -15,7 +16,11 @@ pub fn check(facts: &Facts<'_>, findings: &mut Findings) {
     // A library that gives up says that the broker broke its word: it forgot batches, or has another log.
     for (_, who, error) in &facts.history.client_ends {
         if who.starts_with("publisher") || who.starts_with("subscription") {
-            findings.violated(Invariant::NothingLost, format!("{who} gave up: {error}"));
+            let (who, error) = (who.clone(), Text::quoted(error));
+            findings.violated(
+                Invariant::NothingLost,
+                &Violation::ClientGaveUp { who, error },
+            );
         }
     }
 }
@@ -30,24 +35,30 @@ fn missing(facts: &Facts<'_>, findings: &mut Findings) {
     for ((issuer, stream), ops) in &facts.history.ops {
         let logged = logged.get(&(*issuer, *stream)).unwrap_or(&nothing);
         let last = logged.iter().max().copied().unwrap_or(0);
-        let who = format!("{issuer} ({})", stream.name());
+        let (issuer, stream) = (*issuer, *stream);
         for op in ops {
             for revision in op.revisions().filter(|r| !op.is_refused(*r)) {
                 let there = logged.contains(&revision);
                 if op.is_ok() {
                     findings.checked(Invariant::NothingLost, 1);
                     if !there {
-                        let text =
-                            format!("{who}: revision {revision} was acknowledged and is not there");
-                        findings.violated(Invariant::NothingLost, text);
+                        let found = Violation::AcknowledgedIsMissing {
+                            issuer,
+                            stream,
+                            revision,
+                        };
+                        findings.violated(Invariant::NothingLost, &found);
                     }
                 }
                 findings.checked(Invariant::PrefixWithoutHole, 1);
                 if !there && revision < last {
-                    let text = format!(
-                        "{who}: revision {revision} is not there, but later ones up to {last} are"
-                    );
-                    findings.violated(Invariant::PrefixWithoutHole, text);
+                    let found = Violation::Hole {
+                        issuer,
+                        stream,
+                        revision,
+                        last,
+                    };
+                    findings.violated(Invariant::PrefixWithoutHole, &found);
                 }
             }
         }

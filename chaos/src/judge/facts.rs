@@ -4,6 +4,7 @@
 use crate::{
     clients::{Deltas, Register},
     history::{Cursor, History, Item, Record, Role, Row, Stream, Subscription},
+    text::{Said, Text},
 };
 use std::{
     cell::RefCell,
@@ -133,31 +134,24 @@ impl<'h> Facts<'h> {
     }
 
     /// Rows of a snapshot or a table as a view. A register that stands twice is the error.
-    pub fn view<'r>(&self, rows: impl IntoIterator<Item = &'r Row>) -> Result<View, String> {
+    pub fn view<'r>(&self, rows: impl IntoIterator<Item = &'r Row>) -> Result<View, Register> {
         let mut view = View::new();
         for (issuer, stream, revision) in rows {
             let register = self.deltas.register(*issuer, *stream, *revision);
             if view.insert(register, *revision).is_some() {
-                return Err(format!("{} stands twice", describe(register)));
+                return Err(register);
             }
         }
         Ok(view)
     }
 }
 
-pub fn describe(register: Register) -> String {
-    let Register {
-        issuer,
-        stream,
-        person,
-    } = register;
-    format!("register {person} of {issuer} ({})", stream.name())
-}
-
 /// The first registers in which two views differ, in words, and how many there are.
-pub fn difference(expected: &View, found: &View) -> Option<(usize, String)> {
-    let text =
-        |value: Option<&u64>| value.map_or("nothing".to_owned(), |v| format!("revision {v}"));
+pub fn difference(expected: &View, found: &View) -> Option<(usize, Text)> {
+    let text = |value: Option<&u64>| match value {
+        None => Text::new("nothing", "无"),
+        Some(revision) => Text::new(format!("revision {revision}"), format!("修订号 {revision}")),
+    };
     let missing = found.keys().filter(|r| !expected.contains_key(*r));
     let differ: Vec<_> = expected
         .keys()
@@ -165,11 +159,10 @@ pub fn difference(expected: &View, found: &View) -> Option<(usize, String)> {
         .filter(|r| expected.get(*r) != found.get(*r))
         .collect();
     let first = **differ.first()?;
-    let told = format!(
-        "{} has {}, and must have {}",
-        describe(first),
-        text(found.get(&first)),
-        text(expected.get(&first))
+    let (found, must) = (text(found.get(&first)), text(expected.get(&first)));
+    let told = Text::new(
+        format!("{} has {}, and must have {}", first.en(), found.en, must.en),
+        format!("{} 为{}，应为{}", first.zh(), found.zh, must.zh),
     );
     Some((differ.len(), told))
 }

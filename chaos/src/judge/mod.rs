@@ -10,12 +10,17 @@ mod order;
 mod promises;
 mod runtime;
 mod tables;
+mod violation;
 
 pub use facts::Facts;
 pub use lag::{Lags, Window};
 pub use promises::{Promise, When};
+pub use violation::{Reason, Violation};
 
-use crate::history::{FaultSeen, History, How, Proof, Role};
+use crate::{
+    history::{FaultSeen, History, How, Proof, Role},
+    text::{Text, Told},
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -24,22 +29,6 @@ const TOLD_MAX: usize = 10;
 
 /// Clients that stand still for longer, as on a machine that does something else, measure themselves.
 const STANDSTILL_MAX_US: u64 = 2_000_000;
-
-/// A text in both languages.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Text {
-    pub en: String,
-    pub zh: String,
-}
-
-impl Text {
-    pub fn new(en: impl Into<String>, zh: impl Into<String>) -> Text {
-        Text {
-            en: en.into(),
-            zh: zh.into(),
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -57,6 +46,16 @@ impl Outcome {
             Outcome::Fail => "FAIL",
             Outcome::Invalid => "INVALID",
         }
+    }
+
+    /// Its name, which stays, and what it is called in Chinese.
+    pub fn text(self) -> Text {
+        let zh = match self {
+            Outcome::Pass => "通过",
+            Outcome::Fail => "不通过",
+            Outcome::Invalid => "无效",
+        };
+        Text::new(self.name(), zh)
     }
 
     pub fn exit_code(self) -> u8 {
@@ -174,7 +173,7 @@ pub struct Finding {
     /// Things looked at. None is no pass: nothing was shown.
     pub checked: u64,
     pub violations: u64,
-    pub told: Vec<String>,
+    pub told: Vec<Told>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -185,11 +184,11 @@ impl Findings {
         self.0.entry(invariant).or_default().checked += count;
     }
 
-    pub fn violated(&mut self, invariant: Invariant, what: impl Into<String>) {
+    pub fn violated(&mut self, invariant: Invariant, what: &Violation) {
         let finding = self.0.entry(invariant).or_default();
         finding.violations += 1;
         if finding.told.len() < TOLD_MAX {
-            finding.told.push(what.into());
+            finding.told.push(what.told());
         }
     }
 
@@ -211,7 +210,7 @@ pub struct FaultReport {
     /// From the healing until both lags were within their bounds again.
     pub recovery_s: Option<f64>,
     pub proof: Vec<Proof>,
-    pub failed: Option<String>,
+    pub failed: Option<Text>,
 }
 
 impl FaultReport {
@@ -244,7 +243,7 @@ pub struct Verdict {
     pub drill: String,
     pub outcome: Outcome,
     /// Why not PASS.
-    pub reasons: Vec<Text>,
+    pub reasons: Vec<Told>,
     pub seed: u64,
     pub commit: String,
     pub findings: Findings,
@@ -284,82 +283,63 @@ pub fn judge(history: &History) -> Verdict {
 /// A broken invariant is a failure whatever else is; without proof there is no verdict; and only then do
 /// broken bounds count, those of INV-9 and INV-10 among them.
 fn decide(history: &History, verdict: &mut Verdict) {
-    let mut failed: Vec<Text> = Vec::new();
+    let mut failed: Vec<Reason> = Vec::new();
     // A drill that could not put right what it had done keeps the broker down, and nobody can have anything.
     let stuck = history.faults.iter().any(FaultSeen::is_stuck);
     for (invariant, finding) in &verdict.findings.0 {
         let excused = stuck && *invariant == Invariant::Converged;
         if finding.violations > 0 && !invariant.is_measured() && !excused {
-            let text = invariant.text();
-            let (n, count) = (invariant.number(), finding.violations);
-            failed.push(Text::new(
-                format!(
-                    "INV-{n}, {}: {count} violations; {}",
-                    text.en, finding.told[0]
-                ),
-                format!("INV-{n}，{}：{count} 处违反", text.zh),
-            ));
+            failed.push(Reason::InvariantBroken {
+                number: invariant.number(),
+                invariant: invariant.text(),
+                count: finding.violations,
+                first: finding.told[0].text(),
+            });
         }
     }
     let invalid = why_invalid(history, verdict);
+    let told = |reasons: &[Reason]| reasons.iter().map(Reason::told).collect();
     if !failed.is_empty() {
         verdict.outcome = Outcome::Fail;
-        verdict.reasons = failed;
+        verdict.reasons = told(&failed);
         return;
     }
     if !invalid.is_empty() {
         verdict.outcome = Outcome::Invalid;
-        verdict.reasons = invalid;
+        verdict.reasons = told(&invalid);
         return;
     }
     if let Some((t, why)) = &history.stopped {
-        let at = *t as f64 / 1e6;
-        failed.push(Text::new(
-            format!("a stop condition was met after {at:.1} s: {why}"),
-            format!("{at:.1} 秒时触发停止条件：{why}"),
-        ));
+        failed.push(Reason::StopCondition {
+            at: format!("{:.1}", *t as f64 / 1e6),
+            why: why.clone(),
+        });
     }
     for promise in verdict.promises.iter().filter(|p| !p.kept) {
-        failed.push(Text::new(
-            format!(
-                "{}: {}, promised {}",
-                promise.what.en, promise.seen, promise.bound
-            ),
-            format!(
-                "{}：实测 {}，承诺 {}",
-                promise.what.zh, promise.seen, promise.bound
-            ),
-        ));
+        failed.push(Reason::PromiseBroken {
+            what: promise.what.clone(),
+            seen: promise.seen.clone(),
+            bound: promise.bound.clone(),
+        });
     }
     if !failed.is_empty() {
         verdict.outcome = Outcome::Fail;
-        verdict.reasons = failed;
+        verdict.reasons = told(&failed);
     }
 }
 
-fn why_invalid(history: &History, verdict: &Verdict) -> Vec<Text> {
+fn why_invalid(history: &History, verdict: &Verdict) -> Vec<Reason> {
     let mut why = Vec::new();
     if !history.done {
-        why.push(Text::new(
-            "the history ends before the drill does",
-            "历史记录不完整，演练未结束",
-        ));
+        why.push(Reason::HistoryIsCut {});
     }
     let still = history.stood_still();
     if still > STANDSTILL_MAX_US {
-        let s = still as f64 / 1e6;
-        why.push(Text::new(
-            format!(
-                "the drill's own clients stood still for {s:.1} s: what was measured says nothing"
-            ),
-            format!("演练自身的客户端停顿 {s:.1} 秒，测量无效"),
-        ));
+        let seconds = format!("{:.1}", still as f64 / 1e6);
+        why.push(Reason::ClientsStoodStill { seconds });
     }
     if verdict.totals.acknowledged == 0 {
-        why.push(Text::new(
-            "nothing was acknowledged, so nothing could be lost",
-            "没有任何确认，无从判断",
-        ));
+        why.push(Reason::NothingAcknowledged {});
     }
     // A drill that was stopped did not come to all of its faults.
     let stopped = history.stopped.is_some();
@@ -367,10 +347,8 @@ fn why_invalid(history: &History, verdict: &Verdict) -> Vec<Text> {
     if let Some((t, text)) = &history.stopped
         && begun.is_none_or(|begun| *t < begun)
     {
-        why.push(Text::new(
-            format!("a stop condition was met before anything was broken: {text}"),
-            format!("尚未破坏任何内容即触发停止条件：{text}"),
-        ));
+        let text = text.clone();
+        why.push(Reason::StoppedTooSoon { why: text });
     }
     for fault in verdict.faults.iter().filter(|f| !f.proven()) {
         if stopped && fault.begin_s.is_none() {
@@ -380,52 +358,37 @@ fn why_invalid(history: &History, verdict: &Verdict) -> Vec<Text> {
     }
     let bounds = verdict.promises.iter().filter(|p| p.checked == 0);
     for promise in bounds.filter(|_| !stopped) {
-        why.push(Text::new(
-            format!(
-                "a promised bound saw nothing; {}: {}",
-                promise.what.en, promise.seen
-            ),
-            format!(
-                "承诺的上限未得到检验；{}：{}",
-                promise.what.zh, promise.seen
-            ),
-        ));
+        let (what, seen) = (promise.what.clone(), promise.seen.clone());
+        why.push(Reason::BoundSawNothing { what, seen });
     }
     let before = verdict.promises.iter().filter(|p| p.when == When::Before);
     for promise in before.filter(|p| !p.kept) {
-        why.push(Text::new(
-            format!(
-                "no steady state before the first fault; {}: {}, promised {}",
-                promise.what.en, promise.seen, promise.bound
-            ),
-            format!("首个故障前未达稳态；{}：{}", promise.what.zh, promise.seen),
-        ));
+        why.push(Reason::NoSteadyState {
+            what: promise.what.clone(),
+            seen: promise.seen.clone(),
+            bound: promise.bound.clone(),
+        });
     }
     why
 }
 
-fn unproven(fault: &FaultReport) -> Text {
-    let (en, zh) = match (&fault.failed, fault.begin_s) {
-        (Some(failed), _) => (
-            format!("it failed: {failed}"),
-            format!("注入失败：{failed}"),
-        ),
-        (None, None) => ("it never began".to_owned(), "未曾开始".to_owned()),
-        (None, Some(_)) => {
-            let missing = fault.proof.iter().find(|p| !p.holds);
-            match missing {
-                Some(p) => (
-                    format!("{}: {}", p.what, p.seen),
-                    format!("{}：{}", p.what_zh, p.seen),
-                ),
-                None => ("it was not undone".to_owned(), "未能恢复".to_owned()),
-            }
-        }
-    };
-    Text::new(
-        format!("no proof that the fault happened ({}): {en}", fault.kind),
-        format!("没有故障发生的证据（{}）：{zh}", fault.label.zh),
-    )
+fn unproven(report: &FaultReport) -> Reason {
+    // Whoever reads English knows its name from the drill's file.
+    let fault = Text::new(report.kind, &report.label.zh);
+    let missing = report.proof.iter().find(|p| !p.holds);
+    match (&report.failed, report.begin_s, missing) {
+        (Some(why), ..) => Reason::FaultFailed {
+            fault,
+            why: why.clone(),
+        },
+        (None, None, _) => Reason::FaultNeverBegan { fault },
+        (None, Some(_), Some(proof)) => Reason::ProofIsMissing {
+            fault,
+            what: Text::new(&proof.what, &proof.what_zh),
+            seen: proof.seen.clone(),
+        },
+        (None, Some(_), None) => Reason::FaultNotUndone { fault },
+    }
 }
 
 fn fault_reports(facts: &Facts<'_>, lags: &Lags) -> Vec<FaultReport> {
@@ -445,7 +408,7 @@ fn fault_reports(facts: &Facts<'_>, lags: &Lags) -> Vec<FaultReport> {
                     .and_then(|at| lags.recovered(at))
                     .map(|us| us as f64 / 1e6),
                 proof: seen.proof().to_vec(),
-                failed: seen.failed().map(str::to_owned),
+                failed: seen.failed().cloned(),
             }
         })
         .collect()

@@ -5,9 +5,10 @@ use crate::{
     clients::Register,
     history::{Item, Record, Row, Stream, Subscription},
     judge::{
-        Facts, Findings, Invariant,
-        facts::{View, describe, is_below, is_urgent, revisions},
+        Facts, Findings, Invariant, Violation,
+        facts::{View, is_below, is_urgent, revisions},
     },
+    text::Text,
 };
 use std::collections::{BTreeMap, HashSet};
 
@@ -22,34 +23,31 @@ fn log(facts: &Facts<'_>, findings: &mut Findings) {
     let mut seen: HashSet<(u32, Stream, u64)> = HashSet::new();
     let mut view = View::new();
     let mut time = 0;
+    let the_log = Text::new("the log", "日志");
     for record in facts.log.values() {
         findings.checked(Invariant::AppliedOnce, 1);
         for revision in revisions(record) {
             if !seen.insert((record.issuer, record.stream, revision)) {
-                let text = format!(
-                    "revision {revision} of {} ({}) is in the log twice, again at {}",
-                    record.issuer,
-                    record.stream.name(),
-                    record.offset
-                );
-                findings.violated(Invariant::AppliedOnce, text);
+                let found = Violation::TwiceInLog {
+                    revision,
+                    issuer: record.issuer,
+                    stream: record.stream,
+                    offset: record.offset,
+                };
+                findings.violated(Invariant::AppliedOnce, &found);
             }
         }
-        rises(facts, findings, &mut view, record, "the log");
+        rises(facts, findings, &mut view, record, &the_log);
         findings.checked(Invariant::NoWallClock, 1);
         if record.durable_at < time {
-            let text = format!(
-                "the record at {} is {} us older than one before it",
-                record.offset,
-                time - record.durable_at
-            );
-            findings.violated(Invariant::NoWallClock, text);
+            let (offset, us) = (record.offset, time - record.durable_at);
+            findings.violated(Invariant::NoWallClock, &Violation::TimeFell { offset, us });
         }
         time = time.max(record.durable_at);
     }
 }
 
-fn rises(facts: &Facts<'_>, findings: &mut Findings, view: &mut View, record: &Record, who: &str) {
+fn rises(facts: &Facts<'_>, findings: &mut Findings, view: &mut View, record: &Record, who: &Text) {
     for revision in revisions(record) {
         findings.checked(Invariant::RevisionsRise, 1);
         let register = facts.register(record, revision);
@@ -62,15 +60,17 @@ fn went_back(
     view: &mut View,
     register: Register,
     revision: u64,
-    who: &str,
+    who: &Text,
 ) {
     let newest = view.entry(register).or_default();
     if revision < *newest {
-        let text = format!(
-            "{who}: {} went back from revision {newest} to {revision}",
-            describe(register)
-        );
-        findings.violated(Invariant::RevisionsRise, text);
+        let found = Violation::WentBack {
+            who: who.clone(),
+            register,
+            from: *newest,
+            to: revision,
+        };
+        findings.violated(Invariant::RevisionsRise, &found);
     }
     *newest = revision.max(*newest);
 }
@@ -134,7 +134,8 @@ impl<'a> Walk<'a> {
         for (issuer, stream, revision) in std::mem::take(&mut self.rows) {
             findings.checked(Invariant::RevisionsRise, 1);
             let register = self.facts.deltas.register(issuer, stream, revision);
-            went_back(findings, &mut self.view, register, revision, &self.who);
+            let who = Text::same(&self.who);
+            went_back(findings, &mut self.view, register, revision, &who);
         }
         // What a snapshot has need not come again, and must not.
         self.seen.clear();
@@ -144,41 +145,38 @@ impl<'a> Walk<'a> {
         for revision in revisions(record) {
             findings.checked(Invariant::AppliedOnce, 1);
             if !self.seen.insert((record.issuer, record.stream, revision)) {
-                let text = format!(
-                    "{}: revision {revision} of {} ({}) came twice, again at {}",
-                    self.who,
-                    record.issuer,
-                    record.stream.name(),
-                    record.offset
-                );
-                findings.violated(Invariant::AppliedOnce, text);
+                let found = Violation::CameTwice {
+                    who: self.who.clone(),
+                    revision,
+                    issuer: record.issuer,
+                    stream: record.stream,
+                    offset: record.offset,
+                };
+                findings.violated(Invariant::AppliedOnce, &found);
             }
         }
-        rises(self.facts, findings, &mut self.view, record, &self.who);
+        let who = Text::same(&self.who);
+        rises(self.facts, findings, &mut self.view, record, &who);
         findings.checked(Invariant::ResumesExactly, 1);
         let Some(expected) = &mut self.expected else {
-            let text = format!("{}: a record within a snapshot", self.who);
-            findings.violated(Invariant::ResumesExactly, text);
+            let who = self.who.clone();
+            let found = Violation::RecordWithinSnapshot { who };
+            findings.violated(Invariant::ResumesExactly, &found);
             return;
         };
         let lane = &mut expected[usize::from(!is_urgent(record.stream))];
-        let text = match lane.first_key_value().map(|(offset, _)| *offset) {
+        let (who, came) = (self.who.clone(), record.offset);
+        let found = match lane.first_key_value().map(|(offset, _)| *offset) {
             Some(next) if next == record.offset => {
                 lane.pop_first();
                 return;
             }
             Some(next) if next < record.offset => {
                 lane.retain(|offset, _| *offset > record.offset);
-                format!(
-                    "{}: {} came where {next} was to come: something was left out",
-                    self.who, record.offset
-                )
+                Violation::LeftOut { who, came, next }
             }
-            Some(_) | None => format!(
-                "{}: {} came again, or was not to come at all",
-                self.who, record.offset
-            ),
+            Some(_) | None => Violation::CameAgain { who, came },
         };
-        findings.violated(Invariant::ResumesExactly, text);
+        findings.violated(Invariant::ResumesExactly, &found);
     }
 }

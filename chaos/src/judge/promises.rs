@@ -2,7 +2,8 @@
 
 use crate::{
     history::{Phase, Reaction},
-    judge::{Facts, FaultReport, Lags, Text},
+    judge::{Facts, FaultReport, Lags},
+    text::Text,
 };
 use serde::Serialize;
 use std::time::Duration;
@@ -24,8 +25,8 @@ pub enum When {
 pub struct Promise {
     pub when: When,
     pub what: Text,
-    pub bound: String,
-    pub seen: String,
+    pub bound: Text,
+    pub seen: Text,
     pub kept: bool,
     /// Of urgent deltas.
     #[serde(skip)]
@@ -34,12 +35,12 @@ pub struct Promise {
     pub checked: u64,
 }
 
-fn ms(us: u64) -> String {
-    format!("{:.0} ms", us as f64 / 1000.0)
+fn ms(us: u64) -> Text {
+    Text::same(format!("{:.0} ms", us as f64 / 1000.0))
 }
 
-fn seconds(us: u64) -> String {
-    format!("{:.1} s", us as f64 / 1e6)
+fn seconds(us: u64) -> Text {
+    Text::same(format!("{:.1} s", us as f64 / 1e6))
 }
 
 fn us(duration: Duration) -> u64 {
@@ -59,7 +60,9 @@ pub fn of(facts: &Facts<'_>, lags: &Lags, faults: &[FaultReport]) -> Vec<Promise
                 format!("恢复稳态用时（{}）", fault.label.zh),
             ),
             bound: seconds(us(hypothesis.recovery)),
-            seen: seen.map_or("never".to_owned(), |s| format!("{s:.1} s")),
+            seen: seen.map_or(Text::new("never", "从未"), |s| {
+                Text::same(format!("{s:.1} s"))
+            }),
             kept: seen.is_some_and(|s| s <= bound),
             urgent: false,
             checked: 1,
@@ -71,7 +74,7 @@ pub fn of(facts: &Facts<'_>, lags: &Lags, faults: &[FaultReport]) -> Vec<Promise
             Phase::NotBack { why } => Some(why),
             _ => None,
         });
-        promises.extend(late.map(|why| not_back(facts, why)));
+        promises.extend(late.map(|why| not_back(facts, why.clone())));
     }
     // Of a broker that others run, nothing is seen from here.
     if facts.history.header.trial.is_none() {
@@ -120,8 +123,8 @@ fn of_lags(facts: &Facts<'_>, lags: &Lags) -> Vec<Promise> {
                 ),
                 bound: ms(us(bound)),
                 seen: match (p99, checked) {
-                    (_, 0) => "nothing was due".to_owned(),
-                    (None, _) => "some never arrived".to_owned(),
+                    (_, 0) => Text::new("nothing was due", "没有到期的变更"),
+                    (None, _) => Text::new("some never arrived", "部分从未到达"),
                     (Some(p99), _) => ms(p99),
                 },
                 kept: p99.is_some_and(|p99| p99 <= us(bound)),
@@ -145,13 +148,13 @@ fn reaction(seen: &Reaction) -> Promise {
     }
 }
 
-fn not_back(facts: &Facts<'_>, why: &str) -> Promise {
+fn not_back(facts: &Facts<'_>, why: Text) -> Promise {
     let within = facts.history.drill.rollback.timeout;
     Promise {
         when: When::Reaction,
         what: Text::new("it stands again after the fault", "故障解除后恢复运行"),
         bound: seconds(us(within)),
-        seen: why.to_owned(),
+        seen: why,
         kept: false,
         urgent: false,
         checked: 1,
@@ -166,12 +169,12 @@ fn memory(facts: &Facts<'_>) -> Promise {
         .iter()
         .map(|(_, memory, _)| *memory)
         .max();
-    let mb = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let mb = |bytes: u64| Text::same(format!("{} MiB", bytes >> 20));
     Promise {
         when: When::Always,
         what: Text::new("memory of the broker", "互通内存"),
         bound: mb(bound),
-        seen: peak.map_or("not seen".to_owned(), mb),
+        seen: peak.map_or(Text::new("not seen", "未测得"), mb),
         kept: peak.is_some_and(|peak| peak <= bound),
         urgent: false,
         checked: facts.history.samples.len() as u64,

@@ -3,7 +3,8 @@
 use crate::{
     drill::What,
     history::{FaultTimes, Life},
-    judge::{Facts, Findings, Invariant, Promise, When},
+    judge::{Facts, Findings, Invariant, Promise, Violation, When},
+    text::Text,
 };
 
 const BROKER: &str = "hutong-broker";
@@ -22,11 +23,12 @@ pub fn check(facts: &Facts<'_>, promises: &[Promise], findings: &mut Findings) {
         };
         findings.checked(invariant, promise.checked);
         if !promise.kept {
-            let text = format!(
-                "{}: {}, promised {}",
-                promise.what.en, promise.seen, promise.bound
-            );
-            findings.violated(invariant, text);
+            let found = Violation::BoundBroken {
+                what: promise.what.clone(),
+                seen: promise.seen.clone(),
+                bound: promise.bound.clone(),
+            };
+            findings.violated(invariant, &found);
         }
     }
     ends(facts, findings);
@@ -72,13 +74,21 @@ fn ends(facts: &Facts<'_>, findings: &mut Findings) {
             _ => false,
         };
         if !asked_for {
-            let at = *t as f64 / 1e6;
-            let text = format!(
-                "{name} ended after {at:.1} s with code {code:?} and signal {signal:?}, which no fault asked for"
-            );
-            findings.violated(Invariant::FailStop, text);
+            let number = |n: &Option<i32>| n.map_or(Text::new("none", "无"), Text::same);
+            let found = Violation::EndedUnasked {
+                name: name.clone(),
+                at: format!("{:.1}", *t as f64 / 1e6),
+                code: number(code),
+                signal: number(signal),
+            };
+            findings.violated(Invariant::FailStop, &found);
         }
     }
+}
+
+fn label(what: &What) -> Text {
+    let (en, zh) = what.label();
+    Text::new(en, zh)
 }
 
 fn fail_stop(facts: &Facts<'_>, findings: &mut Findings, what: &What, times: FaultTimes) {
@@ -99,11 +109,8 @@ fn fail_stop(facts: &Facts<'_>, findings: &mut Findings, what: &What, times: Fau
             )
     });
     if !stopped {
-        let text = format!(
-            "the broker did not stop by itself with code 3 ({})",
-            what.name()
-        );
-        findings.violated(Invariant::FailStop, text);
+        let fault = label(what);
+        findings.violated(Invariant::FailStop, &Violation::DidNotStop { fault });
     }
 }
 
@@ -118,8 +125,11 @@ fn refuses_to_start(facts: &Facts<'_>, findings: &mut Findings, what: &What, tim
     };
     findings.checked(Invariant::PrefixWithoutHole, 1);
     if lives(|life| *life == Life::Ready) > 0 {
-        let text = format!("the broker serves damaged data ({})", what.name());
-        findings.violated(Invariant::PrefixWithoutHole, text);
+        let fault = label(what);
+        findings.violated(
+            Invariant::PrefixWithoutHole,
+            &Violation::ServesDamage { fault },
+        );
     }
     let refused = lives(|life| {
         matches!(
@@ -131,7 +141,10 @@ fn refuses_to_start(facts: &Facts<'_>, findings: &mut Findings, what: &What, tim
         )
     });
     if refused == 0 {
-        let text = format!("the broker did not refuse to start ({})", what.name());
-        findings.violated(Invariant::PrefixWithoutHole, text);
+        let fault = label(what);
+        findings.violated(
+            Invariant::PrefixWithoutHole,
+            &Violation::DidNotRefuse { fault },
+        );
     }
 }

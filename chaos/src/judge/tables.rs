@@ -4,33 +4,46 @@
 use crate::{
     history::Table,
     judge::{
-        Facts, Findings, Invariant,
-        facts::{View, describe, difference},
+        Facts, Findings, Invariant, Violation,
+        facts::{View, difference},
     },
+    text::Text,
 };
 
 pub fn check(facts: &Facts<'_>, findings: &mut Findings) {
     let mut before = View::new();
     for table in &facts.history.tables {
         let at = table.at as f64 / 1e6;
-        let who = format!("{} after {at:.1} s", table.sink);
+        let who = Text::new(
+            format!("{} after {at:.1} s", table.sink),
+            format!("{at:.1} 秒时的 {}", table.sink),
+        );
         if table.bad > 0 {
-            let text = format!("{who}: {} rows are not what was published", table.bad);
-            findings.violated(Invariant::NothingInvented, text);
+            let (who, rows) = (who.clone(), table.bad);
+            let found = Violation::TableContentDiffers { who, rows };
+            findings.violated(Invariant::NothingInvented, &found);
         }
         let view = match facts.view(&table.rows) {
             Ok(view) => view,
-            Err(twice) => {
-                findings.violated(Invariant::AppliedOnce, format!("{who}: {twice}"));
+            Err(register) => {
+                let found = Violation::RegisterTwice { who, register };
+                findings.violated(Invariant::AppliedOnce, &found);
                 continue;
             }
         };
         rows_and_cursor(facts, findings, table, &who, &view);
         for (register, revision) in &before {
             findings.checked(Invariant::RevisionsRise, 1);
-            if view.get(register).is_none_or(|now| now < revision) {
-                let text = format!("{who}: {} went back", describe(*register));
-                findings.violated(Invariant::RevisionsRise, text);
+            // A row that is gone is of no revision at all.
+            let now = view.get(register).copied().unwrap_or(0);
+            if now < *revision {
+                let found = Violation::WentBack {
+                    who: who.clone(),
+                    register: *register,
+                    from: *revision,
+                    to: now,
+                };
+                findings.violated(Invariant::RevisionsRise, &found);
             }
         }
         before = view;
@@ -39,14 +52,15 @@ pub fn check(facts: &Facts<'_>, findings: &mut Findings) {
         let expected = facts.fold(None, None);
         findings.checked(Invariant::Converged, expected.len() as u64);
         if let Some((count, first)) = difference(&expected, &before) {
-            let text = format!(
-                "{} differs from the log in {count} registers at the end: {first}",
-                last.sink
+            let who = Text::new(
+                format!("{} at the end", last.sink),
+                format!("结束时的 {}", last.sink),
             );
-            findings.violated(Invariant::Converged, text);
+            let found = Violation::ViewDiffers { who, count, first };
+            findings.violated(Invariant::Converged, &found);
         }
     } else if facts.history.drill.workload.sink && facts.history.done {
-        findings.violated(Invariant::Converged, "the sink's table was never seen");
+        findings.violated(Invariant::Converged, &Violation::TableNeverSeen {});
     }
     areas(facts, findings);
 }
@@ -57,21 +71,34 @@ fn areas(facts: &Facts<'_>, findings: &mut Findings) {
     match &history.areas {
         Some(seen) => {
             findings.checked(Invariant::Converged, seen.listed);
-            for told in &seen.told {
-                findings.violated(Invariant::Converged, told.as_str());
+            for one in &seen.told {
+                let found = Violation::AreaDiffers {
+                    area: one.area.clone(),
+                    listed: level(one.listed.as_deref()),
+                    found: level(one.found.as_deref()),
+                };
+                findings.violated(Invariant::Converged, &found);
             }
             // An empty list is equal to everything that is empty.
             if seen.listed == 0 {
-                findings.violated(Invariant::Converged, "the last list has no area in it");
+                findings.violated(Invariant::Converged, &Violation::LastListIsEmpty {});
             }
         }
         None if history.drill.workload.risk_levels && history.done => {
-            findings.violated(
-                Invariant::Converged,
-                "the areas of the sink's table were never compared with the lists",
-            );
+            findings.violated(Invariant::Converged, &Violation::AreasNeverCompared {});
         }
         None => {}
+    }
+}
+
+/// Of an area, as the lists call it.
+fn level(level: Option<&str>) -> Text {
+    match level {
+        None => Text::new("nothing", "无"),
+        Some("high") => Text::new("high", "高风险"),
+        Some("middle") => Text::new("middle", "中风险"),
+        Some("low") => Text::new("low", "低风险"),
+        Some(other) => Text::quoted(other),
     }
 }
 
@@ -80,7 +107,7 @@ fn rows_and_cursor(
     facts: &Facts<'_>,
     findings: &mut Findings,
     table: &Table,
-    who: &str,
+    who: &Text,
     view: &View,
 ) {
     let expected = match table.cursor {
@@ -90,7 +117,10 @@ fn rows_and_cursor(
     };
     findings.checked(Invariant::AppliedOnce, expected.len() as u64);
     if let Some((count, first)) = difference(&expected, view) {
-        let text = format!("{who}: {count} rows do not fit its cursor: {first}");
-        findings.violated(Invariant::AppliedOnce, text);
+        let who = who.clone();
+        findings.violated(
+            Invariant::AppliedOnce,
+            &Violation::RowsDoNotFitCursor { who, count, first },
+        );
     }
 }

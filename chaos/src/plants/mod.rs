@@ -2,6 +2,7 @@
 //! meant for it.
 
 mod connector;
+pub mod drills;
 
 use crate::{
     sim,
@@ -11,10 +12,12 @@ use crate::{
         store::{OnAck, Store},
     },
 };
+use drills::{Caught, PREY};
 use hutong_planted_broker::log::faults::{Faults, SyncFault};
 use hutong_plants::Plant;
 use serde::Serialize;
 use std::{
+    fmt::Display,
     path::Path,
     sync::{Arc, mpsc},
     time::Instant,
@@ -263,35 +266,78 @@ pub struct Args {
     /// A table in Markdown.
     #[arg(long)]
     table: bool,
+    /// Hunts with drills: broker and connector are processes with the bug in them. Of each bug that a drill of
+    /// half a minute must catch.
+    #[arg(long)]
+    drills: bool,
 }
 
 impl Args {
     pub fn run(&self) -> Result<bool, String> {
+        let unknown = self.plants.iter().find(|n| Plant::from_name(n).is_none());
+        if let Some(name) = unknown {
+            return Err(format!("no plant is called {name}"));
+        }
         let program = std::env::current_exe().map_err(|e| e.to_string())?;
         let mut all_caught = true;
         if self.table {
-            println!("| stage | bug | what | caught by | as | after |\n|---|---|---|---|---|---|");
+            println!(
+                "{}",
+                if self.drills {
+                    Caught::TABLE
+                } else {
+                    Hunt::TABLE
+                }
+            );
         }
-        for plant in Plant::ALL {
-            if !self.plants.is_empty() && !self.plants.iter().any(|name| name == plant.name()) {
-                continue;
+        if self.drills {
+            let mut prey = PREY
+                .iter()
+                .filter(|prey| self.is_asked_for(prey.plant))
+                .peekable();
+            if prey.peek().is_none() {
+                return Err("no drill hunts that; leave the names out to hunt all".to_owned());
             }
+            for prey in prey {
+                let caught = drills::hunt(prey, &program)?;
+                all_caught &= caught.caught;
+                self.show(&caught, || caught.row())?;
+            }
+            return Ok(all_caught);
+        }
+        for plant in Plant::ALL.iter().filter(|plant| self.is_asked_for(**plant)) {
             let hunt = hunt(*plant, &program)?;
             all_caught &= hunt.caught;
-            match self.json {
-                true => println!(
-                    "{}",
-                    serde_json::to_string(&hunt).map_err(|e| e.to_string())?
-                ),
-                false if self.table => println!("{}", hunt.row()),
-                false => println!("{hunt}"),
-            }
+            self.show(&hunt, || hunt.row())?;
         }
         Ok(all_caught)
+    }
+
+    fn is_asked_for(&self, plant: Plant) -> bool {
+        self.plants.is_empty() || self.plants.iter().any(|name| name == plant.name())
+    }
+
+    fn show(
+        &self,
+        hunt: &(impl Serialize + Display),
+        row: impl FnOnce() -> String,
+    ) -> Result<(), String> {
+        match self.json {
+            true => println!(
+                "{}",
+                serde_json::to_string(hunt).map_err(|e| e.to_string())?
+            ),
+            false if self.table => println!("{}", row()),
+            false => println!("{hunt}"),
+        }
+        Ok(())
     }
 }
 
 impl Hunt {
+    const TABLE: &'static str =
+        "| stage | bug | what | caught by | as | after |\n|---|---|---|---|---|---|";
+
     /// Of the table.
     fn row(&self) -> String {
         let (hunter, unit) = self.hunter.words();

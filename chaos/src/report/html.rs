@@ -1,5 +1,6 @@
-//! The page that one shows around: in English and Chinese, without a script, a font or anything else
-//! from elsewhere, and readable in print.
+//! The page that one shows around: all of it in English and in Chinese beside it, without a script, a font or
+//! anything else from elsewhere, and readable in print. Its language is English; what is Chinese says so, and
+//! what has no translation (names, commands, files) as well.
 
 use crate::{
     commands::all::{Played, Row},
@@ -10,8 +11,9 @@ use crate::{
         counts,
         plot::timeline,
         put, recovery,
-        words::{date, escape},
+        words::{both, date, escape, said, verbatim},
     },
+    text::Text,
 };
 use std::fmt::Write;
 
@@ -22,10 +24,10 @@ h1{font-size:1.7em;margin:.2em 0}h2{font-size:1.15em;margin:1.6em 0 .5em;border-
 h1 span,h2 span{color:#59636e;font-weight:400;margin-left:.6em}\
 .verdict{font-size:1.3em;font-weight:700;padding:.5em .8em;border-left:10px solid;margin:1em 0;background:#f6f8fa}\
 .PASS{border-color:#2a7d3f}.FAIL{border-color:#b3261e}.INVALID{border-color:#b98200}\
-.verdict ul{font-size:.68em;font-weight:400;margin:.4em 0 0;padding-left:1.2em}\
+.verdict p{margin:0}.verdict ul{font-size:.68em;font-weight:400;margin:.4em 0 0;padding-left:1.2em}\
 table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;padding:.3em .7em .3em 0;\
 border-bottom:1px solid #e3e6ea}th{font-weight:600;color:#59636e}td.n{text-align:right;white-space:nowrap}\
-.zh{color:#59636e}.ok{color:#2a7d3f;font-weight:700}.no{color:#b3261e;font-weight:700}\
+.zh,.left{color:#59636e}td p{margin:0}.ok{color:#2a7d3f;font-weight:700}.no{color:#b3261e;font-weight:700}\
 pre{background:#f6f8fa;padding:.8em;overflow-x:auto;font-size:12px;white-space:pre-wrap}\
 svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#3b434d}svg .title{font-weight:600}\
 svg .mark{font-weight:700;font-size:13px}svg .grid{stroke:#d0d5dc;stroke-width:.6}\
@@ -38,17 +40,18 @@ tr,svg,.verdict{break-inside:avoid}*{-webkit-print-color-adjust:exact;print-colo
 pub fn html(drills: &[(&History, &Verdict)]) -> String {
     let title = match drills {
         [(history, _)] => format!("{} {}", history.drill.title, history.drill.title_zh),
-        _ => ALL.to_owned(),
+        _ => format!("{} {}", ALL.0, ALL.1),
     };
     page(&title, "", drills)
 }
 
 /// A table of all, and then a section for each that has one.
 pub fn html_of_all(rows: &[Row], drills: &[(&History, &Verdict)]) -> String {
-    page(ALL, &overview(rows), drills)
+    let title = format!("{} {}", ALL.0, ALL.1);
+    page(&title, &overview(rows), drills)
 }
 
-const ALL: &str = "Chaos drills 故障演练";
+const ALL: (&str, &str) = ("Chaos drills", "故障演练");
 
 fn page(title: &str, first: &str, drills: &[(&History, &Verdict)]) -> String {
     let mut out = format!(
@@ -63,26 +66,47 @@ fn page(title: &str, first: &str, drills: &[(&History, &Verdict)]) -> String {
     out + "</body></html>\n"
 }
 
-fn overview(rows: &[Row]) -> String {
-    let mut out = String::from(
-        "<section><h1>Chaos drills<span>故障演练</span></h1>\n<table><tr><th>Drill 演练</th>\
-         <th>Load 负载</th><th>Verdict 结论</th><th>Recovery 恢复, s</th>\
-         <th>Worst urgent lag 最大紧急延迟, s</th><th>Acknowledged 已确认</th></tr>\n",
-    );
-    for row in rows {
-        let load = if row.surge {
-            "surge 高峰"
-        } else {
-            "quiet 平稳"
+fn heading(level: u8, en: &str, zh: &str) -> String {
+    format!("<h{level}>{}</h{level}>\n", both(en, zh))
+}
+
+/// The beginning of a table: a title above each column, or none.
+fn table(columns: &[(&str, &str)]) -> String {
+    let mut out = String::from("<table><tr>");
+    for (en, zh) in columns {
+        let title = match zh.is_empty() {
+            true => escape(en),
+            false => both(en, zh),
         };
-        let name = escape(&row.name);
+        put!(out, "<th>{title}</th>");
+    }
+    out + "</tr>\n"
+}
+
+fn overview(rows: &[Row]) -> String {
+    let mut out = format!("<section>{}", heading(1, ALL.0, ALL.1));
+    out += &table(&[
+        ("Drill", "演练"),
+        ("Load", "负载"),
+        ("Verdict", "结论"),
+        ("Recovery, s", "恢复，s"),
+        ("Worst urgent lag, s", "最大紧急延迟，s"),
+        ("Acknowledged", "已确认"),
+    ]);
+    for row in rows {
+        let load = match row.surge {
+            true => both("surge", "高峰"),
+            false => both("quiet", "平稳"),
+        };
         let (class, word) = match row.played.outcome() {
-            Some(outcome) => (mark(outcome == Outcome::Pass).0, outcome.name()),
-            None => ("zh", "not played 未演练"),
+            Some(outcome) => (mark(outcome == Outcome::Pass).0, outcome.text()),
+            None => ("left", Text::new("not played", "未演练")),
         };
         put!(
             out,
-            "<tr><td>{name}</td><td>{load}</td><td class=\"{class}\">{word}</td>"
+            "<tr><td>{}</td><td>{load}</td><td class=\"{class}\">{}</td>",
+            said(&row.title),
+            both(&word.en, &word.zh)
         );
         match &row.played {
             Played::Judged(verdict, _) => put!(
@@ -93,11 +117,11 @@ fn overview(rows: &[Row]) -> String {
                 verdict.totals.acknowledged,
             ),
             Played::Left(why) | Played::Broken(why) => {
-                put!(out, "<td colspan=\"3\">{}</td></tr>", escape(why));
+                put!(out, "<td colspan=\"3\">{}</td></tr>", said(why));
             }
         }
     }
-    put!(out, "</table><p>{}</p></section>", counts(rows));
+    put!(out, "</table><p>{}</p></section>", said(&counts(rows)));
     out
 }
 
@@ -109,18 +133,13 @@ fn mark(good: bool) -> (&'static str, &'static str) {
 fn section(number: usize, history: &History, verdict: &Verdict) -> String {
     let drill = &history.drill;
     let mut out = format!(
-        "<section id=\"drill-{}\"><h1>{}<span>{}</span></h1>\n<p>{}<br><span class=\"zh\">{}</span></p>\n",
+        "<section id=\"drill-{}\">{}<p>{}</p>\n",
         number + 1,
-        escape(&drill.title),
-        escape(&drill.title_zh),
-        escape(&drill.why),
-        escape(&drill.why_zh)
+        heading(1, &drill.title, &drill.title_zh),
+        said(&Text::new(&drill.why, &drill.why_zh))
     );
     out += &banner(verdict);
-    put!(
-        out,
-        "<h2>What was broken, and when<span>何时破坏了什么</span></h2>"
-    );
+    out += &heading(2, "What was broken, and when", "何时破坏了什么");
     out += &timeline(history, verdict);
     out += &faults(verdict);
     out += &promises(verdict);
@@ -140,19 +159,16 @@ fn banner(verdict: &Verdict) -> String {
         Outcome::Fail => ("a promise was broken", "承诺被违反"),
         Outcome::Invalid => ("this says nothing", "本次演练不能得出结论"),
     };
+    let word = verdict.outcome.text();
     let mut out = format!(
-        "<div class=\"verdict {name}\">{name}: {en} <span class=\"zh\">{zh}</span>",
-        name = verdict.outcome.name()
+        "<div class=\"verdict {}\"><p>{}</p>",
+        word.en,
+        both(&format!("{}: {en}", word.en), &format!("{}：{zh}", word.zh))
     );
     if !verdict.reasons.is_empty() {
         out += "<ul>";
         for reason in &verdict.reasons {
-            put!(
-                out,
-                "<li>{}<br><span class=\"zh\">{}</span></li>",
-                escape(&reason.en),
-                escape(&reason.zh)
-            );
+            put!(out, "<li>{}</li>", said(&reason.text()));
         }
         out += "</ul>";
     }
@@ -164,17 +180,19 @@ fn seconds(value: Option<f64>) -> String {
 }
 
 fn faults(verdict: &Verdict) -> String {
-    let mut out = String::from(
-        "<table><tr><th>#</th><th>Fault 故障</th><th>From 开始</th><th>Undone 解除</th>\
-         <th>Steady again after 恢复稳态用时</th></tr>\n",
-    );
+    let mut out = table(&[
+        ("#", ""),
+        ("Fault", "故障"),
+        ("From", "开始"),
+        ("Undone", "解除"),
+        ("Steady again after", "恢复稳态用时"),
+    ]);
     for (i, fault) in verdict.faults.iter().enumerate() {
         put!(
             out,
-            "<tr><td>{}</td><td>{}<br><span class=\"zh\">{}</span></td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             i + 1,
-            escape(&fault.label.en),
-            escape(&fault.label.zh),
+            said(&fault.label),
             seconds(fault.begin_s),
             seconds(fault.healing_s),
             seconds(fault.recovery_s)
@@ -184,47 +202,51 @@ fn faults(verdict: &Verdict) -> String {
 }
 
 fn promises(verdict: &Verdict) -> String {
-    let mut out = String::from(
-        "<h2>What was promised, and what was seen<span>承诺与实测</span></h2>\n<table><tr><th></th>\
-         <th>Promise 承诺</th><th>Bound 上限</th><th>Seen 实测</th></tr>\n",
-    );
+    let mut out = heading(2, "What was promised, and what was seen", "承诺与实测");
+    out += &table(&[
+        ("", ""),
+        ("Promise", "承诺"),
+        ("Bound", "上限"),
+        ("Seen", "实测"),
+    ]);
     for promise in &verdict.promises {
         let (class, sign) = mark(promise.kept);
         put!(
             out,
-            "<tr><td class=\"{class}\">{sign}</td><td>{}<br><span class=\"zh\">{}</span></td><td>{}</td><td>{}</td></tr>",
-            escape(&promise.what.en),
-            escape(&promise.what.zh),
-            escape(&promise.bound),
-            escape(&promise.seen)
+            "<tr><td class=\"{class}\">{sign}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            said(&promise.what),
+            said(&promise.bound),
+            said(&promise.seen)
         );
     }
     out + "</table>\n"
 }
 
 fn invariants(verdict: &Verdict) -> String {
-    let mut out = String::from(
-        "<h2>What must hold whatever happens<span>任何情况下必须成立</span></h2>\n<table><tr><th></th>\
-         <th></th><th>Invariant 不变量</th><th>Checks 检查次数</th><th>Violations 违反</th></tr>\n",
-    );
+    let mut out = heading(2, "What must hold whatever happens", "任何情况下必须成立");
+    out += &table(&[
+        ("", ""),
+        ("", ""),
+        ("Invariant", "不变量"),
+        ("Checks", "检查次数"),
+        ("Violations", "违反"),
+    ]);
     for invariant in Invariant::ALL {
-        let text = invariant.text();
         let finding = verdict.findings.0.get(&invariant);
         let (checked, violations) = finding.map_or((0, 0), |f| (f.checked, f.violations));
         let (class, sign) = match (checked, violations) {
-            (0, 0) => ("zh", "–"),
+            (0, 0) => ("left", "–"),
             (_, 0) => mark(true),
             (..) => mark(false),
         };
+        let number = verbatim(&format!("INV-{}", invariant.number()));
         put!(
             out,
-            "<tr><td class=\"{class}\">{sign}</td><td>INV-{}</td><td>{}<br><span class=\"zh\">{}</span>",
-            invariant.number(),
-            text.en,
-            text.zh
+            "<tr><td class=\"{class}\">{sign}</td><td>{number}</td><td><p>{}</p>",
+            said(&invariant.text())
         );
         for told in finding.iter().flat_map(|f| &f.told) {
-            put!(out, "<br><span class=\"no\">{}</span>", escape(told));
+            put!(out, "<p class=\"no\">{}</p>", said(&told.text()));
         }
         put!(
             out,
@@ -235,29 +257,27 @@ fn invariants(verdict: &Verdict) -> String {
 }
 
 fn proof(verdict: &Verdict) -> String {
-    let mut out = String::from(
-        "<h2>Proof that it was broken<span>故障确已发生的证据</span></h2>\n<table><tr><th></th>\
-         <th>#</th><th>Measured 测量</th><th>Seen 所见</th></tr>\n",
-    );
+    let mut out = heading(2, "Proof that it was broken", "故障确已发生的证据");
+    out += &table(&[("", ""), ("#", ""), ("Measured", "测量"), ("Seen", "所见")]);
     for (i, fault) in verdict.faults.iter().enumerate() {
         for proof in &fault.proof {
             let (class, sign) = mark(proof.holds);
             put!(
                 out,
-                "<tr><td class=\"{class}\">{sign}</td><td>{}</td><td>{}<br><span class=\"zh\">{}</span></td><td>{}</td></tr>",
+                "<tr><td class=\"{class}\">{sign}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
                 i + 1,
-                escape(&proof.what),
-                escape(&proof.what_zh),
-                escape(&proof.seen)
+                said(&Text::new(&proof.what, &proof.what_zh)),
+                said(&proof.seen)
             );
         }
         if fault.proof.is_empty() {
-            let why = fault.failed.as_deref().unwrap_or("it was not undone");
+            let not_undone = Text::new("it was not undone", "未能解除");
             put!(
                 out,
-                "<tr><td class=\"no\">✗</td><td>{}</td><td>no proof 无证据</td><td>{}</td></tr>",
+                "<tr><td class=\"no\">✗</td><td>{}</td><td>{}</td><td>{}</td></tr>",
                 i + 1,
-                escape(why)
+                both("no proof", "无证据"),
+                said(fault.failed.as_ref().unwrap_or(&not_undone))
             );
         }
     }
@@ -321,19 +341,20 @@ fn totals(verdict: &Verdict) -> String {
             t.tables_compared.to_string(),
         ),
     ];
-    let mut out = String::from("<h2>In numbers<span>数字</span></h2>\n<table>\n");
+    let mut out = heading(2, "In numbers", "数字") + "<table>\n";
     for (en, zh, value) in rows {
         put!(
             out,
-            "<tr><td>{en} <span class=\"zh\">{zh}</span></td><td class=\"n\">{value}</td></tr>"
+            "<tr><td>{}</td><td class=\"n\">{value}</td></tr>",
+            both(en, zh)
         );
     }
     out + "</table>\n"
 }
 
-fn setting(history: &History, verdict: &Verdict) -> String {
+/// What was typed, and what has to be said beside it.
+fn command(history: &History, verdict: &Verdict) -> String {
     let header = &history.header;
-    let mut out = String::from("<h2>How to do it again<span>如何重现</span></h2>\n<table>\n");
     // What is built in has its name; any other drill stands below, and is played from a file.
     let named = BUILT_IN.iter().any(|(name, _)| *name == verdict.drill);
     let file = if named { "" } else { ".toml" };
@@ -347,37 +368,55 @@ fn setting(history: &History, verdict: &Verdict) -> String {
     if let Some(rate) = header.rate {
         write!(command, " --rate {rate}").expect("a text takes all");
     }
+    if let Some(plant) = &header.plant {
+        write!(command, " --plant {plant}").expect("a text takes all");
+    }
+    let mut out = verbatim(&command);
     if let Some(load) = header.load {
         let word = match load {
             Loading::Quiet => "quiet",
             Loading::Surge => "surge",
         };
-        command = format!("{command}  (with the load of `all --load {word}`)");
+        let beside = Text::new(
+            format!("with the load of `all --load {word}`"),
+            format!("采用 `all --load {word}` 的负载"),
+        );
+        put!(out, "<br>{}", said(&beside));
     }
     if !named {
-        command =
-            format!("{command}  (with the drill below in that file / 先将下方演练内容存为该文件)");
-    }
-    for (en, zh, value) in [
-        ("Command", "命令", command),
-        ("Date", "日期", date(header.wall_us)),
-        ("Commit", "提交", header.commit.clone()),
-        ("Machine", "机器", header.machine.clone()),
-    ] {
-        put!(
-            out,
-            "<tr><td>{en} <span class=\"zh\">{zh}</span></td><td>{}</td></tr>",
-            escape(&value)
+        let beside = Text::new(
+            "with the drill below in that file",
+            "先将下方演练内容存为该文件",
         );
+        put!(out, "<br>{}", said(&beside));
     }
+    out
+}
+
+fn setting(history: &History, verdict: &Verdict) -> String {
+    let header = &history.header;
+    let mut out = heading(2, "How to do it again", "如何重现") + "<table>\n";
+    let mut row = |en, zh, value: String| {
+        put!(out, "<tr><td>{}</td><td>{value}</td></tr>", both(en, zh));
+    };
+    row("Command", "命令", command(history, verdict));
+    row("Date", "日期", verbatim(&date(header.wall_us)));
+    row("Commit", "提交", verbatim(&header.commit));
+    row("Machine", "机器", verbatim(&header.machine));
+    if let Some(plant) = &header.plant {
+        row("Bug planted on purpose", "故意植入的缺陷", verbatim(plant));
+    }
+    out += "</table>\n";
+    out += &heading(2, "Drill", "演练文件");
     put!(
         out,
-        "</table>\n<h2>Drill<span>演练文件</span></h2><pre>{}</pre>",
+        "<pre translate=\"no\">{}</pre>",
         escape(header.drill.trim())
     );
+    out += &heading(2, "Configuration of the broker", "互通配置");
     put!(
         out,
-        "<h2>Configuration of the broker<span>互通配置</span></h2><pre>{}</pre>",
+        "<pre translate=\"no\">{}</pre>",
         escape(header.broker.trim())
     );
     out

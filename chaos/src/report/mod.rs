@@ -9,6 +9,7 @@ pub use html::{html, html_of_all};
 use crate::{
     commands::all::{Played, Row},
     judge::{Invariant, Outcome, Verdict},
+    text::Text,
 };
 use serde_json::{Value, json};
 use std::{fmt::Write, path::Path};
@@ -64,7 +65,7 @@ fn invariants(out: &mut String, verdict: &Verdict) {
             Some(finding) if finding.violations > 0 => {
                 put!(out, "  BROKEN  INV-{n} {}: {}", text.en, finding.violations);
                 for told in &finding.told {
-                    put!(out, "          {told}");
+                    put!(out, "          {} / {}", told.en, told.zh);
                 }
             }
             Some(finding) if finding.checked > 0 => {
@@ -134,10 +135,8 @@ pub fn json_of_all(rows: &[Row]) -> Value {
     let of = |row: &Row| {
         let mut value = match &row.played {
             Played::Judged(verdict, history) => json(verdict, Some(history)),
-            Played::Left(why) => json!({ "drill": row.name, "outcome": null, "why_not": why }),
-            Played::Broken(why) => {
-                json!({ "drill": row.name, "outcome": Outcome::Invalid, "why_not": why })
-            }
+            Played::Left(why) => not_judged(&row.name, None, why),
+            Played::Broken(why) => not_judged(&row.name, Some(Outcome::Invalid), why),
         };
         if let Some(map) = value.as_object_mut() {
             map.insert("title".to_owned(), json!(row.name));
@@ -147,6 +146,10 @@ pub fn json_of_all(rows: &[Row]) -> Value {
         value
     };
     rows.iter().map(of).collect()
+}
+
+fn not_judged(drill: &str, outcome: Option<Outcome>, why: &Text) -> Value {
+    json!({ "drill": drill, "outcome": outcome, "why_not": why.en, "why_not_zh": why.zh })
 }
 
 fn load(row: &Row) -> &'static str {
@@ -207,7 +210,7 @@ pub fn table(rows: &[Row]) -> String {
     out
 }
 
-fn counts(rows: &[Row]) -> String {
+fn counts(rows: &[Row]) -> Text {
     let with = |outcome| {
         rows.iter()
             .filter(|r| r.played.outcome() == outcome)
@@ -219,11 +222,18 @@ fn counts(rows: &[Row]) -> String {
             Played::Left(_) | Played::Broken(_) => None,
         })
         .sum();
-    format!(
-        "{} passed, {} failed, {} invalid, {} not played here; {acknowledged} deltas acknowledged",
+    let [passed, failed, invalid, left] = [
         with(Some(Outcome::Pass)),
         with(Some(Outcome::Fail)),
         with(Some(Outcome::Invalid)),
-        with(None)
+        with(None),
+    ];
+    Text::new(
+        format!(
+            "{passed} passed, {failed} failed, {invalid} invalid, {left} not played here; {acknowledged} deltas acknowledged"
+        ),
+        format!(
+            "{passed} 次通过，{failed} 次不通过，{invalid} 次无效，{left} 个未在此演练；共确认 {acknowledged} 条变更"
+        ),
     )
 }

@@ -3,7 +3,7 @@
 use crate::{
     history::{History, How, Role},
     judge::{Facts, Lags, Verdict},
-    report::put,
+    report::{put, words::both_in_picture},
 };
 use std::fmt::Write;
 
@@ -81,6 +81,45 @@ pub fn timeline(history: &History, verdict: &Verdict) -> String {
 fn panels(history: &History, facts: &Facts<'_>, lags: &Lags, end: f64) -> Vec<Panel> {
     let begin = facts.load_begin;
     let seconds = |t: u64| t.saturating_sub(begin) as f64 / 1e6;
+    // The title says what it is.
+    let curve = |colour, points| {
+        vec![Curve {
+            label: String::new(),
+            colour,
+            dashes: "",
+            points,
+        }]
+    };
+    let bound = &history.drill.hypothesis;
+    let memory = history.samples.iter();
+    let memory = memory.map(|(t, bytes, _)| (seconds(*t), *bytes as f64 / f64::from(1 << 20)));
+    let within = |points: Vec<(f64, f64)>| points.into_iter().filter(|p| p.0 <= end).collect();
+    vec![
+        rates(history, begin, end),
+        Panel {
+            title: both_in_picture(
+                "Urgent lag, oldest not everywhere, s",
+                "紧急延迟（尚未全部送达的最旧一条），s",
+            ),
+            curves: curve("#b3261e", within(lags.series(true, begin))),
+            bound: Some(bound.urgent_lag.as_secs_f64()),
+        },
+        Panel {
+            title: both_in_picture("Bulk lag, s", "批量延迟，s"),
+            curves: curve("#6b4fa0", within(lags.series(false, begin))),
+            bound: Some(bound.bulk_lag.as_secs_f64()),
+        },
+        Panel {
+            title: both_in_picture("Memory of the broker, MiB", "互通内存，MiB"),
+            curves: curve("#2a7d3f", within(memory.collect())),
+            bound: None,
+        },
+    ]
+}
+
+/// What was due, acknowledged and delivered.
+fn rates(history: &History, begin: u64, end: f64) -> Panel {
+    let seconds = |t: u64| t.saturating_sub(begin) as f64 / 1e6;
     let acknowledged = history.ops.values().flatten().filter_map(|op| {
         let done = op.end.as_ref().filter(|e| e.how == How::Ok)?;
         Some((seconds(done.at), f64::from(op.count)))
@@ -96,53 +135,26 @@ fn panels(history: &History, facts: &Facts<'_>, lags: &Lags, end: f64) -> Vec<Pa
         }
         _ => None,
     });
-    let curve = |label: &str, colour, dashes, points| Curve {
-        label: label.to_owned(),
+    let curve = |en, zh, colour, dashes, points| Curve {
+        label: both_in_picture(en, zh),
         colour,
         dashes,
         points,
     };
-    let bound = &history.drill.hypothesis;
-    let memory = history.samples.iter();
-    let memory = memory.map(|(t, bytes, _)| (seconds(*t), *bytes as f64 / f64::from(1 << 20)));
-    let within = |points: Vec<(f64, f64)>| points.into_iter().filter(|p| p.0 <= end).collect();
-    vec![
-        Panel {
-            title: "Deltas a second 每秒变更数".to_owned(),
-            curves: vec![
-                curve("due 应发", "#8a8f98", "5 3", rate(offered, end)),
-                curve(
-                    "acknowledged 已确认",
-                    "#1f5fbf",
-                    "",
-                    rate(acknowledged, end),
-                ),
-                curve(
-                    "delivered to each 每方投递",
-                    "#c26a12",
-                    "1 2",
-                    rate(delivered, end),
-                ),
-            ],
-            bound: None,
-        },
-        Panel {
-            title: "Urgent lag, oldest not everywhere 紧急延迟（尚未全部送达的最旧一条），s"
-                .to_owned(),
-            curves: vec![curve("", "#b3261e", "", within(lags.series(true, begin)))],
-            bound: Some(bound.urgent_lag.as_secs_f64()),
-        },
-        Panel {
-            title: "Bulk lag 批量延迟，s".to_owned(),
-            curves: vec![curve("", "#6b4fa0", "", within(lags.series(false, begin)))],
-            bound: Some(bound.bulk_lag.as_secs_f64()),
-        },
-        Panel {
-            title: "Memory of the broker 互通内存，MiB".to_owned(),
-            curves: vec![curve("", "#2a7d3f", "", within(memory.collect()))],
-            bound: None,
-        },
-    ]
+    let [due, durable, each] = [
+        rate(offered, end),
+        rate(acknowledged, end),
+        rate(delivered, end),
+    ];
+    Panel {
+        title: both_in_picture("Deltas a second", "每秒变更数"),
+        curves: vec![
+            curve("due", "应发", "#8a8f98", "5 3", due),
+            curve("acknowledged", "已确认", "#1f5fbf", "", durable),
+            curve("delivered to each", "每方投递", "#c26a12", "1 2", each),
+        ],
+        bound: None,
+    }
 }
 
 /// Sums a second, in bins.
@@ -199,9 +211,10 @@ fn frame(panel: &Panel, top: f64, y_max: f64, y: &impl Fn(f64) -> f64) -> String
         put!(
             out,
             "<line x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\" class=\"bound\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">promised 承诺</text>",
+             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             right - 2.0,
-            at - 3.0
+            at - 3.0,
+            both_in_picture("promised", "承诺")
         );
     }
     out

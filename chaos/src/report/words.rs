@@ -1,4 +1,6 @@
-//! Times and marks of a report.
+//! Times, marks and languages of a page.
+
+use crate::text::{Text, is_chinese};
 
 /// Of microseconds since the Unix epoch, in UTC.
 pub fn date(wall_us: u64) -> String {
@@ -38,9 +40,73 @@ pub fn escape(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
+/// Chinese, said to be so: screen readers, fonts and search ask for it. The page itself is in English.
+pub fn chinese(text: &str) -> String {
+    format!(
+        "<span class=\"zh\" lang=\"zh-Hans\">{}</span>",
+        escape(text)
+    )
+}
+
+/// A name in it may be Chinese, as those of areas are.
+fn english(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(from) = rest.find(is_chinese) {
+        let (before, name) = rest.split_at(from);
+        let to = name.find(|c| !is_chinese(c)).unwrap_or(name.len());
+        let (name, after) = name.split_at(to);
+        out += &escape(before);
+        out += &format!("<span lang=\"zh-Hans\">{name}</span>");
+        rest = after;
+    }
+    out + &escape(rest)
+}
+
+/// In a line of both languages.
+pub fn both(en: &str, zh: &str) -> String {
+    format!("{} {}", english(en), chinese(zh))
+}
+
+/// A cell in both languages, one below the other; what is the same in both, and what is no more than a quotation,
+/// once.
+pub fn said(text: &Text) -> String {
+    match text.is_same() || *text == Text::quoted(&text.en) {
+        true => verbatim(&text.en),
+        false => format!("{}<br>{}", english(&text.en), chinese(&text.zh)),
+    }
+}
+
+/// A name, a command or a file: nothing to translate.
+pub fn verbatim(text: &str) -> String {
+    format!("<span translate=\"no\">{}</span>", escape(text))
+}
+
+/// Of a picture, where no tag of HTML is known.
+pub fn both_in_picture(en: &str, zh: &str) -> String {
+    format!(
+        "{} <tspan lang=\"zh-Hans\">{}</tspan>",
+        escape(en),
+        escape(zh)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chinese_name_in_an_english_text_is_marked() {
+        let cell = said(&Text::new("合肥市: high & low", "合肥市：高"));
+        let expected = "<span lang=\"zh-Hans\">合肥市</span>: high &amp; low<br>\
+                        <span class=\"zh\" lang=\"zh-Hans\">合肥市：高</span>";
+        assert_eq!(cell, expected);
+        let quotation = said(&Text::quoted("mount: no such device"));
+        assert_eq!(
+            quotation,
+            "<span translate=\"no\">mount: no such device</span>"
+        );
+    }
 
     #[test]
     fn dates_are_those_of_the_calendar() {

@@ -163,6 +163,18 @@ pub fn run(seed: u64, keep_trace: bool) -> Outcome {
     runtime.block_on(scenario.play(random))
 }
 
+/// Keeps a seed that failed as a file of this folder, with what it broke; nothing for one that passed.
+pub fn keep(folder: &Path, outcome: &Outcome) -> std::io::Result<Option<PathBuf>> {
+    let Some(violation) = &outcome.violation else {
+        return Ok(None);
+    };
+    let file = folder.join(format!("{:04}.seed", outcome.seed));
+    // What it found may have lines of its own, and only the seed stands without a mark.
+    let found = violation.to_string().replace('\n', "\n# ");
+    std::fs::write(&file, format!("# {found}\n{}\n", outcome.seed))?;
+    Ok(Some(file))
+}
+
 impl Args {
     pub fn run(&self) -> Result<bool, String> {
         if let Some(name) = &self.plant {
@@ -212,10 +224,9 @@ impl Args {
             None if outcome.violation.is_some() && self.seed.is_some() => eprint!("{trace}"),
             None => {}
         }
-        if let (Some(folder), Some(violation)) = (self.folder(), &outcome.violation) {
-            let file = folder.join(format!("{:04}.seed", outcome.seed));
-            let text = format!("# {violation}\n{}\n", outcome.seed);
-            std::fs::write(&file, text).map_err(|e| e.to_string())?;
+        if let Some(folder) = self.folder()
+            && let Some(file) = keep(folder, outcome).map_err(|e| e.to_string())?
+        {
             eprintln!("kept: {}", file.display());
         }
         Ok(())

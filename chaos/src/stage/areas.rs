@@ -4,7 +4,7 @@
 
 use crate::{
     error::ChaosError,
-    history::{AreasCompared, Event},
+    history::{AreaDiffers, AreasCompared, Event},
     stage::{
         Stage,
         machine::Machine,
@@ -14,7 +14,7 @@ use crate::{
 use hutong_proto::area::PROVINCES;
 use serde_json::Value;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -47,7 +47,7 @@ pub struct Areas {
 impl Areas {
     /// The connectors run when it returns, on an empty folder.
     pub fn build(stage: &Stage, machine: &Machine) -> Result<Areas, ChaosError> {
-        let source = machine.risk_levels().map_err(ChaosError::Stage)?;
+        let source = machine.risk_levels().map_err(ChaosError::Told)?;
         let lists = published(source)?;
         let platforms = PROVINCES
             .iter()
@@ -101,7 +101,7 @@ impl Areas {
             name,
             program: machine.connect().to_owned(),
             args: vec!["run".to_owned(), file.display().to_string()],
-            env: Vec::new(),
+            env: machine.env(),
             says_ready: false,
             join: Vec::new(),
         })
@@ -225,23 +225,17 @@ async fn table(url: &str) -> Result<Levels, ChaosError> {
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-fn differences(expected: &Levels, found: &Levels) -> Vec<String> {
-    let said = |level: Option<&String>| level.map_or("nothing", String::as_str).to_owned();
-    let paths = expected.keys().chain(found.keys());
-    let mut different: Vec<String> = paths
+fn differences(expected: &Levels, found: &Levels) -> Vec<AreaDiffers> {
+    let paths: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
+    paths
+        .into_iter()
         .filter(|path| expected.get(*path) != found.get(*path))
-        .map(|path| {
-            format!(
-                "{}: the list says {}, the table {}",
-                path.join(" "),
-                said(expected.get(path)),
-                said(found.get(path))
-            )
+        .map(|path| AreaDiffers {
+            area: path.join(" "),
+            listed: expected.get(path).cloned(),
+            found: found.get(path).cloned(),
         })
-        .collect();
-    different.sort();
-    different.dedup();
-    different
+        .collect()
 }
 
 #[cfg(test)]
@@ -280,12 +274,14 @@ mod tests {
             (path(&["p"]), "high".to_owned()),
             (path(&["q"]), "low".to_owned()),
         ]);
+        let differs = |area: &str, listed: &str, found: Option<&str>| AreaDiffers {
+            area: area.to_owned(),
+            listed: Some(listed.to_owned()),
+            found: found.map(str::to_owned),
+        };
         assert_eq!(
             differences(&list, &table),
-            [
-                "p: the list says high, the table low",
-                "q: the list says low, the table nothing"
-            ]
+            [differs("p", "high", Some("low")), differs("q", "low", None)]
         );
     }
 }

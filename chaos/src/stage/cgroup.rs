@@ -1,7 +1,7 @@
 //! A control group for the broker, so that memory and processor can be taken from it. Version 1 as well
 //! as version 2; removed when dropped.
 
-use crate::error::ChaosError;
+use crate::{error::ChaosError, text::Text};
 use std::path::{Path, PathBuf};
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -29,14 +29,15 @@ fn is_unified() -> bool {
 }
 
 impl Cgroup {
-    pub fn available() -> Result<(), String> {
+    pub fn available() -> Result<(), Text> {
         let split = ["memory", "cpu"]
             .iter()
             .all(|name| Path::new(ROOT).join(name).join("cgroup.procs").exists());
         match is_unified() || split {
             true => Ok(()),
-            false => Err(format!(
-                "no control groups for memory and processor under {ROOT}"
+            false => Err(Text::new(
+                format!("no control groups for memory and processor under {ROOT}"),
+                format!("{ROOT} 下没有内存与处理器控制组"),
             )),
         }
     }

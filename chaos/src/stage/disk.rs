@@ -25,6 +25,9 @@ const SHUTDOWN: &str = "import fcntl, os, struct, sys\n\
     sys.stdin.readline()\n\
     fcntl.ioctl(disk, 0x8004587d, struct.pack('I', 2))";
 
+/// In sysfs, for each file system that is mounted: what is written to it is an error of the file system's own.
+pub const TRIGGER: &str = "trigger_fs_error";
+
 const SYNCED: &str = "canary-synced";
 const UNSYNCED: &str = "canary-unsynced";
 const FILLER: &str = "filler";
@@ -174,7 +177,7 @@ impl Disk {
             .next()
             .unwrap_or_default()
             .to_owned();
-        let trigger = format!("/sys/fs/ext4/{device}/trigger_fs_error");
+        let trigger = format!("/sys/fs/ext4/{device}/{TRIGGER}");
         let text = "an error that a drill asked for";
         std::fs::write(&trigger, text).map_err(ChaosError::file("cannot write", trigger))
     }

@@ -2,8 +2,11 @@
 
 use crate::{
     drill::{What, Workload},
-    stage::{cgroup::Cgroup, shell::has},
+    stage::{cgroup::Cgroup, disk::TRIGGER, shell::has},
+    text::Text,
 };
+use hutong_plants::{Plant, VARIABLE};
+use rustix::fs::StatVfsMountFlags;
 use std::path::{Path, PathBuf};
 
 /// A folder with real input.
@@ -38,6 +41,7 @@ pub struct Machine {
     ptrace: bool,
     /// The folder of published lists, if there is one.
     risk_levels: Option<PathBuf>,
+    plant: Option<Plant>,
 }
 
 impl Machine {
@@ -58,7 +62,33 @@ impl Machine {
             // From 1 on only a parent may; strace is no parent of the broker.
             ptrace: root || scope.map_or(true, |text| text.trim() == "0"),
             risk_levels: risk_levels(),
+            plant: None,
         }
+    }
+
+    /// The same with this bug in broker and connectors, which are then those that can have one.
+    pub fn with_plant(self, plant: Option<Plant>) -> Machine {
+        if plant.is_none() {
+            return self;
+        }
+        Machine {
+            broker: self.broker.with_file_name("hutong-planted-broker"),
+            connect: self.connect.with_file_name("hutong-planted-connect"),
+            plant,
+            ..self
+        }
+    }
+
+    pub fn plant(&self) -> Option<Plant> {
+        self.plant
+    }
+
+    /// What its programs are started with.
+    pub fn env(&self) -> Vec<(String, String)> {
+        let plant = self.plant.iter();
+        plant
+            .map(|plant| (VARIABLE.to_owned(), plant.name().to_owned()))
+            .collect()
     }
 
     pub fn is_root(&self) -> bool {
@@ -73,21 +103,29 @@ impl Machine {
         &self.connect
     }
 
-    pub fn risk_levels(&self) -> Result<&Path, String> {
+    pub fn risk_levels(&self) -> Result<&Path, Text> {
         let none = || {
-            format!("no lists of risk areas: set {DATA} to a folder that has risk-levels/*.json")
+            Text::new(
+                format!(
+                    "no lists of risk areas: set {DATA} to a folder that has risk-levels/*.json"
+                ),
+                format!("没有风险区域名单：请将 {DATA} 设为含有 risk-levels/*.json 的目录"),
+            )
         };
         self.risk_levels.as_deref().ok_or_else(none)
     }
 
     /// What the stage itself needs.
-    pub fn can_stage(&self, workload: &Workload) -> Result<(), String> {
+    pub fn can_stage(&self, workload: &Workload) -> Result<(), Text> {
         let built = |path: &Path| match path.is_file() {
             true => Ok(()),
-            false => Err(format!(
-                "{} is not there: build all programs first, with ./dev build",
-                path.display()
-            )),
+            false => {
+                let path = path.display();
+                Err(Text::new(
+                    format!("{path} is not there: build all programs first, with ./dev build"),
+                    format!("缺少 {path}：请先用 ./dev build 构建全部程序"),
+                ))
+            }
         };
         built(&self.broker)?;
         if workload.risk_levels {
@@ -99,25 +137,34 @@ impl Machine {
                 || std::fs::read_dir("/usr/lib/postgresql")
                     .is_ok_and(|mut dir| dir.next().is_some());
             if !installed {
-                return Err("no PostgreSQL: install the package postgresql".to_owned());
+                return Err(Text::new(
+                    "no PostgreSQL: install the package postgresql",
+                    "没有 PostgreSQL：请安装软件包 postgresql",
+                ));
             }
         }
         Ok(())
     }
 
     /// Can this fault be done here?
-    pub fn available(&self, what: &What) -> Result<(), String> {
+    pub fn available(&self, what: &What) -> Result<(), Text> {
         match what {
             What::PowerLoss => self.disk().and_then(|()| program("python3", "python3")),
-            What::DiskFull | What::ReadOnly => self.disk(),
+            What::DiskFull => self.disk(),
+            What::ReadOnly => {
+                self.disk()?;
+                program("findmnt", "util-linux")?;
+                program("e2fsck", "e2fsprogs")?;
+                can_break_down(Path::new(EXT4))
+            }
             What::SyncError | What::SlowSync { .. } | What::CrashAtSync { .. } => self.strace(),
             What::DropPackets { .. } => {
-                self.root("to filter packets")?;
+                self.root("to filter packets", "用于过滤数据包")?;
                 program("nft", "nftables")
             }
             What::ClockStep { .. } => program("cc", "gcc"),
             What::MemorySqueeze { .. } | What::CpuSqueeze { .. } => {
-                self.root("to make a control group")?;
+                self.root("to make a control group", "用于建立控制组")?;
                 Cgroup::available()
             }
             What::KillBroker
@@ -143,7 +190,8 @@ impl Machine {
     pub fn needs(what: &What) -> Vec<&'static str> {
         match what {
             What::PowerLoss => vec!["root", "loop devices", "e2fsprogs", "python3"],
-            What::DiskFull | What::ReadOnly => vec!["root", "loop devices", "e2fsprogs"],
+            What::DiskFull => vec!["root", "loop devices", "e2fsprogs"],
+            What::ReadOnly => vec!["root", "loop devices", "e2fsprogs", "sysfs"],
             What::SyncError | What::SlowSync { .. } | What::CrashAtSync { .. } => {
                 vec!["strace", "ptrace"]
             }
@@ -155,44 +203,106 @@ impl Machine {
         }
     }
 
-    fn root(&self, why: &str) -> Result<(), String> {
+    fn root(&self, why: &str, why_zh: &str) -> Result<(), Text> {
         match self.root {
             true => Ok(()),
-            false => Err(format!(
-                "needs root with CAP_SYS_ADMIN and CAP_NET_ADMIN, {why}"
+            false => Err(Text::new(
+                format!("needs root with CAP_SYS_ADMIN and CAP_NET_ADMIN, {why}"),
+                format!("需要具有 CAP_SYS_ADMIN 和 CAP_NET_ADMIN 的 root，{why_zh}"),
             )),
         }
     }
 
-    fn disk(&self) -> Result<(), String> {
-        self.root("to mount a disk of its own")?;
+    fn disk(&self) -> Result<(), Text> {
+        self.root("to mount a disk of its own", "用于挂载演练专用磁盘")?;
         program("mkfs.ext4", "e2fsprogs")?;
         program("mount", "mount")?;
         let systems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
         if !systems.lines().any(|line| line.trim() == "ext4") {
-            return Err("this kernel has no ext4".to_owned());
+            return Err(("this kernel has no ext4", "内核不支持 ext4").into());
         }
         match Path::new("/dev/loop-control").exists() {
             true => Ok(()),
-            false => Err("this kernel has no loop devices".to_owned()),
+            false => Err(("this kernel has no loop devices", "内核不支持回环设备").into()),
         }
     }
 
-    fn strace(&self) -> Result<(), String> {
+    fn strace(&self) -> Result<(), Text> {
         program("strace", "strace")?;
         match self.ptrace {
             true => Ok(()),
-            false => Err(
-                "the kernel lets only root trace a running process (kernel.yama.ptrace_scope)"
-                    .to_owned(),
-            ),
+            false => Err(Text::new(
+                "the kernel lets only root trace a running process (kernel.yama.ptrace_scope)",
+                "内核只允许 root 跟踪运行中的进程（kernel.yama.ptrace_scope）",
+            )),
         }
     }
 }
 
-fn program(name: &str, package: &str) -> Result<(), String> {
+fn program(name: &str, package: &str) -> Result<(), Text> {
     match has(name) {
         true => Ok(()),
-        false => Err(format!("no {name}: install the package {package}")),
+        false => Err(Text::new(
+            format!("no {name}: install the package {package}"),
+            format!("没有 {name}：请安装软件包 {package}"),
+        )),
+    }
+}
+
+/// Where the kernel has a folder for each file system of this kind that is mounted, and one of what it can do.
+const EXT4: &str = "/sys/fs/ext4";
+const FEATURES: &str = "features";
+
+/// Can a file system be told to break down? What is written to its trigger is an error of its own. A kernel
+/// without the trigger is known by those that are mounted; where there is none, the injector says so.
+fn can_break_down(dir: &Path) -> Result<(), Text> {
+    let (shown, trigger) = (dir.display(), TRIGGER);
+    let entries = std::fs::read_dir(dir).map_err(|error| {
+        Text::new(
+            format!("needs {shown}/DEVICE/{trigger}, and {shown} cannot be read ({error}): mount sysfs at /sys"),
+            format!("需要 {shown}/设备/{trigger}，但 {shown} 无法读取（「{error}」）：请将 sysfs 挂载到 /sys"),
+        )
+    })?;
+    let flags = rustix::fs::statvfs(dir).map(|stat| stat.f_flag);
+    if flags.is_ok_and(|flags| flags.contains(StatVfsMountFlags::RDONLY)) {
+        return Err(Text::new(
+            format!(
+                "needs to write to {shown}/DEVICE/{trigger}, and sysfs is read-only here, as in most containers"
+            ),
+            format!("需要写入 {shown}/设备/{trigger}，但此处的 sysfs 为只读，多数容器如此"),
+        ));
+    }
+    let mut mounted = entries.flatten().map(|entry| entry.path());
+    let without = mounted.find(|path| !path.ends_with(FEATURES) && !path.join(trigger).exists());
+    match without {
+        None => Ok(()),
+        Some(path) => {
+            let path = path.display();
+            Err(Text::new(
+                format!("this kernel's ext4 cannot be told to break down: no {path}/{trigger}"),
+                format!("内核的 ext4 无法按要求出错：没有 {path}/{trigger}"),
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_can_break_down_where_its_trigger_is() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let missing = can_break_down(&dir.path().join("ext4")).expect_err("no folder");
+        assert!(missing.en.contains("mount sysfs"), "{missing}");
+        std::fs::create_dir(dir.path().join(FEATURES)).expect("created");
+        assert_eq!(can_break_down(dir.path()), Ok(()));
+        let device = dir.path().join("loop7");
+        std::fs::create_dir(&device).expect("created");
+        let without = can_break_down(dir.path()).expect_err("no trigger");
+        assert!(without.en.contains("loop7/trigger_fs_error"), "{without}");
+        assert!(without.zh.contains("loop7/trigger_fs_error"), "{without}");
+        std::fs::write(device.join(TRIGGER), "").expect("written");
+        assert_eq!(can_break_down(dir.path()), Ok(()));
     }
 }

@@ -2,6 +2,7 @@
 //! some drills a disk, a control group, a clock that lies, and a PostgreSQL with its connector. All of
 //! it is gone when the stage is dropped.
 
+mod alone;
 mod areas;
 pub mod cgroup;
 pub mod disk;
@@ -14,6 +15,7 @@ pub mod shell;
 mod sink;
 pub mod trial;
 
+pub use alone::BrokerAlone;
 pub use areas::Areas;
 pub use extras::Extras;
 pub use fleet::{Fleet, SETTLE_BEYOND, producer, usage};
@@ -120,7 +122,7 @@ fn broker(machine: &Machine, dir: &Path, file: &Path) -> Spec {
         name: "hutong-broker".to_owned(),
         program: machine.broker().to_owned(),
         args: vec!["run".to_owned(), file.display().to_string()],
-        env: Vec::new(),
+        env: machine.env(),
         log: dir.join("broker.log"),
         says_ready: true,
         join: Vec::new(),
@@ -144,6 +146,7 @@ fn header_of(drill: &Drill, clock: Clock, platforms: &[u32], broker: String) -> 
         machine: String::new(),
         broker,
         trial: None,
+        plant: None,
     }
 }
 
@@ -173,10 +176,10 @@ impl Stage {
             std::fs::write(&file, text).map_err(ChaosError::file("cannot write", &file))
         };
         write(&configuration(any))?;
-        let env = match faults().any(|what| what.needs_fake_clock()) {
-            true => fake_clock(dir.path()).await?,
-            false => Vec::new(),
-        };
+        let mut env = machine.env();
+        if faults().any(|what| what.needs_fake_clock()) {
+            env.extend(fake_clock(dir.path()).await?);
+        }
         let made = header(header_of(drill, clock, platforms, configuration(any)));
         let deltas = Deltas::of(&made, &drill.workload);
         history.record(Event::Header(Box::new(made)));
@@ -304,7 +307,7 @@ impl Stage {
         let call = admin.get_status(api::GetStatusRequest {});
         let answer = tokio::time::timeout(CALL_MAX, call)
             .await
-            .map_err(|_| ChaosError::Stage("the broker does not answer".to_owned()))?;
+            .map_err(|_| ChaosError::told("the broker does not answer", "互通无应答"))?;
         let answer = answer.map_err(ChaosError::stage("the broker's status"))?;
         Ok(answer.into_inner())
     }
@@ -321,7 +324,13 @@ impl Stage {
                 tokio::time::sleep(ANSWER_POLL).await;
             }
         };
-        let late = |_| ChaosError::Stage(format!("{} does not come back", self.grpc));
+        let late = |_| {
+            let grpc = self.grpc;
+            ChaosError::told(
+                format!("{grpc} does not come back"),
+                format!("{grpc} 未恢复"),
+            )
+        };
         tokio::time::timeout(within, answers).await.map_err(late)
     }
 

@@ -39,6 +39,10 @@ pub fn dies_with_us(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+fn does_not_run(name: &str) -> ChaosError {
+    ChaosError::told(format!("{name} does not run"), format!("{name} 未在运行"))
+}
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -143,7 +147,7 @@ impl Process {
     }
 
     pub fn pid_or_error(&self) -> Result<u32, ChaosError> {
-        let missing = || ChaosError::Stage(format!("{} does not run", self.name()));
+        let missing = || does_not_run(self.name());
         self.pid().ok_or_else(missing)
     }
 
@@ -156,12 +160,13 @@ impl Process {
                 State::Ready { line, .. } => Ok(line.clone()),
                 State::Starting { .. } | State::Down => Ok(String::new()),
             },
-            Ok(Err(_)) | Err(_) => Err(ChaosError::Stage(format!(
-                "{} was not ready within {} s; the end of its log:\n{}",
-                self.name(),
-                within.as_secs(),
-                self.log()
-            ))),
+            Ok(Err(_)) | Err(_) => {
+                let (name, s, log) = (self.name(), within.as_secs(), self.log());
+                Err(ChaosError::told(
+                    format!("{name} was not ready within {s} s; the end of its log:\n{log}"),
+                    format!("{name} 在 {s} 秒内未就绪；其日志末尾：\n「{log}」"),
+                ))
+            }
         }
     }
 
@@ -171,11 +176,13 @@ impl Process {
         let down = state.wait_for(|state| *state == State::Down);
         match tokio::time::timeout(within, down).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(ChaosError::Stage(format!(
-                "{} did not end within {} s",
-                self.name(),
-                within.as_secs()
-            ))),
+            Err(_) => {
+                let (name, s) = (self.name(), within.as_secs());
+                Err(ChaosError::told(
+                    format!("{name} did not end within {s} s"),
+                    format!("{name} 在 {s} 秒内未终止"),
+                ))
+            }
         }
     }
 
@@ -191,9 +198,9 @@ impl Process {
             State::Ready { pid, .. } => Some(pid),
             State::Down => None,
         };
-        let missing = || ChaosError::Stage(format!("{} does not run", self.name()));
+        let missing = || does_not_run(self.name());
         let pid = pid.ok_or_else(missing)?;
-        let failed = || ChaosError::Stage(format!("{} has no process {pid}", self.name()));
+        let failed = || does_not_run(self.name());
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
         kill_process(raw.ok_or_else(failed)?, signal)
             .map_err(ChaosError::stage(&format!("cannot signal {}", self.name())))?;

@@ -47,7 +47,7 @@ impl Sink {
             name: "hutong-connect".to_owned(),
             program,
             args: vec!["run".to_owned(), file.display().to_string()],
-            env: Vec::new(),
+            env: machine.env(),
             log: stage.dir().join("connect.log"),
             says_ready: false,
             join: Vec::new(),

@@ -2,7 +2,7 @@
 //! marker, which whoever plays a drill has to name as well. And it must be empty, because whatever a drill
 //! publishes stays there.
 
-use crate::{drill::What, error::ChaosError};
+use crate::{drill::What, error::ChaosError, text::Text};
 use clap::Args;
 use hutong_connectors::client::{AdminClient, Endpoint, Identity, admin};
 use hutong_proto::api;
@@ -87,7 +87,7 @@ impl Trial {
     }
 
     /// What can be done from outside: to the lines, by clients, and what the deployment's own command does.
-    pub fn available(&self, what: &What) -> Result<(), String> {
+    pub fn available(&self, what: &What) -> Result<(), Text> {
         match what {
             What::Partition { .. }
             | What::Latency { .. }
@@ -100,8 +100,13 @@ impl Trial {
             | What::KillConnector
             | What::CrashPostgres => Ok(()),
             What::KillBroker if self.kill_with.is_some() => Ok(()),
-            What::KillBroker => Err("say how with --kill-with".to_owned()),
-            _ => Err("its process, disk and clock are not ours".to_owned()),
+            What::KillBroker => {
+                Err(("say how with --kill-with", "请用 --kill-with 说明方法").into())
+            }
+            _ => Err(Text::new(
+                "its process, disk and clock are not ours",
+                "其进程、磁盘与时钟不归演练所有",
+            )),
         }
     }
 

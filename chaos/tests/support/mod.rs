@@ -23,7 +23,7 @@ const BATCH: u32 = 4;
 /// With what is asked of it added, such as `fail_stop = true`.
 pub fn drill(hypothesis: &str, fault: &str) -> String {
     format!(
-        "# Made for a test.\nname = \"made\"\ntitle = \"made\"\ntitle_zh = \"made\"\nwhy = \"w\"\nwhy_zh = \"w\"\n\
+        "# Made for a test.\nname = \"made\"\ntitle = \"made\"\ntitle_zh = \"自制\"\nwhy = \"for a test\"\nwhy_zh = \"用于测试\"\n\
          duration = \"{SECONDS}s\"\n[hypothesis]\nurgent_lag = \"500ms\"\nbulk_lag = \"500ms\"\n\
          recovery = \"2s\"\nmemory = \"100MiB\"\n{hypothesis}\n[workload]\nplatforms = 2\npeople = {PEOPLE}\n\
          sink = true\n[[faults]]\nkind = \"{fault}\"\nat = \"5s\"\nfor = \"2s\"\n"
@@ -190,7 +190,7 @@ impl Made {
             self.lines.push(at(t, table(cursor, rows)));
         }
         let phase = |phase| Event::Fault { index: 0, phase };
-        let proof = vec![Proof::new("it", "它", "seen", true)];
+        let proof = vec![Proof::new("it", "它", ("seen", "所见"), true)];
         let ended = Life::Exited {
             code: None,
             signal: Some(9),
@@ -365,5 +365,6 @@ fn header(drill: &str) -> Event {
         machine: "none".to_owned(),
         broker: "none".to_owned(),
         trial: None,
+        plant: None,
     }))
 }

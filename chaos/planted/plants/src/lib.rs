@@ -2,7 +2,8 @@
 //!
 //! A check that has never failed is no check. Each plant stands in the code of the product, at the place
 //! where somebody might once make that mistake, and self-tests show that it is noticed. One process has
-//! at most one plant; `chaos/planted` says why nothing of this is in a release.
+//! at most one plant: the one that [`VARIABLE`] names when it starts, until [`plant`] says another.
+//! `chaos/planted` says why nothing of this is in a release.
 
 use parking_lot::RwLock;
 use std::sync::{
@@ -157,8 +158,13 @@ named! {
     }
 }
 
+/// The environment variable that plants a bug in a process from its beginning.
+pub const VARIABLE: &str = "HUTONG_PLANT";
+
 const NONE: u8 = u8::MAX;
-static PLANTED: AtomicU8 = AtomicU8::new(NONE);
+/// Nobody has looked at the environment yet.
+const UNREAD: u8 = u8::MAX - 1;
+static PLANTED: AtomicU8 = AtomicU8::new(UNREAD);
 static PASSED: AtomicU64 = AtomicU64::new(0);
 static WATCHED: AtomicBool = AtomicBool::new(false);
 static WATCHER: RwLock<Option<Watcher>> = RwLock::new(None);
@@ -172,7 +178,32 @@ pub fn plant(plant: Option<Plant>) {
 }
 
 pub fn is(plant: Plant) -> bool {
-    PLANTED.load(Ordering::Relaxed) == plant as u8
+    let planted = match PLANTED.load(Ordering::Relaxed) {
+        UNREAD => from_environment(),
+        planted => planted,
+    };
+    planted == plant as u8
+}
+
+/// A name that is no plant ends the process: a hunt for nothing would find nothing, and prove nothing.
+fn from_environment() -> u8 {
+    let planted = match std::env::var(VARIABLE) {
+        Err(_) => NONE,
+        Ok(name) => match Plant::from_name(&name) {
+            Some(plant) => plant as u8,
+            None => {
+                eprintln!(
+                    "{VARIABLE}: no plant is called {name:?}; `hutong-chaos plants` names them"
+                );
+                std::process::exit(2);
+            }
+        },
+    };
+    // Whoever planted one meanwhile has said it later.
+    match PLANTED.compare_exchange(UNREAD, planted, Ordering::SeqCst, Ordering::SeqCst) {
+        Ok(_) => planted,
+        Err(now) => now,
+    }
 }
 
 /// Says yes once in so many times, beginning with the last of them.
