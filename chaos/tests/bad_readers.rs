@@ -128,6 +128,8 @@ fn a_snapshot_is_what_the_log_says_neither_less_nor_older() {
         row.2 = earlier;
     });
     caught_alone(&older, Invariant::Converged);
+    let told = first_told(&older.judged(), Invariant::Converged);
+    assert!(told.contains("in 1 registers: register "), "{told}");
     let endless = Made::sound().remove(|event| matches!(event, Event::SnapshotEnd { .. }));
     assert!(broken(&endless.judged()).contains(&Invariant::Converged));
 }

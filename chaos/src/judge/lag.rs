@@ -146,30 +146,7 @@ impl Lags {
             })
             .collect();
         faults.sort_by_key(|window| window.from);
-        let mut steady_from = facts.load_begin + WARM_UP_US;
-        for (i, fault) in faults.iter().enumerate() {
-            let window = Window {
-                from: steady_from,
-                to: fault.from.min(end),
-                cut: fault.from <= end,
-            };
-            match i {
-                0 => self.before.push(window),
-                _ if window.from < window.to => self.after.push(window),
-                _ => {}
-            }
-            steady_from = steady_from.max(fault.to + recovery);
-        }
-        let last = Window {
-            from: steady_from,
-            to: end,
-            cut: false,
-        };
-        match faults.is_empty() {
-            true => self.before.push(last),
-            false if last.from < last.to => self.after.push(last),
-            false => {}
-        }
+        (self.before, self.after) = steady(facts.load_begin, end, recovery, &faults);
         self.during = faults;
     }
 
@@ -233,6 +210,36 @@ impl Lags {
     pub fn worst(&self, urgent: bool) -> u64 {
         self.lane(urgent).worst
     }
+}
+
+/// Before the first of these faults, and after the recovery from each, until the next one begins.
+fn steady(begin: u64, end: u64, recovery: u64, faults: &[Window]) -> (Vec<Window>, Vec<Window>) {
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    let mut steady_from = begin + WARM_UP_US;
+    for (i, fault) in faults.iter().enumerate() {
+        let window = Window {
+            from: steady_from,
+            to: fault.from.min(end),
+            cut: fault.from <= end,
+        };
+        match i {
+            0 => before.push(window),
+            _ if window.from < window.to => after.push(window),
+            _ => {}
+        }
+        steady_from = steady_from.max(fault.to + recovery);
+    }
+    let last = Window {
+        from: steady_from,
+        to: end,
+        cut: false,
+    };
+    match faults.is_empty() {
+        true => before.push(last),
+        false if last.from < last.to => after.push(last),
+        false => {}
+    }
+    (before, after)
 }
 
 impl Lane {
@@ -328,5 +335,85 @@ mod tests {
         arrived[8..11].fill(Some(5));
         assert_eq!(lane(&arrived).p99(true, &window(100, true)).0, Some(10));
         assert_eq!(lane(&arrived).p99(true, &window(100, false)).0, None);
+    }
+
+    #[test]
+    fn steady_is_what_lies_before_the_first_fault_and_between_recovery_and_the_next() {
+        let second = 1_000_000;
+        let window = |from: u64, to: u64, cut| Window {
+            from: from * second,
+            to: to * second,
+            cut,
+        };
+        let fault = |from, to| window(from, to, false);
+        let steady = |faults: &[Window]| steady(second, 60 * second, 5 * second, faults);
+        let (before, after) = steady(&[]);
+        assert_eq!((before, after), (vec![window(2, 60, false)], vec![]));
+        let (before, after) = steady(&[fault(10, 15), fault(30, 32)]);
+        assert_eq!(before, [window(2, 10, true)]);
+        assert_eq!(after, [window(20, 30, true), window(37, 60, false)]);
+        // One within the recovery from another, one within another, and one that lasts to the end.
+        let (_, after) = steady(&[fault(10, 20), fault(12, 13), fault(22, 23)]);
+        assert_eq!(after, [window(28, 60, false)]);
+        let (_, after) = steady(&[fault(10, 15), fault(50, 60)]);
+        assert_eq!(after, [window(20, 50, true)]);
+        let (before, after) = steady(&[fault(70, 70)]);
+        assert_eq!((before, after), (vec![window(2, 60, false)], vec![]));
+    }
+
+    #[test]
+    fn recovered_is_when_both_lanes_are_within_their_bounds_for_a_second() {
+        let lane = |ms: &[u64]| Lane {
+            waiting: ms.iter().map(|ms| ms * 1000).collect(),
+            ..Lane::default()
+        };
+        let lags = |urgent: Lane, bulk: Lane| Lags {
+            urgent,
+            bulk,
+            urgent_max: 100_000,
+            bulk_max: 500_000,
+            before: Vec::new(),
+            after: Vec::new(),
+            during: Vec::new(),
+        };
+        let good = vec![0; 40];
+        let mut slow = good.clone();
+        // Too late at the third step, good for half a second, and too late once more.
+        slow[3] = 101;
+        slow[9] = 501;
+        let urgent_slow = lags(lane(&slow), lane(&good));
+        assert_eq!(urgent_slow.recovered(0), Some(1_000_000));
+        assert_eq!(urgent_slow.recovered(250_000), Some(750_000));
+        assert_eq!(urgent_slow.recovered(1_050_000), Some(50_000));
+        let bulk_slow = lags(lane(&good), lane(&slow));
+        assert_eq!(bulk_slow.recovered(300_000), Some(700_000));
+        slow[3..].fill(101);
+        assert_eq!(lags(lane(&slow), lane(&good)).recovered(0), None);
+        slow[3..].fill(100);
+        assert_eq!(lags(lane(&slow), lane(&good)).recovered(0), Some(0));
+    }
+
+    #[test]
+    fn a_plot_has_the_lag_in_seconds_from_where_it_begins() {
+        let urgent = Lane {
+            waiting: vec![7_000_000, 0, 250_000, 500_000],
+            worst: 600_000,
+            ..Lane::default()
+        };
+        let lags = Lags {
+            urgent,
+            bulk: Lane::default(),
+            urgent_max: 0,
+            bulk_max: 0,
+            before: Vec::new(),
+            after: Vec::new(),
+            during: Vec::new(),
+        };
+        assert_eq!(
+            lags.series(true, 100_000),
+            [(0.0, 0.0), (0.1, 0.25), (0.2, 0.5)]
+        );
+        assert_eq!(lags.series(false, 0), []);
+        assert_eq!((lags.worst(true), lags.worst(false)), (600_000, 0));
     }
 }
