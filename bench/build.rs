@@ -1,5 +1,5 @@
 //! Names the commit that this is built from, for reports. Git is asked if it is there, and its files are read
-//! if not; without a repository nothing is known. Runs again only when another commit is checked out.
+//! if not; without a repository nothing is known. Runs again when another commit is checked out, or something is staged.
 
 use std::{
     fs,
@@ -68,7 +68,7 @@ impl Repository {
         Some(head.strip_prefix("ref:")?.trim().to_owned())
     }
 
-    /// What changes when another commit is checked out. Only what is there: cargo takes what is missing
+    /// What changes when another commit is checked out, or something is staged. Only what is there: cargo takes what is missing
     /// for changed each time.
     pub fn told_by(&self) -> Vec<PathBuf> {
         let mut files = vec![self.own.join("HEAD")];
@@ -83,6 +83,8 @@ impl Repository {
                 files.extend(folder.map(Path::to_owned));
             }
         }
+        // What was not committed when this was built may be undone.
+        files.push(self.own.join("index"));
         files.retain(|file| file.exists());
         files
     }

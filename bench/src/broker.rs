@@ -11,6 +11,10 @@ use std::{
 use tempfile::TempDir;
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of its metrics, how many runs of state went down.
+const FLUSHES: &str = "hutong_state_flush_seconds_count";
+/// What RocksDB writes into its log when it has merged runs into one level; moving a file is none.
+const MERGED: &str = "\"event\": \"compaction_finished\"";
 /// Clock ticks a second in `/proc/PID/stat`; fixed by the kernel's interface on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -20,6 +24,10 @@ pub enum BrokerError {
     Start { binary: PathBuf, why: String },
     #[error("the broker was not ready after {0:?}; its log is {1}")]
     NotReady(Duration, PathBuf),
+    #[error(
+        "the broker's /metrics does not say `{FLUSHES}`, so its runs of state cannot be counted: {0}"
+    )]
+    NotCounted(String),
     #[error("cannot prepare the broker: {0}")]
     Prepare(#[from] std::io::Error),
 }
@@ -39,6 +47,15 @@ pub struct Usage {
     pub cpu_s: f64,
     pub memory_peak_mb: f64,
     pub memory_mb: f64,
+}
+
+/// What was done with state since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StateWork {
+    /// Runs that went down.
+    pub flushes: u64,
+    /// Merges of runs that have ended.
+    pub merges: u64,
 }
 
 impl Usage {
@@ -159,6 +176,22 @@ impl BrokerProcess {
         self.id().to_string()
     }
 
+    pub async fn state_work(&self) -> Result<StateWork, BrokerError> {
+        let metrics = get(&self.http, "/metrics").await.unwrap_or_default();
+        let head = || metrics.lines().next().unwrap_or("no answer").to_owned();
+        let flushes = counted(&metrics, FLUSHES).ok_or_else(|| BrokerError::NotCounted(head()))?;
+        let mut merges = 0;
+        // The older parts of its log stand beside it.
+        for entry in fs::read_dir(self.dir.path().join("data").join("state"))? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with("LOG") {
+                let log = fs::read(entry.path()).unwrap_or_default();
+                merges += String::from_utf8_lossy(&log).matches(MERGED).count() as u64;
+            }
+        }
+        Ok(StateWork { flushes, merges })
+    }
+
     pub fn disk_mb(&self) -> f64 {
         folder_bytes(&self.dir.path().join("data")) as f64 / 1e6
     }
@@ -186,6 +219,13 @@ pub async fn get(address: &str, path: &str) -> Option<String> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.ok()?;
     Some(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// A count without labels.
+fn counted(metrics: &str, name: &str) -> Option<u64> {
+    let mut lines = metrics.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    value.trim().parse::<f64>().ok().map(|count| count as u64)
 }
 
 /// The sum of these fields of its `stat`, as proc(5) counts them, in seconds.
@@ -237,4 +277,16 @@ fn folder_bytes(dir: &Path) -> u64 {
 
 pub fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_is_that_of_its_name_alone() {
+        let metrics = "# HELP a_count x\na_count_more 7\na_sum 2.5\na_count 12\n";
+        assert_eq!(counted(metrics, "a_count"), Some(12));
+        assert_eq!(counted(metrics, "b_count"), None);
+    }
 }

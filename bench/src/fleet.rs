@@ -1,6 +1,6 @@
 //! Open loop: platforms that each publish their share of a rate and subscribe to all others. A delta
 //! has a moment at which it is due, fixed before, and its latency counts from there until a receiver
-//! has it, so a broker that falls behind cannot slow the clock. What is due but not taken yet waits at
+//! has applied it, so a broker that falls behind cannot slow the clock. What is due but not taken yet waits at
 //! its source, as in an outbox, and is sent later: nothing is skipped.
 
 mod stalled;
@@ -511,9 +511,8 @@ impl Producer {
             let due_us = Some(schedule.due_at(sent).0).filter(|due| self.phase.has(*due));
             if due_us.is_some() {
                 driven.published += u64::from(deltas);
-                let second = self.phase.begin.elapsed().as_secs() as usize;
                 let late = late.as_micros() as u64;
-                driven.late[place(self.lane)].record(second, late, u64::from(deltas));
+                driven.late[place(self.lane)].record_undrawn(late, u64::from(deltas));
             }
             let receipt = self.publish(&mut generator, &schedule, sent, deltas);
             let (first, receipt) = receipt.await?;
@@ -563,8 +562,7 @@ impl Producer {
         counters.owed(accepted, Some(self.index));
         if let Some(took_us) = took_us {
             driven.acknowledged += accepted;
-            let second = self.phase.begin.elapsed().as_secs() as usize;
-            driven.acks[place(self.lane)].record(second, took_us, accepted);
+            driven.acks[place(self.lane)].record_undrawn(took_us, accepted);
         }
     }
 }
@@ -598,7 +596,7 @@ async fn receive(
     };
     let mut cursor = Cursor::both(LogId(0), Offset::NONE);
     let mut ended = shared.ended.subscribe();
-    let mut quiet_since = None;
+    let (mut quiet_since, mut taken) = (None, Vec::new());
     loop {
         let frame = tokio::select! {
             frame = subscriber.next_frame() => frame?,
@@ -607,11 +605,10 @@ async fn receive(
         match record::read_delivery(&frame)? {
             Some(records) => {
                 quiet_since = None;
-                let now = load::now();
                 for logged in &records {
                     let bytes = logged.record()?;
                     let record = RecordView::parse(&bytes)?;
-                    count(&shared, &record, now, &received)?;
+                    taken.extend(Taken::of(&shared, &record)?);
                     let lane = record.header.partition.lane;
                     received.firsts[place(lane)].get_or_insert(logged.offset);
                     cursor.set_lane(lane, logged.offset.next());
@@ -628,6 +625,10 @@ async fn receive(
         }
         let log_id = subscriber.cursor().log_id;
         subscriber.applied(Cursor { log_id, ..cursor }).await?;
+        let now = load::now();
+        for taken in taken.drain(..) {
+            count(&shared, &taken, now, &received)?;
+        }
     }
     Ok(Ended::Received(received))
 }
@@ -638,32 +639,49 @@ fn complete(shared: &Shared, received: &Received) -> bool {
     })
 }
 
-/// Counts a record, and the latency of its deltas in the phase in which they were due.
-fn count(
-    shared: &Shared,
-    record: &RecordView<'_>,
-    now: Micros,
-    received: &Received,
-) -> Result<(), Failure> {
-    let deltas = record.deltas.len() as u64;
-    let issuer = record.header.partition.issuer;
-    let Some(i) = shared.issuers.iter().position(|own| *own == issuer) else {
-        return Ok(());
-    };
-    shared
-        .counters
-        .delivered
-        .fetch_add(deltas, Ordering::AcqRel);
-    shared.counters.got(received.own, deltas);
-    // The first delta of a record waited longest. A real sink decodes all of them; here one stands for
-    // its record, so that the load does not take the broker's processor.
-    let first = record.delta_parts(0)?;
-    received.by_issuer[i].add(first.revision.0, deltas);
-    let due = first.committed_at.0;
+/// A record that a subscriber took.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    /// Number of its platform.
+    issuer: usize,
+    lane: Lane,
+    deltas: u64,
+    /// The first delta of a record waited longest. A real sink decodes all of them; here one stands for
+    /// its record, so that the load does not take the broker's processor.
+    first: Revision,
+    key: u64,
+    due_us: u64,
+}
+
+impl Taken {
+    /// Nothing where it is of nobody who publishes here.
+    fn of(shared: &Shared, record: &RecordView<'_>) -> Result<Option<Taken>, Failure> {
+        let from = record.header.partition.issuer;
+        let Some(issuer) = shared.issuers.iter().position(|issuer| *issuer == from) else {
+            return Ok(None);
+        };
+        let first = record.delta_parts(0)?;
+        Ok(Some(Taken {
+            issuer,
+            lane: record.header.partition.lane,
+            deltas: record.deltas.len() as u64,
+            first: first.revision,
+            key: key_of(&first.entity, first.revision),
+            due_us: first.committed_at.0,
+        }))
+    }
+}
+
+/// Counts a record that was applied, and the latency of its deltas in the phase in which they were due.
+fn count(shared: &Shared, taken: &Taken, now: Micros, received: &Received) -> Result<(), Failure> {
+    let deltas = taken.deltas;
+    let counters = &shared.counters;
+    counters.delivered.fetch_add(deltas, Ordering::AcqRel);
+    counters.got(received.own, deltas);
+    received.by_issuer[taken.issuer].add(taken.first.0, deltas);
     let phases = shared.phases.read().map_err(|_| "a task panicked")?;
-    if let Some(phase) = phases.iter().rev().find(|phase| phase.has(due)) {
-        let key = key_of(&first.entity, first.revision);
-        phase.came(key, record.header.partition.lane, due, now.0, deltas);
+    if let Some(phase) = phases.iter().rev().find(|phase| phase.has(taken.due_us)) {
+        phase.came(taken.key, taken.lane, taken.due_us, now.0, deltas);
     }
     Ok(())
 }

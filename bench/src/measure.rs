@@ -75,8 +75,8 @@ impl Latencies {
         }
     }
 
-    /// Of which nobody knows when they were due.
-    pub fn record_late(&mut self, micros: u64, count: u64) {
+    /// In no second of a plot: nobody knows when they were due, or nobody draws them.
+    pub fn record_undrawn(&mut self, micros: u64, count: u64) {
         self.all.saturating_record_n(micros.max(1), count);
     }
 
@@ -291,7 +291,7 @@ impl Counters {
     }
 
     /// The most that one of them is behind, and the mean; nothing without subscribers.
-    fn lag(&self) -> Option<(u64, f64)> {
+    pub fn lag(&self) -> Option<(u64, f64)> {
         let all = self.behind.get().filter(|all| !all.is_empty())?;
         let now = all
             .iter()

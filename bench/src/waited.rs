@@ -12,6 +12,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// With a smaller share it is worth a look whether the load was the limit.
+const WAITED_MIN: f64 = 0.5;
+
+/// What is to be said of a load that waited for this share of its time; nothing when it could have done more.
+pub fn warning(what: &str, share: f64) -> Option<String> {
+    (share < WAITED_MIN).then(|| {
+        format!(
+            "{what}: the load waited for only {share:.2} of its time, so it, or the machine that it shares, may have \
+             been the limit"
+        )
+    })
+}
+
 /// Time in which some tasks had something to do, added up: from when one is woken until it waits again. So time
 /// in which it only waits for a thread or a processor counts as work.
 #[derive(Clone, Debug, Default)]
@@ -113,6 +126,13 @@ impl Busy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_load_that_hardly_waited_is_warned_of() {
+        assert_eq!(warning("ingest", 0.5), None);
+        let said = warning("ingest", 0.31).expect("a warning");
+        assert!(said.contains("ingest") && said.contains("0.31"), "{said}");
+    }
 
     #[tokio::test]
     async fn who_works_does_not_wait_and_who_sleeps_does() {

@@ -47,7 +47,7 @@ fn is_told_of(folder: &Path, change: impl FnOnce()) {
     let read = |files: &[std::path::PathBuf]| {
         let each = files.iter().map(|file| match file.is_dir() {
             true => format!("{:?}", std::fs::read_dir(file).expect("a folder").count()),
-            false => std::fs::read_to_string(file).expect("UTF-8"),
+            false => format!("{:?}", std::fs::read(file).expect("a file")),
         });
         each.collect::<Vec<_>>()
     };

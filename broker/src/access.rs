@@ -62,9 +62,33 @@ pub fn log_span(path: &str, said: &HeaderMap) -> Span {
     let Some(trace) = parent.and_then(TraceContext::from_trace_parent) else {
         return Span::none();
     };
-    let call = path.rsplit('/').next().unwrap_or_default();
-    tracing::info_span!("call", call, trace_id = %trace)
+    // At a filter of `warn` or `error` there is no span of a lower level, and what is left needs its trace most.
+    tracing::error_span!("call", call = method(path), trace_id = %trace)
 }
+
+/// A method of ours, as it is logged. Anything else is the caller's text, of any length.
+fn method(path: &str) -> &'static str {
+    let ours = path.strip_prefix("/hutong.sync.v1.");
+    let name = ours.and_then(|rest| rest.split_once("Service/"));
+    let known = name.and_then(|(_, name)| METHODS.iter().find(|known| **known == name));
+    known.copied().unwrap_or("other")
+}
+
+const METHODS: [&str; 13] = [
+    "Publish",
+    "Subscribe",
+    "GetEntity",
+    "Explain",
+    "Trace",
+    "GetStatus",
+    "ListPlatforms",
+    "ListSubscriptions",
+    "GetLagMatrix",
+    "ListPartitions",
+    "TrimPartition",
+    "DeleteSubscription",
+    "CreateCheckpoint",
+];
 
 /// Every call, so that a new one does not compile without a line in [`allowed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +196,44 @@ mod tests {
             .check(&metadata, call)
             .map(|i| i.to_string())
             .map_err(|r| r.reason)
+    }
+
+    #[test]
+    fn a_call_is_logged_with_its_method_and_never_with_a_text_of_the_caller() {
+        use prost::Message as _;
+        let files = prost_types::FileDescriptorSet::decode(hutong_proto::api::FILE_DESCRIPTOR_SET);
+        for file in files.expect("descriptors").file {
+            for service in file
+                .service
+                .iter()
+                .filter(|_| file.package() == "hutong.sync.v1")
+            {
+                for m in &service.method {
+                    let path = format!("/hutong.sync.v1.{}/{}", service.name(), m.name());
+                    assert_eq!(method(&path), m.name());
+                }
+            }
+        }
+        let long = format!("/hutong.sync.v1.AdminService/{}", "x".repeat(1 << 16));
+        for path in [
+            "",
+            "/",
+            "/a/Publish",
+            "/hutong.sync.v1.Publish",
+            long.as_str(),
+        ] {
+            assert_eq!(method(path), "other");
+        }
+    }
+
+    #[test]
+    fn a_trace_stands_at_warnings_also_where_nothing_less_is_logged() {
+        let mut said = HeaderMap::new();
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        said.insert(metadata::TRACE_PARENT, parent.parse().expect("ascii"));
+        let span = log_span("/hutong.sync.v1.AdminService/Trace", &said);
+        let level = span.metadata().map(|span| *span.level());
+        assert_eq!(level, Some(tracing::Level::ERROR));
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod support;
 
 use hutong_broker::Broker;
 use hutong_proto::{Cursor, Value, api, api::subscribe_open::Start, delta::Colour};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use std::time::Duration;
 use support::{
     ANHUI, Consumer, PATIENCE, Producer, SICHUAN, batch, config, delta, entity, open, start,
@@ -302,5 +302,39 @@ async fn reports_of_drills_come_from_the_configured_folder_into_a_sandbox() {
         head.contains("content-security-policy: sandbox; default-src 'none'"),
         "{head}"
     );
+    broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_went_wrong_last_with_a_platform_is_on_its_page_and_on_no_other() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let broker = start(dir.path()).await;
+    assert_eq!(json(&broker, "platform/340000").await["last"], json!([]));
+    let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
+    let mut wrong = batch(ANHUI, 1, &[delta(1, 1, RED), delta(2, 1, RED)]);
+    wrong.deltas[1].entity = vec![1; 15].into();
+    let ack = producer.publish(wrong).await.expect("acknowledged");
+    assert_eq!((ack.accepted, ack.refused.len()), (1, 1));
+
+    let last = json(&broker, "platform/340000").await["last"].clone();
+    assert_eq!(last.as_array().map(Vec::len), Some(1), "{last}");
+    let refused = &last[0];
+    assert_eq!(refused["side"], "publish");
+    assert_eq!(refused["ended"], false);
+    assert_eq!(refused["reason"], "ENTITY_INVALID");
+    assert_eq!(refused["field"], "deltas[1].entity");
+    assert!(refused["at_us"].as_u64() > Some(0), "{refused}");
+    assert!(refused["text"].as_str() != refused["text_zh"].as_str());
+
+    let log_id = hutong_proto::LogId(1);
+    let start = Start::Cursor(Cursor::both(log_id, hutong_proto::Offset(9)).to_api());
+    let mut consumer = Consumer::open(&broker, ANHUI, open("main", start)).await;
+    consumer.next().await.expect_err("another log");
+    let last = json(&broker, "platform/340000").await["last"].clone();
+    assert_eq!(last[0]["side"], "subscribe", "the newest is first: {last}");
+    assert_eq!(last[0]["ended"], true);
+    assert_eq!(last[0]["field"], "open.cursor.log_id");
+    assert_eq!(last[1], *refused, "each direction has its own");
+    assert_eq!(json(&broker, "platform/510000").await["last"], json!([]));
     broker.shutdown().await;
 }

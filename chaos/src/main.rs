@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use hutong_chaos::{
     commands::{self, EXIT_CODES, INTERRUPTED, USAGE},
     error::ChaosError,
-    plants, sim, sweep,
+    interrupt, plants, sim, sweep,
 };
 use std::{process::ExitCode, time::Duration};
 
@@ -109,12 +109,19 @@ async fn drill(drills: Drills) -> Result<u8, ChaosError> {
 }
 
 fn search(searches: Searches) -> Result<u8, ChaosError> {
+    // A simulation has no folder, and what is swept ends with who sweeps it.
+    if matches!(searches, Searches::Sweep(_) | Searches::Plants(_)) {
+        interrupt::listen()?;
+    }
     let clean = match searches {
         Searches::Sim(arguments) => arguments.run(),
         Searches::Sweep(arguments) => arguments.run(),
         Searches::Plants(arguments) => arguments.run(),
         Searches::SweepWorkload(arguments) => arguments.run(),
     };
+    if interrupt::told() && clean.is_err() {
+        return Err(ChaosError::Interrupted);
+    }
     match clean.map_err(ChaosError::Stage)? {
         true => Ok(commands::PASS),
         false => Ok(commands::FAIL),

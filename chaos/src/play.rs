@@ -82,6 +82,8 @@ pub async fn play(
             commit: commit(),
             machine: description(),
             trial: options.trial.as_ref().map(|trial| trial.marker.clone()),
+            trial_at: options.trial.as_ref().map(|t| t.address.to_string()),
+            kill_with: options.trial.as_ref().and_then(|t| t.kill_with.clone()),
             plant: machine.plant().map(|plant| plant.name().to_owned()),
             ..header
         }
@@ -224,26 +226,14 @@ async fn stop_condition(stage: &Stage) -> Text {
     }
 }
 
-/// Of the source that this was built from, as far as that can be told here.
+/// Of the source that this program was built from, which a checkout need not have any more. Broker and connectors
+/// stand beside it, of the same build.
 fn commit() -> String {
-    if let Some(commit) = option_env!("HUTONG_COMMIT") {
-        return commit.to_owned();
-    }
-    // Where it was built, if that is still there.
-    let source = env!("CARGO_MANIFEST_DIR");
-    let git = |args: &[&str]| {
-        let mut command = std::process::Command::new("git");
-        let output = command.args(["-C", source]).args(args).output().ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        output.status.success().then(|| text.trim().to_owned())
-    };
-    let Some(head) = git(&["rev-parse", "--short=12", "HEAD"]) else {
-        return format!("version {}", env!("CARGO_PKG_VERSION"));
-    };
-    match git(&["status", "--porcelain"]) {
-        Some(changes) if changes.is_empty() => head,
-        _ => format!("{head} and changes"),
-    }
+    format!(
+        "{} (version {})",
+        env!("HUTONG_CHAOS_COMMIT"),
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 fn description() -> String {

@@ -202,6 +202,13 @@ fn totals_are_what_happened() {
 }
 
 #[test]
+fn what_the_audit_reads_was_not_delivered() {
+    let missed = |sub: u32, record: &Record| sub == 1 && record.offset == 101;
+    let totals = Made::sound().without_records(missed).judged().totals;
+    assert_eq!(totals.delivered, totals.published - 4);
+}
+
+#[test]
 fn answers_are_counted_by_what_they_said() {
     let end = |op: u64, how: How, duplicate: bool, refused: usize| {
         move |made: Made| {
@@ -225,6 +232,7 @@ fn answers_are_counted_by_what_they_said() {
     let made = end(8, How::Ok, false, 1)(Made::sound());
     let made = end(12, How::Ok, true, 0)(made);
     let made = end(16, How::Failed, false, 0)(made);
+    let made = end(17, How::Failed, false, 0)(made);
     let made = end(20, How::Unknown, false, 0)(made);
     let unanswered = |event: &Event| matches!(event, Event::End { op: 24, .. });
     let connector = Event::Process {
@@ -237,9 +245,9 @@ fn answers_are_counted_by_what_they_said() {
         .add(8_000_000, Event::Reconnected { sub: 0 })
         .add(8_000_001, Event::Reconnected { sub: 1 });
     let totals = made.judged().totals;
-    assert_eq!(totals.refused, 1 + 4);
+    assert_eq!(totals.refused, 1 + 4 + 4);
     assert_eq!(totals.unknown, 4 + 4);
-    assert_eq!(totals.acknowledged, totals.published - 5 - 8);
+    assert_eq!(totals.acknowledged, totals.published - 9 - 8);
     assert_eq!(totals.duplicates, 1);
     assert_eq!(totals.reconnects, 2);
     assert_eq!(totals.broker_starts, 2, "the connector's do not count");
@@ -291,4 +299,11 @@ fn what_proves_a_fault_is_told_by_name() {
     let reason = &verdict.reasons[0].en;
     assert!(reason.contains("packets dropped"), "{reason}");
     assert!(!reason.contains("it is gone"), "{reason}");
+    // A drill that was stopped does not come to all of its faults, but what began must be shown all the same.
+    let stopped = Event::Stopped {
+        why: Text::new("no room", "空间不足"),
+    };
+    let missing = Proof::new("packets dropped", "丢弃的数据包", 0, false);
+    let verdict = with(vec![missing]).add(6_000_000, stopped).judged();
+    assert_eq!(verdict.outcome, Outcome::Invalid, "{:?}", verdict.reasons);
 }

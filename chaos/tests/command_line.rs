@@ -3,10 +3,13 @@
 mod program;
 mod support;
 
-use hutong_chaos::report;
+use hutong_chaos::{
+    history::{Event, Phase},
+    report,
+};
 use program::{Chaos, exit_code};
 use serde_json::Value;
-use std::io::Write;
+use std::{io::Write, process::Stdio};
 use support::Made;
 
 #[test]
@@ -149,6 +152,72 @@ fn a_page_stands_alone_and_speaks_both_languages() {
         let without = page.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
         assert!(!without.contains(elsewhere), "{elsewhere}");
     }
+}
+
+#[test]
+fn a_page_of_a_trial_says_what_was_typed_and_not_what_the_broker_had() {
+    let is_header = |event: &Event| matches!(event, Event::Header(_));
+    let made = Made::sound().change(is_header, |event| {
+        let Event::Header(header) = event else { return };
+        header.trial = Some("spring".to_owned());
+        header.trial_at = Some("10.0.0.1:7400".to_owned());
+        header.kill_with = Some("ssh trial \"kill it\"".to_owned());
+        header.broker = "identity = \"made up\"".to_owned();
+    });
+    let (history, verdict) = (made.history(), made.judged());
+    let page = report::html(&[(&history, &verdict)]);
+    let typed = "--trial 10.0.0.1:7400 --marker spring --kill-with 'ssh trial &quot;kill it&quot;'";
+    assert!(page.contains(typed), "{page}");
+    assert!(!page.contains("made up"), "{page}");
+    assert!(page.contains("not known: the broker ran before"), "{page}");
+}
+
+#[test]
+fn a_picture_has_every_fault_and_every_bound() {
+    let pictured = |made: &Made| {
+        let (history, verdict) = (made.history(), made.judged());
+        report::html(&[(&history, &verdict)])
+    };
+    let count = |page: &str, what: &str| page.matches(what).count();
+    let page = pictured(&Made::sound());
+    assert_eq!(count(&page, "<rect"), 1, "{page}");
+    // Of urgent lag, bulk lag, and memory.
+    assert_eq!(count(&page, "class=\"bound\""), 3, "{page}");
+    // One that nobody came to undo.
+    let healed = |event: &Event| match event {
+        Event::Fault { phase, .. } => !matches!(phase, Phase::Begin | Phase::Active),
+        _ => false,
+    };
+    let page = pictured(&Made::sound().remove(healed));
+    assert_eq!(count(&page, "<rect"), 1, "{page}");
+}
+
+#[test]
+fn whoever_reads_half_of_a_list_is_no_mistake() {
+    let chaos = Chaos::new();
+    for args in [["list", "--json"].as_slice(), &["list"]] {
+        let mut command = chaos.command(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        // Before it has written anything.
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("its end");
+        assert_eq!(exit_code(output.status), Some(0), "{output:?}");
+        assert!(output.stderr.is_empty(), "{output:?}");
+    }
+}
+
+/// The variable is for the programs that drills hunt.
+#[test]
+fn a_simulation_has_no_bug_that_somebody_left_in_the_environment() {
+    let chaos = Chaos::new();
+    let sim = |more: &[&str]| {
+        let mut command = chaos.command(&[&["sim", "--seeds", "2", "--no-keep"], more].concat());
+        command.env("HUTONG_PLANT", "byte-flipped");
+        exit_code(command.output().expect("it runs").status)
+    };
+    assert_eq!(sim(&[]), Some(0));
+    assert_eq!(sim(&["--plant", "byte-flipped"]), Some(1));
 }
 
 #[test]

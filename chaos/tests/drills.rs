@@ -1,9 +1,12 @@
-//! Six drills, played for real: the broker's release binary, real gRPC, real faults; and one more of a broker with a
-//! bug in it, which must fail. One after the other, because each wants the machine for itself.
+//! Six drills, played for real: the broker's release binary, real gRPC, real faults; two that are stopped on the
+//! way; and one more of a broker with a bug in it, which must fail. One after the other, because each wants the machine for itself.
 
 mod program;
 
-use hutong_chaos::plants::drills::{PREY, hunt};
+use hutong_chaos::{
+    drill::find,
+    plants::drills::{PREY, hunt},
+};
 use hutong_plants::Plant;
 use program::{Chaos, exit_code};
 use serde_json::Value;
@@ -20,12 +23,20 @@ fn passes(name: &str, chaos: &Chaos) -> Value {
         assert!(!proof.is_empty(), "{fault:#}");
         assert!(proof.iter().all(|p| p["holds"] == true), "{fault:#}");
     }
-    for n in 1..=10 {
-        let finding = &json["findings"][format!("INV-{n}")];
-        assert!(finding["checked"].as_u64() > Some(0), "INV-{n}: {json:#}");
-        assert_eq!(finding["violations"], 0, "INV-{n}: {json:#}");
+    let fail_stop = find(name).expect("built in").hypothesis.fail_stop;
+    // Who has to stop by itself is looked at only where something asks for it.
+    for n in (1..=12).filter(|n| *n != 11 || fail_stop) {
+        held(&json, n);
     }
     json
+}
+
+/// It was looked at, and it held.
+#[track_caller]
+fn held(json: &Value, n: u32) {
+    let finding = &json["findings"][format!("INV-{n}")];
+    assert!(finding["checked"].as_u64() > Some(0), "INV-{n}: {json:#}");
+    assert_eq!(finding["violations"], 0, "INV-{n}: {json:#}");
 }
 
 /// Drills that need something from the machine are played where it is there; elsewhere `list` says why not.
@@ -53,6 +64,68 @@ fn six_drills_pass_each_with_proof_of_its_faults() {
             }
         }
     }
+}
+
+/// The broker stands still for longer than the drill lets anybody wait.
+const STOPS: &str = r#"# A broker that stands still, until it is enough.
+name = "stops"
+title = "t"
+title_zh = "t"
+why = "w"
+why_zh = "w"
+duration = "14s"
+
+[hypothesis]
+recovery = "4s"
+
+[workload]
+platforms = 2
+rate = 200
+
+[[faults]]
+kind = "pause-broker"
+at = "3s"
+for = "6s"
+
+[stop]
+"#;
+
+fn stops(condition: &str, chaos: &Chaos) -> (Option<i32>, Value, String) {
+    let file = chaos.dir().join("stops.toml");
+    std::fs::write(&file, format!("{STOPS}{condition}\n")).expect("written");
+    let (status, json, log) = chaos.play("stops.toml", &[]);
+    (exit_code(status), json, log)
+}
+
+#[test]
+fn a_stop_condition_ends_a_drill_as_a_fail_and_undoes_its_fault() {
+    let chaos = Chaos::new();
+    let (code, json, log) = stops("urgent_lag = \"1s\"", &chaos);
+    assert_eq!(code, Some(1), "{json:#}\n{log}");
+    assert_eq!(json["reasons"][0]["kind"], "stop-condition", "{json:#}");
+    // Long before its time, and the broker ran again: everybody came to have everything.
+    let fault = &json["faults"][0];
+    let at = |name: &str| fault[name].as_f64().unwrap_or_else(|| panic!("{json:#}"));
+    assert!(at("healing_s") - at("begin_s") < 5.0, "{json:#}");
+    for n in 1..=9 {
+        if n != 5 {
+            held(&json, n);
+        }
+    }
+    let left: Vec<_> = std::fs::read_dir(chaos.tmp()).expect("a folder").collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// It says that this machine, or this load, is not one to drill on.
+#[test]
+fn a_stop_condition_that_is_met_before_the_first_fault_says_nothing() {
+    let chaos = Chaos::new();
+    let (code, json, log) = stops("memory = \"1MiB\"", &chaos);
+    assert_eq!(code, Some(3), "{json:#}\n{log}");
+    let reasons = json["reasons"].as_array().expect("reasons");
+    let too_soon = |reason: &Value| reason["kind"] == "stopped-too-soon";
+    assert!(reasons.iter().any(too_soon), "{json:#}");
+    assert!(json["faults"][0]["begin_s"].is_null(), "{json:#}");
 }
 
 /// Not only the simulation sees a bug: so does a drill, in processes, from what clients saw.

@@ -3,7 +3,7 @@
 mod watch;
 
 use hutong_telemetry::catalogue;
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, ops::Range, path::Path};
 use watch::{prometheus::program, rules};
 
 const UNIT_TESTS: [&str; 2] = ["tests.yml", "tests-of-weeks.yml"];
@@ -137,19 +137,64 @@ fn alertmanager_takes_its_file_and_tells_whom_each_severity_is_for() {
     }
 }
 
-/// The branches of an alert that has several: each `or`, with what stands before and after it at the same depth. The
-/// lines of each, by their numbers in the rule.
-fn branches(rule: &[&str]) -> Vec<std::ops::Range<usize>> {
-    let depth = |line: &str| line.len() - line.trim_start().len();
-    let is_or = |line: &str| line.trim() == "or" || line.trim().starts_with("or on (");
-    let mut all = Vec::new();
-    for (at, or) in rule.iter().enumerate().filter(|(_, line)| is_or(line)) {
-        let inside = |line: &&&str| depth(line) >= depth(or) && !is_or(line);
+/// Lines of a rule's expression, by their numbers in the rule.
+fn expression(rule: &[&str]) -> Range<usize> {
+    let is = |line: &&str| line.trim_start().starts_with("expr:");
+    let begin = rule.iter().position(is).expect("an expression");
+    let more = rule[begin + 1..].iter();
+    let more = more.take_while(|line| depth(line) > depth(rule[begin]));
+    begin..begin + 1 + more.count()
+}
+
+fn depth(line: &str) -> usize {
+    line.len() - line.trim_start().len()
+}
+
+/// `or` or `and`, if the line is nothing else.
+fn operator(line: &str) -> Option<&str> {
+    let (word, labels) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+    let labels = labels.is_empty() || (labels.starts_with("on (") && labels.ends_with(')'));
+    (["or", "and"].contains(&word) && labels).then_some(word)
+}
+
+/// What can be taken out of an expression: lines of the rule, and what comes in their place.
+struct Operand {
+    lines: Range<usize>,
+    /// What nothing is for its operator: for `or` no series, for `and` no condition, and no operator either.
+    instead: Option<String>,
+    shown: String,
+}
+
+/// What stands before and after each `or` and `and`, at the same depth.
+fn operands(rule: &[&str]) -> Vec<Operand> {
+    let mut all: Vec<Operand> = Vec::new();
+    for (at, line) in rule.iter().enumerate() {
+        let Some(word) = operator(line) else { continue };
+        let same = |l: &str| depth(l) == depth(line);
+        let inside = |l: &&&str| depth(l) > depth(line) || (same(l) && operator(l).is_none());
         let before = rule[..at].iter().rev().take_while(inside).count();
         let after = rule[at + 1..].iter().take_while(inside).count();
-        for branch in [at - before..at, at + 1..at + 1 + after] {
-            if !all.contains(&branch) {
-                all.push(branch);
+        assert!(before > 0 && after > 0, "nothing beside {line}");
+        let next = rule.get(at + 1 + after).copied().unwrap_or_default();
+        let next = operator(next).filter(|_| same(rule[at + 1 + after]));
+        assert!(next.is_none_or(|n| n == word), "{line}: and and or mixed");
+        for operand in [at - before..at, at + 1..at + 1 + after] {
+            let shown = rule[operand.clone()].join("\n");
+            let (lines, instead) = match (word, operand.start > at) {
+                ("or", _) => {
+                    let nothing = format!("{}absent(vector(1))", " ".repeat(depth(line)));
+                    (operand, Some(nothing))
+                }
+                // With the operator.
+                (_, false) => (operand.start..at + 1, None),
+                (_, true) => (at..operand.end, None),
+            };
+            if !all.iter().any(|o| o.shown == shown) {
+                all.push(Operand {
+                    lines,
+                    instead,
+                    shown,
+                });
             }
         }
     }
@@ -179,33 +224,87 @@ fn pass(alert: &str, alerts: &str) -> bool {
     run("promtool", &["test", "rules", "tests.yml"], dir.path()).0
 }
 
+/// Each alert, the number of its first line in the file, and its lines.
+fn rules_of<'a>(all: &[&'a str]) -> Vec<(String, usize, Vec<&'a str>)> {
+    let name = |line: &str| line.trim().strip_prefix("- alert: ").map(str::to_owned);
+    let starts = all.iter().enumerate();
+    let starts = starts.filter_map(|(at, line)| Some((name(line)?, at)));
+    starts
+        .map(|(alert, at)| {
+            let rest = all[at + 1..].iter();
+            let rest = rest.take_while(|line| !line.trim().starts_with("- "));
+            let end = at + 1 + rest.count();
+            (alert, at, all[at..end].to_vec())
+        })
+        .collect()
+}
+
 #[test]
-fn each_branch_of_each_alert_has_a_unit_test_that_misses_it() {
+fn operators_of_sets_stand_on_lines_of_their_own() {
     let text = rules::read("prometheus/alerts.yml");
     let all: Vec<&str> = text.lines().collect();
-    let (mut at, mut seen) = (0, 0);
-    for (alert, rule) in alerts() {
-        let begin = all[at..].iter().position(|l| l.contains("- alert: "));
-        at += begin.expect("its first line");
-        let rule: Vec<&str> = all[at..at + rule.lines().count()].to_vec();
-        for branch in branches(&rule) {
-            let what = rule[branch.clone()].join("\n");
-            let first = rule[branch.start];
-            let indent = &first[..first.len() - first.trim_start().len()];
-            let nothing = format!("{indent}absent(vector(1))");
-            let mut lines = all.clone();
-            lines.splice(at + branch.start..at + branch.end, [nothing.as_str()]);
-            let without = lines.join("\n") + "\n";
+    for (alert, _, rule) in rules_of(&all) {
+        for line in &rule[expression(&rule)] {
+            let is = |word: &str| ["or", "and", "unless"].contains(&word);
+            let word = line.split(|c: char| !c.is_alphanumeric()).find(|w| is(w));
             assert!(
-                !pass(&alert, &without),
-                "no unit test of {alert} misses this:\n{what}"
+                word.is_none() || operator(line).is_some(),
+                "{alert}: {line}: `or` and `and` need a line of their own to be found by the test of operands, \
+                 which does not know `unless`"
             );
-            seen += 1;
         }
-        at += 1;
     }
-    // Of WriteStall alone there are five.
-    assert!(seen >= 11, "{seen} branches found");
+}
+
+#[test]
+fn each_operand_of_each_alert_has_a_unit_test_that_misses_it() {
+    let text = rules::read("prometheus/alerts.yml");
+    let all: Vec<&str> = text.lines().collect();
+    let mut missed = Vec::new();
+    for (alert, at, rule) in rules_of(&all) {
+        let operands = operands(&rule);
+        // Each stands before one, and the last before one more.
+        let operators = rule[expression(&rule)].iter().filter_map(|l| operator(l));
+        assert!(operators.clone().count() < operands.len().max(1), "{alert}");
+        for Operand {
+            lines,
+            instead,
+            shown,
+        } in operands
+        {
+            let mut without = all.clone();
+            without.splice(at + lines.start..at + lines.end, instead.as_deref());
+            if pass(&alert, &(without.join("\n") + "\n")) {
+                missed.push(format!("no unit test of {alert} misses this:\n{shown}"));
+            }
+        }
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+/// Labels that an alert says of itself, as a unit test has them.
+fn labels(rule: &str) -> Vec<String> {
+    let lines = rule.lines().map(str::trim);
+    let lines = lines.skip_while(|line| *line != "labels:").skip(1);
+    let lines = lines.take_while(|line| *line != "annotations:");
+    let pairs = lines.filter_map(|line| line.split_once(": "));
+    pairs.map(|(k, v)| format!("{k}: \"{v}\"")).collect()
+}
+
+#[test]
+fn each_alert_fires_in_a_unit_test() {
+    let tests = UNIT_TESTS.map(|name| rules::read(&format!("prometheus/{name}")));
+    let expected = || tests.iter().flat_map(|t| t.split("alertname: ").skip(1));
+    for (alert, rule) in alerts() {
+        let labels = labels(&rule);
+        assert!(!labels.is_empty(), "{alert}");
+        let of_it = expected().filter(|e| e.lines().next() == Some(&alert));
+        let mut fired = of_it.flat_map(|e| e.split("- exp_labels:").skip(1));
+        assert!(
+            fired.any(|one| labels.iter().all(|label| one.contains(label))),
+            "no unit test of {alert} with {labels:?} expects it to fire"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

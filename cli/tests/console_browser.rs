@@ -23,6 +23,8 @@ use tokio::{
 
 const ENTITY: &str = "000102030405060708090a0b0c0d0e0f";
 const PLATFORMS: usize = 32;
+/// What the broker says of a delta of nobody.
+const REFUSED: &str = "ENTITY_INVALID";
 const FIRST_PAINT_MS_MAX: f64 = 1000.0;
 const BYTES_MAX: u64 = 300 << 10;
 /// A change in bulk may wait for 30 s before that is worth a look.
@@ -125,10 +127,19 @@ async fn a_fault(
     );
     assert!(seen(&found, "title").starts_with("(1) "), "{found}");
     let finding = seen(&found, "finding");
+    let (records, since) = not_applied(broker, sick).await;
+    let picture = picture(broker).await;
+    let first = &picture["findings"][0];
+    assert_eq!(
+        (first["records"].as_u64(), first["since_us"].as_u64()),
+        (Some(records), Some(since)),
+        "{first}"
+    );
     for part in [
         &sick.to_string(),
         "critical",
-        "Has not applied",
+        &format!("Has not applied {records} urgent records"),
+        &format!("since {}", as_shown(since)),
         "does not apply them",
         "What to do:",
         &oldest.offset.to_string(),
@@ -141,11 +152,40 @@ async fn a_fault(
         "{found}"
     );
     assert!(seen(&found, "entity").contains("R1 v1"), "{found}");
+    for part in ["Anhui", REFUSED] {
+        assert!(seen(&found, "refused").contains(part), "{part}: {found}");
+    }
     assert_eq!(found["seen"]["cells"], PLATFORMS * PLATFORMS);
     assert!(seen(&found, "reports").contains(report), "{found}");
     for part in ["The broker is killed under load", "负载下强制终止互通"] {
         assert!(seen(&found, "report").contains(part), "{part}: {found}");
     }
+}
+
+/// What `hutong lag --matrix` says of a receiver: urgent records that it has not applied, and since when.
+async fn not_applied(broker: &Embedded, receiver: u32) -> (u64, u64) {
+    let matrix = scene::json(broker, &["lag", "--matrix"]).await;
+    let pairs = matrix.as_array().expect("a list").iter();
+    let of_it = pairs.filter(|pair| pair["receiver"] == receiver);
+    let lag = of_it.filter_map(|pair| {
+        let lag = &pair["urgent"];
+        Some((lag["records"].as_u64()?, lag["oldest_at_us"].as_u64()?))
+    });
+    let behind = lag.filter(|(records, _)| *records > 0);
+    let (records, since): (Vec<_>, Vec<_>) = behind.unzip();
+    let oldest = since.into_iter().min().expect("it is behind");
+    (records.into_iter().sum(), oldest)
+}
+
+/// A time as the console shows it, by another program.
+fn as_shown(us: u64) -> String {
+    let at = format!("@{}.{:06}", us / 1_000_000, us % 1_000_000);
+    let date = std::process::Command::new("date")
+        .args(["-u", "-d", &at, "+%F %T.%3N UTC"])
+        .output()
+        .expect("date runs");
+    assert!(date.status.success(), "{at}");
+    String::from_utf8_lossy(&date.stdout).trim().to_owned()
 }
 
 async fn all_clear(broker: &Embedded) {
@@ -222,6 +262,11 @@ async fn gone(broker: Embedded, [issuer, sick]: [u32; 2]) {
         .expect("a line")
         .expect("what it found");
     let found: Value = serde_json::from_str(&found).expect("JSON");
+    assert_eq!(
+        found["problems"].as_array().map(Vec::len),
+        Some(0),
+        "{found}"
+    );
     assert!(seen(&found, "before").contains("All 32"), "{found}");
     assert!(seen(&found, "banner").contains("No line"), "{found}");
     assert_eq!(seen(&found, "alert"), "alert");

@@ -69,6 +69,7 @@ async fn a_bundle_has_what_is_needed_and_no_secret() {
     assert!(read("picture.json").contains("\"matrix\""));
     assert!(read("readyz.txt").contains("ok"));
     assert!(read("config-0.toml").contains("postgres-outbox"));
+    assert!(!read("about.json").contains("no configuration"));
     for name in ["config-0.toml", "about.json", "errors.json", "status.json"] {
         assert!(!read(name).contains("hunter2"), "{name}");
     }
@@ -79,6 +80,16 @@ async fn a_bundle_has_what_is_needed_and_no_secret() {
         let has = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
         assert!(!has(&[b'1'; 32]) && !has(&[0x11; 16]), "{}", file.display());
     }
+    let bare = dir.path().join("c.tar");
+    let args = ["debug", "bundle", "--into", &path(&bare), "--http", http];
+    let made = hutong(&broker, "operator/test", &args).await;
+    assert_eq!(made.status.code(), Some(0), "{made:?}");
+    let said = String::from_utf8_lossy(&made.stdout);
+    assert!(said.contains("no configuration"), "{said}");
+    let mut tar = Command::new("tar");
+    let about = tar.arg("-xOf").arg(&bare).arg("hutong-debug/about.json");
+    let about = String::from_utf8(about.output().expect("tar").stdout).expect("text");
+    assert!(about.contains("no configuration"), "{about}");
     broker.stop().await;
 
     let gone = dir.path().join("b.tar");

@@ -18,10 +18,27 @@ use watch::{Broker, Connector, get, rules, until};
 
 /// What the shell says of a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
+/// Below are those of services that are known, and of this one's defaults.
+const LOWEST_PORT: u16 = 12_000;
 
 fn root() -> PathBuf {
     let cli = Path::new(env!("CARGO_MANIFEST_DIR"));
     cli.parent().expect("the repository").to_owned()
+}
+
+/// On the address that it listens on, which all share. Its ports are used seconds after they are found, so they are none of
+/// those that the system gives to whoever asks for any, and each test, a process of its own, begins elsewhere.
+fn free_addresses() -> [SocketAddr; 2] {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").expect("a range");
+    let first = range.split_whitespace().next().expect("its first port");
+    let first: u16 = first.parse().expect("a number");
+    let ports: Vec<u16> = (LOWEST_PORT..first).collect();
+    assert!(ports.len() > 1000, "too few ports below {first}");
+    let begin = std::process::id() as usize * 2 % ports.len();
+    let from_there = ports.iter().cycle().skip(begin).take(ports.len());
+    let addresses = from_there.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, *port)));
+    let mut free = addresses.filter(|address| TcpListener::bind(address).is_ok());
+    [(); 2].map(|()| free.next().expect("a free port"))
 }
 
 /// `./dev observe`, in a process group of its own, as in a terminal.
@@ -34,13 +51,7 @@ struct Observe {
 
 impl Observe {
     fn start(targets: &[String]) -> Observe {
-        let address = || {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-            (listener.local_addr().expect("its address"), listener)
-        };
-        // Both at once, so that they differ; free again when it starts.
-        let ((prometheus, one), (alertmanager, other)) = (address(), address());
-        drop((one, other));
+        let [prometheus, alertmanager] = free_addresses();
         Observe::start_on(targets, prometheus, alertmanager)
     }
 

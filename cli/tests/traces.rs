@@ -13,7 +13,7 @@ use hutong_connectors::{
     },
 };
 use hutong_proto::{Cursor, Delta, Issuer, Lane, Micros, TraceContext, api, delta::Colour};
-use hutong_telemetry::{TraceSettings, Traces};
+use hutong_telemetry::{Service, TraceSettings, Traces};
 use opentelemetry_proto::tonic::{
     collector::{
         metrics::v1::{
@@ -25,7 +25,8 @@ use opentelemetry_proto::tonic::{
             trace_service_server::{TraceService, TraceServiceServer},
         },
     },
-    common::v1::any_value::Value,
+    common::v1::{KeyValue, any_value::Value},
+    resource::v1::Resource,
     trace::v1::Span,
 };
 use std::{
@@ -56,6 +57,15 @@ type Named = Vec<(String, usize)>;
 struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
     metrics: Arc<Mutex<BTreeSet<String>>>,
+    /// Who sent spans and who sent metrics: name and instance.
+    span_services: Arc<Mutex<BTreeSet<(String, String)>>>,
+    metric_services: Arc<Mutex<BTreeSet<(String, String)>>>,
+}
+
+fn service(resource: Option<Resource>) -> (String, String) {
+    let attributes = resource.unwrap_or_default().attributes;
+    let text = |key: &str| text_of(&attributes, key);
+    (text("service.name"), text("service.instance.id"))
 }
 
 #[tonic::async_trait]
@@ -65,7 +75,11 @@ impl TraceService for Collector {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let resources = request.into_inner().resource_spans.into_iter();
-        let scopes = resources.flat_map(|resource| resource.scope_spans);
+        let scopes = resources.flat_map(|resource| {
+            let mut services = self.span_services.lock().expect("no panic");
+            services.insert(service(resource.resource));
+            resource.scope_spans
+        });
         let spans = scopes.flat_map(|scope| scope.spans);
         self.spans.lock().expect("no panic").extend(spans);
         Ok(Response::new(ExportTraceServiceResponse::default()))
@@ -79,7 +93,11 @@ impl MetricsService for Collector {
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         let resources = request.into_inner().resource_metrics.into_iter();
-        let scopes = resources.flat_map(|resource| resource.scope_metrics);
+        let scopes = resources.flat_map(|resource| {
+            let mut services = self.metric_services.lock().expect("no panic");
+            services.insert(service(resource.resource));
+            resource.scope_metrics
+        });
         let names = scopes.flat_map(|scope| scope.metrics).map(|m| m.name);
         self.metrics.lock().expect("no panic").extend(names);
         Ok(Response::new(ExportMetricsServiceResponse::default()))
@@ -146,7 +164,10 @@ impl Collector {
 fn traces(otlp: SocketAddr, share: f64) -> Traces {
     let settings = TraceSettings {
         otlp: format!("http://{otlp}"),
-        service: "test",
+        service: Service {
+            name: "test",
+            instance: "one".to_owned(),
+        },
         share,
         slow: Duration::MAX,
     };
@@ -166,7 +187,11 @@ fn pushing(otlp: SocketAddr) -> Setup {
 
 /// A text or a number, as text; empty if the span has no such attribute.
 fn attribute(span: &Span, key: &str) -> String {
-    let found = span.attributes.iter().find(|a| a.key == key);
+    text_of(&span.attributes, key)
+}
+
+fn text_of(attributes: &[KeyValue], key: &str) -> String {
+    let found = attributes.iter().find(|a| a.key == key);
     let value = found.and_then(|a| a.value.clone()).and_then(|v| v.value);
     match value {
         Some(Value::StringValue(text)) => text,
@@ -390,7 +415,7 @@ fn trace_ids(log: &str) -> BTreeSet<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_ends_of_a_stream_log_one_trace_and_a_call_is_logged_with_its_own() {
-    let (_collector, otlp) = Collector::start().await;
+    let (collector, otlp) = Collector::start().await;
     let dir = tempfile::tempdir().expect("a folder");
     let broker = Broker::start_with(dir.path(), pushing(otlp)).await;
     let log = |name: &str| {
@@ -417,6 +442,24 @@ async fn both_ends_of_a_stream_log_one_trace_and_a_call_is_logged_with_its_own()
     // The broker says nothing of a subscriber while all is well: somebody else takes its stream over.
     drop(clients::Sink::start(&broker, SICHUAN).await);
     until("its end in both logs", async || in_both("sink")).await;
+
+    // Connectors push metrics too, and who pushes is called the same with both.
+    until("metrics of both", async || {
+        let names = collector.metrics.lock().expect("no panic").clone();
+        let spans = collector.span_services.lock().expect("no panic").clone();
+        let metrics = collector.metric_services.lock().expect("no panic").clone();
+        let of = |name: &str| metrics.iter().filter(|(n, _)| n == name).count();
+        let all = names.contains("hutong_connect_state")
+            && (of("hutong-broker"), of("hutong-connect")) == (1, 2)
+            && metrics.iter().all(|(_, instance)| !instance.is_empty())
+            && spans.is_subset(&metrics)
+            && spans.iter().any(|(name, _)| name == "hutong-connect");
+        match all {
+            true => Ok(()),
+            false => Err(format!("{spans:?} {metrics:?} {names:?}")),
+        }
+    })
+    .await;
 
     let endpoint = Endpoint::new(broker.address(), Identity::Operator("test".to_owned()));
     let trace = TraceContext {

@@ -9,10 +9,10 @@ mod processes;
 mod testing;
 
 use hutong_connectors::state::State;
-use processes::{Broker, Connector, until};
+use processes::{Broker, Connector, free_address, until};
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     ops::RangeInclusive,
     time::{Duration, Instant},
 };
@@ -88,8 +88,7 @@ async fn a_connector_says_that_it_is_held_back_while_the_broker_takes_nothing() 
     let dir = tempfile::tempdir().expect("a folder");
     let server = PostgresServer::start();
     let broker = Broker::start(dir.path(), PLATFORMS);
-    let http = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
-    let http = http.expect("a free port");
+    let http = free_address();
     let work = source(&server.url(), http);
     let mut connector = Connector::start(dir.path(), "outbox", ISSUER, &broker, &work);
     // It runs when its first row has arrived.

@@ -1,6 +1,9 @@
 //! OpenTelemetry instruments, read in Prometheus' text format.
 
-use opentelemetry::metrics::{Meter, MeterProvider as _};
+use opentelemetry::{
+    KeyValue,
+    metrics::{Meter, MeterProvider as _},
+};
 use opentelemetry_otlp::{MetricExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
     Resource,
@@ -14,9 +17,28 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// How often metrics are pushed.
+pub const PUSH_EVERY: Duration = Duration::from_secs(15);
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
 
 type Hook = Box<dyn Fn() + Send + Sync>;
+
+/// Who pushes, as collectors show it: the same with metrics and with spans.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub name: &'static str,
+    /// Tells it from others of that name, and stays the same over restarts.
+    pub instance: String,
+}
+
+impl Service {
+    pub(crate) fn resource(&self) -> Resource {
+        Resource::builder_empty()
+            .with_service_name(self.name)
+            .with_attribute(KeyValue::new("service.instance.id", self.instance.clone()))
+            .build()
+    }
+}
 
 /// Makes instruments, and reads them all. Cheap to clone.
 #[derive(Clone)]
@@ -57,11 +79,11 @@ impl Exporter {
         Exporter::pushing(series_max, None)
     }
 
-    /// The same, and [`Exporter::push`] pushes to this address by OTLP over gRPC: `http://127.0.0.1:4317`. Within a
-    /// runtime of tokio; nothing is connected yet.
+    /// The same, and [`Exporter::push`] pushes as this service to this address by OTLP over gRPC:
+    /// `http://127.0.0.1:4317`. Within a runtime of tokio; nothing is connected yet.
     pub fn pushing(
         series_max: impl Fn(&str) -> Option<usize> + Send + Sync + 'static,
-        otlp: Option<&str>,
+        otlp: Option<(&str, &Service)>,
     ) -> Result<Exporter, ScrapeError> {
         let registry = Registry::new();
         let reader = opentelemetry_prometheus::exporter()
@@ -80,14 +102,13 @@ impl Exporter {
                 .ok()
         };
         let mut provider = SdkMeterProvider::builder()
-            .with_resource(
-                Resource::builder_empty()
-                    .with_service_name("hutong")
-                    .build(),
-            )
+            .with_resource(match otlp {
+                Some((_, service)) => service.resource(),
+                None => Resource::builder_empty().build(),
+            })
             .with_reader(reader)
             .with_view(view);
-        if let Some(otlp) = otlp {
+        if let Some((otlp, _)) = otlp {
             let exporter = MetricExporter::builder()
                 .with_tonic()
                 .with_endpoint(otlp)
@@ -171,7 +192,6 @@ impl Exporter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use opentelemetry::KeyValue;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     fn exporter() -> Exporter {

@@ -21,7 +21,7 @@ pub mod logs;
 pub mod recent;
 mod traces;
 
-pub use exporter::{Exporter, ScrapeError};
+pub use exporter::{Exporter, PUSH_EVERY, ScrapeError, Service};
 pub use health::Health;
 pub use logs::{LogFormat, LogsError};
-pub use traces::{Allowance, Span, SpanRef, TraceSettings, Traces, TracesError};
+pub use traces::{Allowance, LINKS_MAX, Span, SpanRef, TraceSettings, Traces, TracesError};

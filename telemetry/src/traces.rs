@@ -7,17 +7,15 @@
 //! Spans wait in a bounded queue and are pushed by OTLP; what has no room is dropped and counted by the SDK. Nothing in a
 //! span names a person.
 
+use crate::Service;
 use opentelemetry::{
     InstrumentationScope, KeyValue, SpanId, TraceFlags, TraceId,
     trace::{Link, SpanContext, SpanKind, Status, TraceState},
 };
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
-use opentelemetry_sdk::{
-    Resource,
-    trace::{
-        BatchSpanProcessor, IdGenerator as _, RandomIdGenerator, SpanData, SpanEvents, SpanLinks,
-        SpanProcessor,
-    },
+use opentelemetry_sdk::trace::{
+    BatchSpanProcessor, IdGenerator as _, RandomIdGenerator, SpanData, SpanEvents, SpanLinks,
+    SpanProcessor,
 };
 use std::{
     fmt,
@@ -28,8 +26,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// Of other spans.
-const LINKS_MAX: usize = 32;
+/// Of other spans, in one span; of more, the first ones are kept.
+pub const LINKS_MAX: usize = 32;
 
 /// A span, as others refer to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +56,7 @@ pub struct Span {
 pub struct TraceSettings {
     /// Of the collector: `http://127.0.0.1:4317`.
     pub otlp: String,
-    /// Who traces, as tools show it.
-    pub service: &'static str,
+    pub service: Service,
     /// Of what begins here, between 0 and 1.
     pub share: f64,
     /// What takes longer is kept.
@@ -83,27 +80,31 @@ struct Inner {
 /// alone.
 #[derive(Debug)]
 pub struct Allowance {
-    per_second: u64,
-    /// The second that the count is of, and the count.
-    second: AtomicU64,
-    kept: AtomicU64,
+    per_second: u16,
+    /// The second that the count is of, and in the lower 16 bits the count: they change together.
+    taken: AtomicU64,
 }
 
 impl Allowance {
-    pub const fn new(per_second: u64) -> Allowance {
+    pub const fn new(per_second: u16) -> Allowance {
         Allowance {
             per_second,
-            second: AtomicU64::new(0),
-            kept: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
         }
     }
 
     fn take(&self, now_us: u64) -> bool {
         let second = now_us / 1_000_000;
-        if self.second.swap(second, Relaxed) != second {
-            self.kept.store(0, Relaxed);
-        }
-        self.kept.fetch_add(1, Relaxed) < self.per_second
+        let take = |was: u64| {
+            let (last, count) = (was >> 16, was & 0xffff);
+            // A clock that was set back gives nothing anew.
+            let (at, count) = match second > last {
+                true => (second, 0),
+                false => (last, count),
+            };
+            (count < u64::from(self.per_second)).then_some(at << 16 | (count + 1))
+        };
+        self.taken.fetch_update(Relaxed, Relaxed, take).is_ok()
     }
 }
 
@@ -145,10 +146,7 @@ impl Traces {
         mut processor: Box<dyn SpanProcessor>,
         settings: &TraceSettings,
     ) -> Traces {
-        let resource = Resource::builder_empty()
-            .with_service_name(settings.service)
-            .build();
-        processor.set_resource(&resource);
+        processor.set_resource(&settings.service.resource());
         let one_in = match settings.share {
             share if share > 0.0 => (1.0 / share).round().max(1.0) as u64,
             _ => 0,
@@ -276,7 +274,10 @@ mod tests {
         let kept = Kept::default();
         let settings = TraceSettings {
             otlp: String::new(),
-            service: "test",
+            service: Service {
+                name: "test",
+                instance: "one".to_owned(),
+            },
             share,
             slow: Duration::from_secs(1),
         };
@@ -346,5 +347,14 @@ mod tests {
             traces.keeps(&one, quick, true, 6_000_000),
             "the next second"
         );
+        assert_eq!(in_a_second(&one), 2, "a clock set back gives nothing anew");
+        assert_eq!(in_a_second(&one), 0);
+        let many = Allowance::new(100);
+        let taken: usize = std::thread::scope(|scope| {
+            let count = || (0..1000).filter(|_| many.take(7_000_000)).count();
+            let threads = [(); 4].map(|()| scope.spawn(count));
+            threads.map(|t| t.join().expect("no panic")).iter().sum()
+        });
+        assert_eq!(taken, 100, "together");
     }
 }

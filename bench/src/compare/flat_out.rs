@@ -1,5 +1,6 @@
 //! Closed loop: producers that have a bounded number of batches under way all the time, so that each
-//! system takes as much as it can.
+//! system takes as much as it can. Between warm-up and measured time the producers stand still until each receiver has
+//! what was acknowledged: a backlog of the warm-up would cost a system time that its figures do not show.
 
 use super::{Options, Row, Turn, issuers, sampler};
 use crate::{
@@ -15,7 +16,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -23,6 +24,8 @@ use tokio::{sync::watch, task::JoinSet};
 
 /// For receivers, when all is acknowledged. Who takes longer has lost something.
 const DRAIN_MAX: Duration = Duration::from_secs(300);
+/// How often it is looked whether they have it.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// What the producers and receivers of a turn share.
 #[derive(Debug)]
@@ -32,8 +35,12 @@ pub struct Shared {
     pub traced: bool,
     batch: u32,
     in_flight: usize,
-    begin: Instant,
-    end: Instant,
+    warm_until: Instant,
+    measured: Duration,
+    /// Producers that have done with the warm-up, and nothing under way.
+    warm: AtomicUsize,
+    /// When the measured time began.
+    begun: watch::Sender<Option<Instant>>,
     /// Batches acknowledged since the start.
     acknowledged: AtomicU64,
     /// Becomes true when no more come.
@@ -42,24 +49,40 @@ pub struct Shared {
     producing: Busy,
 }
 
-/// A receiver that has taken all, and is still connected: what a server's part of it took is known only so long.
+/// Batches that a receiver took, and itself, still connected: what a server's part of it took is known only so long.
 type Received = (u64, Box<dyn Receiver>);
 
 impl Shared {
     pub fn new(options: &Options, row: Row, warmup: f64, seconds: f64) -> Shared {
         let (batch, in_flight) = row.shape(options);
-        let begin = Instant::now() + Duration::from_secs_f64(warmup);
         Shared {
             people: options.people,
             traced: false,
             batch,
             in_flight,
-            begin,
-            end: begin + Duration::from_secs_f64(seconds),
+            warm_until: Instant::now() + Duration::from_secs_f64(warmup),
+            measured: Duration::from_secs_f64(seconds),
+            warm: AtomicUsize::new(0),
+            begun: watch::Sender::new(None),
             acknowledged: AtomicU64::new(0),
             done: watch::Sender::new(false),
             counters: Arc::default(),
             producing: Busy::default(),
+        }
+    }
+
+    /// The measured time begins now.
+    pub fn begin(&self) -> Instant {
+        let now = Instant::now();
+        self.begun.send_replace(Some(now));
+        now
+    }
+
+    /// Waits until nothing of the warm-up is left: it is acknowledged, and all receivers have it.
+    async fn warmed(&self, producers: usize) {
+        let behind = || self.counters.lag().is_some_and(|(most, _)| most > 0);
+        while self.warm.load(Ordering::Acquire) < producers || behind() {
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }
@@ -81,7 +104,6 @@ pub async fn turn(options: &Options, row: Row, kind: Kind) -> Result<Turn, Failu
     let mut receivers = JoinSet::new();
     let counters = &shared.counters;
     counters.subscribers(opened.len());
-    let sampler = sampler(&*system, counters, shared.begin);
     for (i, receiver) in opened.into_iter().enumerate() {
         let receiver = receive(Arc::clone(&shared), i, receiver);
         receivers.spawn(counters.receiving.watch(receiver));
@@ -91,8 +113,7 @@ pub async fn turn(options: &Options, row: Row, kind: Kind) -> Result<Turn, Failu
         let producer = produce(Arc::clone(&shared), issuer, i as u64 + 1, sender);
         producers.spawn(shared.producing.watch(producer));
     }
-    let mut turn = measure(&shared, &*system, producers, receivers).await?;
-    turn.series = sampler.series();
+    let turn = measure(&shared, &*system, producers, receivers).await?;
     system.check()?;
     Ok(turn)
 }
@@ -117,12 +138,15 @@ async fn measure(
     mut producers: JoinSet<Result<Produced, Failure>>,
     mut receivers: JoinSet<Result<Received, Failure>>,
 ) -> Result<Turn, Failure> {
-    tokio::time::sleep_until(shared.begin.into()).await;
+    warm_up(shared, &mut producers, &mut receivers).await?;
+    let warm = shared.acknowledged.load(Ordering::Acquire);
     let (system_before, load_before) = (system.usage(), usage_of("self"));
     let receiving = &shared.counters.receiving;
     let (producing, received) = (shared.producing.mark(), receiving.mark());
     let tasks = (producers.len(), receivers.len());
     let mut turn = Turn::default();
+    let begin = shared.begin();
+    let sampler = sampler(system, &shared.counters, begin);
     // Connections stay until the system's processors were looked at: of a process that has just ended nobody knows.
     let (mut batches, mut connected) = (0, (Vec::new(), Vec::new()));
     while let Some(produced) = producers.join_next().await {
@@ -132,7 +156,7 @@ async fn measure(
         connected.0.push(produced.sender);
     }
     turn.waited_share = shared.producing.waited_share(producing, tasks.0);
-    let mut seconds = shared.begin.elapsed().as_secs_f64();
+    let mut seconds = begin.elapsed().as_secs_f64();
     shared.done.send_replace(true);
     // Who lets its receivers fall behind has not delivered: the time goes on until they have all.
     let mut deliveries = 0;
@@ -140,7 +164,7 @@ async fn measure(
     let all = async {
         while let Some(received) = receivers.join_next().await {
             let (batches, receiver) = received??;
-            deliveries += batches;
+            deliveries += batches.saturating_sub(warm);
             connected.1.push(receiver);
         }
         Ok::<(), Failure>(())
@@ -153,7 +177,7 @@ async fn measure(
     };
     tokio::time::timeout(DRAIN_MAX, all).await.map_err(late)??;
     if counted {
-        seconds = shared.begin.elapsed().as_secs_f64();
+        seconds = begin.elapsed().as_secs_f64();
         turn.receivers_waited_share = Some(receiving.waited_share(received, tasks.1));
     }
     turn.acknowledged = batches * u64::from(shared.batch);
@@ -162,8 +186,35 @@ async fn measure(
     turn.deliveries_per_s = turn.delivered as f64 / seconds;
     turn.system = between(system_before, system.usage());
     turn.load_cpu_s = between(load_before, usage_of("self")).cpu_s;
+    turn.series = sampler.series();
     drop(connected);
     Ok(turn)
+}
+
+/// Until the measured time may begin. Nobody ends before, but who fails.
+async fn warm_up(
+    shared: &Shared,
+    producers: &mut JoinSet<Result<Produced, Failure>>,
+    receivers: &mut JoinSet<Result<Received, Failure>>,
+) -> Result<(), Failure> {
+    let time = shared.warm_until.saturating_duration_since(Instant::now()) + DRAIN_MAX;
+    tokio::select! {
+        () = shared.warmed(producers.len()) => Ok(()),
+        Some(produced) = producers.join_next() => {
+            produced??;
+            Err("a producer has ended during the warm-up".into())
+        }
+        Some(received) = receivers.join_next() => {
+            received??;
+            Err("a receiver has ended during the warm-up".into())
+        }
+        () = tokio::time::sleep(time) => Err(format!(
+            "{} s after the warm-up a receiver has not got all of it, so nothing can be measured; a shorter \
+             --warmup leaves less to catch up with",
+            DRAIN_MAX.as_secs()
+        )
+        .into()),
+    }
 }
 
 pub struct Produced {
@@ -173,56 +224,87 @@ pub struct Produced {
     sender: Box<dyn Sender>,
 }
 
-/// Publishes until the end; counts what was sent after the warm-up.
+/// Publishes through the warm-up and the measured time; counts what was sent in the latter.
 pub async fn produce(
     shared: Arc<Shared>,
     issuer: Issuer,
     seed: u64,
-    mut sender: Box<dyn Sender>,
+    sender: Box<dyn Sender>,
 ) -> Result<Produced, Failure> {
-    let mut generator = Generator::new(issuer, shared.people, seed).traced(shared.traced);
-    let (mut batches, mut acks) = (0, Latencies::default());
-    let mut pending: VecDeque<(Instant, Ack)> = VecDeque::new();
-    loop {
-        let sent_at = Instant::now();
-        if sent_at >= shared.end || pending.len() >= shared.in_flight {
-            let Some((sent_at, ack)) = pending.pop_front() else {
-                return Ok(Produced {
-                    batches,
-                    ack: acks,
-                    sender,
-                });
-            };
-            ack.await?;
-            shared.acknowledged.fetch_add(1, Ordering::AcqRel);
-            let (counters, deltas) = (&shared.counters, u64::from(shared.batch));
-            counters.acknowledged.fetch_add(deltas, Ordering::AcqRel);
-            counters.owed(deltas, None);
-            if sent_at >= shared.begin {
-                let second = sent_at.duration_since(shared.begin).as_secs() as usize;
-                acks.record(second, sent_at.elapsed().as_micros() as u64, 1);
+    let mut producer = Producer {
+        generator: Generator::new(issuer, shared.people, seed).traced(shared.traced),
+        shared: Arc::clone(&shared),
+        sender,
+    };
+    producer.publish(shared.warm_until, None).await?;
+    shared.warm.fetch_add(1, Ordering::AcqRel);
+    let mut begun = shared.begun.subscribe();
+    let begin = *begun.wait_for(Option::is_some).await?;
+    let begin = begin.ok_or("the measured time has not begun")?;
+    let (batches, ack) = producer
+        .publish(begin + shared.measured, Some(begin))
+        .await?;
+    Ok(Produced {
+        batches,
+        ack,
+        sender: producer.sender,
+    })
+}
+
+struct Producer {
+    shared: Arc<Shared>,
+    generator: Generator,
+    sender: Box<dyn Sender>,
+}
+
+impl Producer {
+    /// Until `end`, and until all is acknowledged. How many batches that were, and their acks by second since `begin`,
+    /// if there is one.
+    async fn publish(
+        &mut self,
+        end: Instant,
+        begin: Option<Instant>,
+    ) -> Result<(u64, Latencies), Failure> {
+        let shared = &self.shared;
+        let (mut batches, mut acks) = (0, Latencies::default());
+        let mut pending: VecDeque<(Instant, Ack)> = VecDeque::new();
+        loop {
+            let sent_at = Instant::now();
+            if sent_at >= end || pending.len() >= shared.in_flight {
+                let Some((sent_at, ack)) = pending.pop_front() else {
+                    return Ok((batches, acks));
+                };
+                ack.await?;
+                let (counters, deltas) = (&shared.counters, u64::from(shared.batch));
+                counters.owed(deltas, None);
+                counters.acknowledged.fetch_add(deltas, Ordering::AcqRel);
+                shared.acknowledged.fetch_add(1, Ordering::AcqRel);
                 batches += 1;
+                if let Some(begin) = begin {
+                    let second = sent_at.duration_since(begin).as_secs() as usize;
+                    acks.record(second, sent_at.elapsed().as_micros() as u64, 1);
+                }
+                continue;
             }
-            continue;
+            let committed_at = load::now();
+            let batch = (self.generator).batch(shared.batch, Lane::Bulk, |_| committed_at);
+            pending.push_back((sent_at, self.sender.send(batch).await?));
         }
-        let committed_at = load::now();
-        let batch = generator.batch(shared.batch, Lane::Bulk, |_| committed_at);
-        pending.push_back((sent_at, sender.send(batch).await?));
     }
 }
 
-/// Takes until everything acknowledged has come. Returns how many batches came after the warm-up.
+/// Takes until everything acknowledged has come. Returns how many batches that were, with those of the warm-up.
 async fn receive(
     shared: Arc<Shared>,
     number: usize,
     mut receiver: Box<dyn Receiver>,
 ) -> Result<Received, Failure> {
-    let (mut came, mut before) = (Came::default(), 0);
+    let mut came = Came::default();
     let mut done = shared.done.subscribe();
     loop {
         let ended = *done.borrow();
         if ended && came.batches >= shared.acknowledged.load(Ordering::Acquire) {
-            return Ok((came.batches - before, receiver));
+            return Ok((came.batches, receiver));
         }
         let had = came.batches;
         tokio::select! {
@@ -231,9 +313,6 @@ async fn receive(
                 let deltas = (came.batches - had) * u64::from(shared.batch);
                 shared.counters.delivered.fetch_add(deltas, Ordering::AcqRel);
                 shared.counters.got(number, deltas);
-                if Instant::now() < shared.begin {
-                    before = came.batches;
-                }
             }
             changed = done.changed(), if !ended => changed?,
         }

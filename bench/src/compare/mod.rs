@@ -14,7 +14,9 @@ use crate::{
     load,
     measure::{Counters, Latencies, Sampler},
     plot::Series,
+    report,
     systems::{Kind, System},
+    waited,
 };
 use clap::{Args, ValueEnum};
 use proof::Proof;
@@ -186,6 +188,11 @@ pub async fn run(options: &Options) -> Result<Comparison, Failure> {
                     _ => flat_out::turn(options, *row, *system).await,
                 };
                 let turn = turn.map_err(|error| format!("{row} of {system}: {error}"))?;
+                if let Some(warning) =
+                    waited::warning(&format!("{row} of {system}"), turn.waited_share)
+                {
+                    eprintln!("hutong-bench: {warning}");
+                }
                 let turns = &mut comparison.turns;
                 turns.entry((*row, system.name())).or_default().push(turn);
             }
@@ -205,15 +212,24 @@ pub async fn run(options: &Options) -> Result<Comparison, Failure> {
     Ok(comparison)
 }
 
+impl Comparison {
+    /// Deliveries of this broker that had not come when their row was given up, over all turns. No median hides them.
+    pub fn missing(&self) -> u64 {
+        let ours =
+            (self.turns.iter()).filter(|((_, system), _)| system.starts_with(Kind::Hutong.name()));
+        ours.flat_map(|(_, turns)| turns)
+            .map(|turn| turn.missing)
+            .sum()
+    }
+}
+
 /// A sync costs nothing in memory: there is nothing to compare then.
 fn on_a_disk() -> Result<(), Failure> {
     let folder = std::env::temp_dir();
-    let name = folder.display();
-    let mut stat = std::process::Command::new("stat");
-    let kind = stat.args(["-f", "-c", "%T"]).arg(&folder).output()?;
-    match kind.stdout.starts_with(b"tmpfs") {
+    match report::in_memory(&report::filesystem(&folder)) {
         true => Err(format!(
-            "{name} is in memory, where syncs cost nothing; set TMPDIR to a folder on a disk"
+            "{} is in memory, where syncs cost nothing; set TMPDIR to a folder on a disk",
+            folder.display()
         )
         .into()),
         false => Ok(()),

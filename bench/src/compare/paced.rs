@@ -212,9 +212,8 @@ impl Source {
                 let (everywhere, receivers) = (&self.shared.everywhere, options.receivers);
                 everywhere.sent(key, self.lane, due_us, u64::from(deltas), receivers);
             }
-            let sent_at = Instant::now();
             let ack = sender.send(batch).await?;
-            acks.spawn(wait_for(ack, sent_at, deltas));
+            acks.spawn(wait_for(ack, due_us, deltas));
         }
         if sent < all {
             // Nobody ever gets these: known by a key that no batch has.
@@ -228,28 +227,42 @@ impl Source {
         Ok(())
     }
 
-    fn acknowledged(&self, (sent_at, after, deltas): (Instant, Duration, u32)) {
+    fn acknowledged(&self, acked: Acked) {
+        let Acked {
+            due_us,
+            at_us,
+            deltas,
+        } = acked;
+        let measured = self.shared.begin_us..self.shared.end_us;
         let deltas = u64::from(deltas);
         let counters = &self.shared.counters;
         counters.acknowledged.fetch_add(deltas, Ordering::AcqRel);
         counters.owed(deltas, None);
-        if (self.shared.begin..self.shared.end).contains(&(sent_at + after)) {
+        if measured.contains(&at_us) {
             self.shared.acknowledged.fetch_add(deltas, Ordering::AcqRel);
         }
-        if sent_at >= self.shared.begin {
-            let second = sent_at.duration_since(self.shared.begin).as_secs() as usize;
-            lock(&self.shared.ack).record(second, after.as_micros() as u64, deltas);
+        if measured.contains(&due_us) {
+            let second = (due_us - measured.start) / 1_000_000;
+            let took_us = at_us.saturating_sub(due_us);
+            lock(&self.shared.ack).record(second as usize, took_us, deltas);
         }
     }
 }
 
-async fn wait_for(
-    ack: Ack,
-    sent_at: Instant,
+struct Acked {
+    /// When its first delta was: a system that takes nothing for a while must not look fast to who waits outside.
+    due_us: u64,
+    at_us: u64,
     deltas: u32,
-) -> Result<(Instant, Duration, u32), Failure> {
+}
+
+async fn wait_for(ack: Ack, due_us: u64, deltas: u32) -> Result<Acked, Failure> {
     ack.await?;
-    Ok((sent_at, sent_at.elapsed(), deltas))
+    Ok(Acked {
+        due_us,
+        at_us: load::now().0,
+        deltas,
+    })
 }
 
 /// Takes until everything that was due has come, or it is given up. Returns how many deltas did not come.
@@ -299,7 +312,7 @@ async fn receive(
                 let mut all = 0;
                 for ((due, got), latencies) in due().into_iter().zip(got).zip(&shared.came) {
                     let missing = due.saturating_sub(got);
-                    lock(latencies).record_late(so_far, missing);
+                    lock(latencies).record_undrawn(so_far, missing);
                     all += missing;
                 }
                 return Ok(all);

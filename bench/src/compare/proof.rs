@@ -50,6 +50,7 @@ pub async fn of(options: &Options, row: Row, kind: Kind) -> Result<Proof, Failur
         let shared = Arc::clone(&shared);
         producers.spawn(flat_out::produce(shared, issuer, i as u64 + 1, sender));
     }
+    shared.begin();
     let (mut batches, (batch, in_flight)) = (0, row.shape(options));
     while let Some(produced) = producers.join_next().await {
         batches += produced??.batches;

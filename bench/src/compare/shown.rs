@@ -3,7 +3,7 @@
 use super::{Comparison, Row, Turn};
 use crate::{
     plot,
-    report::{Environment, Spread, html},
+    report::{Environment, Spread, Won, foot, html},
     systems::Kind,
 };
 use serde_json::{Map, Value, json};
@@ -250,7 +250,7 @@ impl Comparison {
             }
         }
         let [ratio, range, plain] = ratios;
-        let mut environment = Environment::read().to_json();
+        let mut environment = Environment::read(&std::env::temp_dir()).to_json();
         environment["peers"] = json!(self.versions);
         json!({
             "scenario": "compare",
@@ -287,17 +287,19 @@ impl Comparison {
                 let proof = proof.map(|proof| format!("{:.0}", proof.deltas_per_sync()));
                 let ratio = match self.ratio(*row, Kind::Hutong.name(), system) {
                     Some(_) if *system == Kind::Hutong.name() => String::new(),
-                    Some(ratio) if ratio.median < 1.0 => {
-                        format!("{}: {system} wins", ratio.to_text(2))
-                    }
-                    Some(ratio) => ratio.to_text(2),
+                    Some(ratio) => match ratio.won() {
+                        Won::Ours => ratio.to_text(2),
+                        Won::Theirs => format!("{}: {system} wins", ratio.to_text(2)),
+                        Won::Nobody => format!("{}: nobody wins", ratio.to_text(2)),
+                    },
                     None => String::new(),
                 };
                 writeln!(out, " {} | {ratio} |", proof.unwrap_or_default())
                     .expect("a text takes all");
             }
         }
-        out
+        let environment = Environment::read(&std::env::temp_dir());
+        out + "\n" + &foot(&environment, &json!(self.options))
     }
 
     pub fn to_html(&self) -> String {

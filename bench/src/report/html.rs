@@ -11,6 +11,10 @@ const HEIGHT: f64 = 240.0;
 const LEFT: f64 = 70.0;
 const BOTTOM: f64 = 30.0;
 const TOP: f64 = 12.0;
+/// Names of lines beside each other, below a plot, and how far apart: the longest has some room.
+const NAMES: usize = 4;
+const NAME_WIDTH: f64 = 120.0;
+const NAME_HEIGHT: f64 = 20.0;
 const COLOURS: [&str; 6] = [
     "#1f6feb", "#d4731a", "#a32020", "#6e7781", "#2da44e", "#8250df",
 ];
@@ -106,7 +110,7 @@ pub fn figure(plot: &Plot) -> String {
         escape(&plot.title),
         escape(plot.unit),
         escape(&plot.title),
-        HEIGHT + 20.0,
+        HEIGHT + NAME_HEIGHT * plot.lines.len().div_ceil(NAMES).max(1) as f64,
     );
     for step in 0..=4 {
         let (at_y, at_x) = (y_max * f64::from(step) / 4.0, x_max * f64::from(step) / 4.0);
@@ -129,11 +133,11 @@ pub fn figure(plot: &Plot) -> String {
     for (i, line) in plot.lines.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
         out += &path(line, colour, x, y);
-        let at = LEFT + i as f64 * 120.0;
+        let at = LEFT + (i % NAMES) as f64 * NAME_WIDTH;
         writeln!(
             out,
             "<text x=\"{at}\" y=\"{}\" fill=\"{colour}\">■ {}</text>",
-            HEIGHT + 10.0,
+            HEIGHT + 10.0 + (i / NAMES) as f64 * NAME_HEIGHT,
             escape(&line.label)
         )
         .expect("a text takes all");
@@ -210,5 +214,30 @@ mod tests {
             "{drawn}"
         );
         assert!(drawn.contains("p99 &lt;"));
+    }
+
+    #[test]
+    fn the_name_of_each_of_six_lines_stands_within_the_picture() {
+        let line = |i: usize| Line {
+            label: format!("system {i}"),
+            points: vec![(0.0, 1.0), (1.0, 2.0)],
+        };
+        let drawn = figure(&Plot {
+            title: "Six".to_owned(),
+            unit: "ms",
+            lines: (0..6).map(line).collect(),
+        });
+        let number = |text: &str, name: &str| -> f64 {
+            let (_, rest) = text.split_once(&format!("{name}=\"")).expect("it is there");
+            let (value, _) = rest.split_once('"').expect("it ends");
+            value.parse().expect("a number")
+        };
+        let height = number(&drawn, " height");
+        for i in 0..6 {
+            let name = drawn.lines().find(|l| l.contains(&format!("system {i}<")));
+            let name = name.expect("it is named");
+            assert!(number(name, " x") + NAME_WIDTH <= WIDTH, "{name}");
+            assert!(number(name, " y") < height, "{name} in {height}");
+        }
     }
 }

@@ -6,6 +6,7 @@ pub mod table;
 
 use crate::measure::Run;
 use serde_json::{Map, Value, json};
+use std::{path::Path, process::Command};
 
 /// The middle of several turns, and how far they lie apart.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +36,15 @@ impl Spread {
         json!({ "median": self.median, "min": self.min, "max": self.max })
     }
 
+    /// Of ratios, in which above one this broker is better. Who wins, wins in each repeat.
+    pub fn won(self) -> Won {
+        match self {
+            Spread { min, .. } if min > 1.0 => Won::Ours,
+            Spread { max, .. } if max < 1.0 => Won::Theirs,
+            Spread { .. } => Won::Nobody,
+        }
+    }
+
     pub fn to_text(self, digits: usize) -> String {
         let Spread { median, min, max } = self;
         match min < max {
@@ -44,6 +54,15 @@ impl Spread {
     }
 }
 
+/// Which of two systems is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Won {
+    Ours,
+    Theirs,
+    /// Now the one, now the other.
+    Nobody,
+}
+
 /// Where a figure was measured.
 #[derive(Clone, Debug)]
 pub struct Environment {
@@ -51,14 +70,63 @@ pub struct Environment {
     processor: String,
     memory_mb: u64,
     kernel: String,
-    commit: &'static str,
+    /// Of the broker's data.
+    filesystem: String,
+    commit: String,
 }
 
-/// That this was built from, with the broker that it starts; not what the working folder has by now.
-const COMMIT: &str = env!("HUTONG_BENCH_COMMIT");
+/// That this was built from, with the broker that it starts. Marked when something was not committed then, or is
+/// not now: cargo does not build it again for a file that it does not know.
+fn commit() -> String {
+    let built = env!("HUTONG_BENCH_COMMIT");
+    let described = Command::new("git")
+        .args(["describe", "--always", "--dirty"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    let dirty =
+        described.is_ok_and(|said| said.stdout.trim_ascii_end().ends_with(DIRTY.as_bytes()));
+    match dirty && !built.ends_with(DIRTY) {
+        true => format!("{built}{DIRTY}"),
+        false => built.to_owned(),
+    }
+}
+
+const DIRTY: &str = "-dirty";
+
+/// Of the file system that a folder is on, the name.
+pub fn filesystem(folder: &Path) -> String {
+    let mut stat = Command::new("stat");
+    let said = stat.args(["-f", "-c", "%T"]).arg(folder).output();
+    let said = said.ok().filter(|said| said.status.success());
+    said.map_or("unknown".to_owned(), |said| {
+        String::from_utf8_lossy(&said.stdout).trim().to_owned()
+    })
+}
+
+/// There a sync costs nothing.
+pub fn in_memory(filesystem: &str) -> bool {
+    ["tmpfs", "ramfs"].contains(&filesystem)
+}
+
+/// The last line of a text: where that was measured, and with what.
+pub fn foot(environment: &Environment, configuration: &Value) -> String {
+    let Environment {
+        cores,
+        processor,
+        memory_mb,
+        kernel,
+        filesystem,
+        commit,
+    } = environment;
+    format!(
+        "commit {commit}, {cores} cores ({processor}), {memory_mb} MB, Linux {kernel}, data on {filesystem}; \
+         {configuration}\n"
+    )
+}
 
 impl Environment {
-    pub fn read() -> Environment {
+    /// With the broker's data in this folder.
+    pub fn read(data: &Path) -> Environment {
         let text = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
         let value = |text: &str, key: &str| {
             let line = text.lines().find(|line| line.starts_with(key));
@@ -72,14 +140,19 @@ impl Environment {
             processor: value(&text("/proc/cpuinfo"), "model name"),
             memory_mb: memory_kb / 1024,
             kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
-            commit: COMMIT,
+            filesystem: filesystem(data),
+            commit: commit(),
         }
+    }
+
+    pub fn in_memory(&self) -> bool {
+        in_memory(&self.filesystem)
     }
 
     pub fn to_json(&self) -> Value {
         json!({
             "cores": self.cores, "processor": self.processor, "memory_mb": self.memory_mb,
-            "kernel": self.kernel, "commit": self.commit, "version": env!("CARGO_PKG_VERSION"),
+            "kernel": self.kernel, "filesystem": self.filesystem, "commit": self.commit, "version": env!("CARGO_PKG_VERSION"),
         })
     }
 }
@@ -124,14 +197,13 @@ impl Report {
 
     pub fn to_text(&self) -> String {
         let mut out = format!(
-            "{}: {} of {:.0} s, commit {}\n",
+            "{}: {} of {:.0} s\n",
             self.scenario,
             match self.runs.len() {
                 1 => "one run".to_owned(),
                 n => format!("medians of {n} runs (range)"),
             },
             self.runs.first().map_or(0.0, |run| run.seconds),
-            self.environment.commit,
         );
         let runs: Vec<Value> = self.runs.iter().map(Run::to_json).collect();
         let mut rows = Vec::new();
@@ -143,7 +215,7 @@ impl Report {
         for (name, value) in rows {
             out += &format!("  {name:<42} {value}\n");
         }
-        out
+        out + &foot(&self.environment, &self.options)
     }
 }
 
@@ -198,7 +270,7 @@ mod tests {
         let report = Report {
             scenario: "ingest",
             options: json!({}),
-            environment: Environment::read(),
+            environment: Environment::read(&std::env::temp_dir()),
             runs: vec![run(30, 0), run(10, 7), run(20, 0)],
         };
         let value = report.to_json();
@@ -212,6 +284,18 @@ mod tests {
         assert!(!report.whole());
         // There were no deliveries, so what one costs is not known: that is not zero.
         assert_eq!(value["broker"]["cpu_s_per_million_deliveries"], Value::Null);
+    }
+
+    #[test]
+    fn who_wins_wins_in_each_repeat() {
+        for (ratios, won) in [
+            ([1.1, 2.0, 1.5], Won::Ours),
+            ([0.4, 0.9, 0.8], Won::Theirs),
+            ([0.75, 1.14, 1.11], Won::Nobody),
+            ([0.9, 1.0, 0.8], Won::Nobody),
+        ] {
+            assert_eq!(Spread::of(ratios).won(), won, "{ratios:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The table of docs/benchmarks.md, from the JSON files that runs left: `surge.json`, and beside it
 //! `surge-anything.json` for a run with other options. Nobody copies figures by hand.
 
-use super::commits::Commits;
+use super::{Spread, Won, commits::Commits};
 use crate::Failure;
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
@@ -24,6 +24,13 @@ const RECEIVERS_WAITED: Row = (
     2,
 );
 
+/// What both took of the machine that they share.
+const BROKER_CORES: Row = ("broker cores", "figures.broker_cores", 2);
+const LOAD_CORES: Row = ("cores of the load", "figures.load_cores", 2);
+/// That the figure is one of a broker that writes and merges its state, and not of one that has only begun to.
+const STATE_FLUSHES: Row = ("runs of state that went down", "figures.state_flushes", 0);
+const STATE_MERGES: Row = ("merges of runs", "figures.state_merges", 0);
+
 const ROWS: &[(&str, &[Row])] = &[
     (
         "ingest",
@@ -38,6 +45,10 @@ const ROWS: &[(&str, &[Row])] = &[
             ),
             ("broker memory at its peak, MB", "broker.memory_peak_mb", 0),
             LOAD_WAITED,
+            BROKER_CORES,
+            LOAD_CORES,
+            STATE_FLUSHES,
+            STATE_MERGES,
         ],
     ),
     (
@@ -51,6 +62,8 @@ const ROWS: &[(&str, &[Row])] = &[
                 2,
             ),
             LOAD_WAITED,
+            BROKER_CORES,
+            LOAD_CORES,
         ],
     ),
     (
@@ -80,6 +93,10 @@ const ROWS: &[(&str, &[Row])] = &[
             ),
             LOAD_WAITED,
             RECEIVERS_WAITED,
+            BROKER_CORES,
+            LOAD_CORES,
+            STATE_FLUSHES,
+            STATE_MERGES,
         ],
     ),
     (
@@ -108,6 +125,10 @@ const ROWS: &[(&str, &[Row])] = &[
             ("broker memory at its peak, MB", "broker.memory_peak_mb", 0),
             LOAD_WAITED,
             RECEIVERS_WAITED,
+            BROKER_CORES,
+            LOAD_CORES,
+            STATE_FLUSHES,
+            STATE_MERGES,
         ],
     ),
     (
@@ -131,6 +152,8 @@ const ROWS: &[(&str, &[Row])] = &[
             ("live deltas a second meanwhile", "deltas_per_s", 0),
             LOAD_WAITED,
             RECEIVERS_WAITED,
+            BROKER_CORES,
+            LOAD_CORES,
         ],
     ),
     (
@@ -206,6 +229,8 @@ fn table(results: &Path, commits: &Commits) -> Result<String, Failure> {
                 ),
                 ("times the first", "cost_to_first", 2),
                 (LOAD_WAITED.0, "load_waited_share", 2),
+                (STATE_FLUSHES.0, "state_flushes", 0),
+                (STATE_MERGES.0, "state_merges", 0),
                 ("state on disk, MB", "state_mb", 0),
                 ("broker memory, MB", "memory_mb", 0),
             ] {
@@ -294,20 +319,31 @@ fn compared(report: &Value) -> Result<String, Failure> {
             }
             let per_sync = measured["durability"]["deltas_per_sync"].as_f64();
             let per_sync = per_sync.map(|n| grouped(&format!("{n:.0}")));
-            let ranges = &report["ratio_range"][system][row];
-            let range = match (ranges["min"].as_f64(), ranges["max"].as_f64()) {
-                (Some(min), Some(max)) => format!(" ({min:.2} to {max:.2})"),
-                _ => String::new(),
-            };
-            let ratio = match report["ratio"][system][row].as_f64() {
-                Some(ratio) if ratio < 1.0 => format!("**{ratio:.2}{range}: {system} wins**"),
-                Some(ratio) => format!("{ratio:.2}{range}"),
-                None => String::new(),
-            };
+            let ratio = won(report, system, row);
             writeln!(out, " {} | {ratio} |", per_sync.unwrap_or_default())?;
         }
     }
     Ok(out)
+}
+
+/// By how much this broker wins against a peer, or who else does; empty without a ratio.
+fn won(report: &Value, system: &str, row: &str) -> String {
+    let Some(median) = report["ratio"][system][row].as_f64() else {
+        return String::new();
+    };
+    let ranges = &report["ratio_range"][system][row];
+    let (ratio, range) = match (ranges["min"].as_f64(), ranges["max"].as_f64()) {
+        (Some(min), Some(max)) => {
+            let range = format!(" ({min:.2} to {max:.2})");
+            (Spread { median, min, max }, range)
+        }
+        _ => (Spread::of([median]), String::new()),
+    };
+    match ratio.won() {
+        Won::Ours => format!("{median:.2}{range}"),
+        Won::Theirs => format!("**{median:.2}{range}: {system} wins**"),
+        Won::Nobody => format!("{median:.2}{range}: nobody wins"),
+    }
 }
 
 /// The reports of a scenario by the names of their files, `surge` before `surge-anything`.
@@ -384,9 +420,11 @@ mod tests {
             "systems": {
                 "hutong": { "ingest": rate(3.0), "fanout": rate(9.0) },
                 "jetstream": { "ingest": rate(2.0), "fanout": rate(10.0) },
+                "redis": { "ingest": rate(2.7) },
             },
             "configuration": { "seconds": 60.0 },
-            "ratio": { "jetstream": { "ingest": 1.5, "fanout": 0.9 } },
+            "ratio": { "jetstream": { "ingest": 1.5, "fanout": 0.9 }, "redis": { "ingest": 1.11 } },
+            "ratio_range": { "redis": { "ingest": { "median": 1.11, "min": 0.75, "max": 1.14 } } },
         });
         fs::write(dir.path().join("compare.json"), compare.to_string()).expect("written");
         let other = json!({ "repeats": { "deltas_per_s": rate(5.0)["deltas_per_s"] } });
@@ -404,6 +442,8 @@ mod tests {
         assert!(text.contains("| jetstream | 2 (1 to 9) |"), "{text}");
         assert!(text.contains("| 1.50 |"), "{text}");
         assert!(text.contains("| **0.90: jetstream wins** |"), "{text}");
+        let nobody = "| 1.11 (0.75 to 1.14): nobody wins |";
+        assert!(text.contains(nobody), "{text}");
         fs::write(&page, "no place").expect("written");
         let error = put(dir.path(), &page).expect_err("nowhere to put it");
         assert!(error.to_string().contains("figures: begin"), "{error}");

@@ -4,9 +4,9 @@ use crate::{
     Failure, allowed,
     broker::BrokerProcess,
     fill::Fill,
-    measure::{Run, Sampler, between},
+    measure::{Run, Sampler},
     plot::Progress,
-    scenarios::{Common, look},
+    scenarios::{Common, look, took},
     waited::Busy,
 };
 use clap::Args;
@@ -40,7 +40,7 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     let broker = options.common.broker(&issuers, "").await?;
     options.fill.registers(&broker, options.registers).await?;
     let counters = Arc::default();
-    let before = look(&broker);
+    let before = look(&broker).await?;
     let begin = Instant::now();
     let sampler = Sampler::start(&broker, counters, begin);
     let (busy, mut progress) = (Busy::default(), Progress::since(begin));
@@ -49,16 +49,15 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     let (rows, bytes) = taken.await?;
     let waited = busy.waited_share(waited, 1);
     let seconds = begin.elapsed().as_secs_f64();
-    let after = look(&broker);
+    let after = look(&broker).await?;
     let mut run = Run {
         seconds,
-        broker: between(before.broker, after.broker),
-        load: between(before.load, after.load),
         disk_mb: broker.disk_mb(),
         series: sampler.series(),
         lost: options.registers.saturating_sub(rows),
         ..Run::default()
     };
+    took(&mut run, &before, &after);
     run.series.push(("registers_per_s", progress.per_second()));
     let left = progress.left(options.registers);
     run.series.push(("lag_late", left));

@@ -7,9 +7,9 @@ use crate::{
     fill::Fill,
     fleet::{AtEnd, Fleet, FleetOptions, Load},
     load,
-    measure::{Run, Sampler, between},
+    measure::{Run, Sampler},
     plot::Progress,
-    scenarios::{Common, Times, look, prove},
+    scenarios::{Common, Times, look, prove, took},
     waited::Busy,
 };
 use clap::Args;
@@ -52,6 +52,10 @@ const LATE: &str = "late";
 const CATCH_UP_MAX: Duration = Duration::from_secs(600);
 
 pub async fn run(options: &Options) -> Result<Run, Failure> {
+    // That one is live again is known by bulk: urgent deltas overtake what it is behind.
+    if options.urgent >= 1.0 {
+        return Err("--urgent 1 leaves no bulk, which tells that the late subscriber is live again; give less".into());
+    }
     let issuers = load::issuers(options.fleet.subscribers.max(options.fill.producers));
     let broker = options.common.broker(&issuers, "").await?;
     // The log's beginning, in the words of this log.
@@ -76,18 +80,19 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     let (alone, driven_alone) = fleet.drive(&load).await?;
 
     // Again and again for as long as before, and no longer: what comes after would make the latency look better.
-    load.seconds = CATCH_UP_MAX;
-    let before = look(&broker);
-    let mut late = Late::new(begin);
+    // The last time may begin just before the end.
+    load.seconds = options.times.seconds() + CATCH_UP_MAX;
+    let mut late = Late::new(begin, options.behind);
     let catch_up = async {
         tokio::time::sleep(load.warmup).await;
+        let before = look(&broker).await;
         let caught = (late.catch_ups(&broker, issuers[0], behind, options.times.seconds())).await;
         load.stop.cancel();
-        caught
+        caught.and(before)
     };
     let (driven, caught) = tokio::join!(fleet.drive(&load), catch_up);
-    let ((beside, driven), ()) = (driven?, caught?);
-    let after = look(&broker);
+    let ((beside, driven), before) = (driven?, caught?);
+    let after = look(&broker).await?;
     let tally = fleet.finish().await?;
     let mut latencies = vec![("urgent_alone", alone.take(Lane::Urgent))];
     latencies.extend(beside.latencies());
@@ -99,19 +104,19 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         acknowledged: driven.acknowledged,
         delivered: beside.delivered.load(Ordering::Acquire) + late.deltas,
         lost: tally.lost
+            + late.lost
             + driven_alone
                 .published
                 .saturating_sub(driven_alone.acknowledged),
         doubled: tally.doubled,
         latencies,
-        broker: between(before.broker, after.broker),
-        load: between(before.load, after.load),
         disk_mb: broker.disk_mb(),
         series: sampler.series(),
         ..Run::default()
     };
+    took(&mut run, &before, &after);
     prove(&mut run, &driven, &tally);
-    late.report(&mut run, options.behind);
+    late.report(&mut run);
     run.figure("urgent_p99_ms_alone", p99_alone);
     run.figure("urgent_p99_ms_beside", p99_beside);
     run.figure("urgent_p99_beside_to_alone", p99_beside / p99_alone);
@@ -131,6 +136,9 @@ async fn open(broker: &BrokerProcess, issuer: Issuer, start: Start) -> Result<Su
 
 /// The subscriber that comes back.
 struct Late {
+    behind: u64,
+    /// Of what it was behind, each time, what had not come when it was live again.
+    lost: u64,
     times: u64,
     deltas: u64,
     took: Duration,
@@ -141,8 +149,10 @@ struct Late {
 }
 
 impl Late {
-    fn new(begin: Instant) -> Late {
+    fn new(begin: Instant, behind: u64) -> Late {
         Late {
+            behind,
+            lost: 0,
             times: 0,
             deltas: 0,
             took: Duration::ZERO,
@@ -204,12 +214,13 @@ impl Late {
             self.taken.reached(self.deltas, all);
             self.caught_up.reached(self.deltas - before, all);
             if all {
+                self.lost += self.behind.saturating_sub(self.deltas - before);
                 return Ok(());
             }
         }
     }
 
-    fn report(&self, run: &mut Run, behind: u64) {
+    fn report(&self, run: &mut Run) {
         let took = self.took.as_secs_f64();
         run.figure("catchup_times", self.times as f64);
         run.figure("catchup_deltas", self.deltas as f64);
@@ -218,6 +229,7 @@ impl Late {
         run.figure("load_waited_share", self.waited_share);
         let rate = self.taken.per_second();
         run.series.push(("catchup_deltas_per_s", rate));
-        run.series.push(("lag_late", self.caught_up.left(behind)));
+        run.series
+            .push(("lag_late", self.caught_up.left(self.behind)));
     }
 }

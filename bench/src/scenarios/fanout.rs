@@ -1,12 +1,13 @@
 //! `fanout`: a fixed rate in, every platform publishing and subscribing, and how long a delta takes
-//! from its commit at the source until it is applied at each platform.
+//! from its commit at the source until it is applied at each platform: its frame is unpacked, its place is found, and
+//! the broker is told that it was applied. Nothing is written: what a sink of its own takes is not in it.
 
 use crate::{
     Failure, allowed,
     fleet::{AtEnd, Fleet, FleetOptions, Load},
     load,
-    measure::{Run, Sampler, between},
-    scenarios::{Common, Times, look, prove},
+    measure::{Run, Sampler},
+    scenarios::{Common, Times, look, prove, took},
 };
 use clap::Args;
 use serde::Serialize;
@@ -54,12 +55,12 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     };
     let looked = async {
         tokio::time::sleep_until(begin.into()).await;
-        let before = look(&broker);
+        let before = look(&broker).await?;
         tokio::time::sleep(load.seconds).await;
-        (before, look(&broker))
+        Ok::<_, Failure>((before, look(&broker).await?))
     };
-    let (driven, (before, after)) = tokio::join!(fleet.drive(&load), looked);
-    let (phase, driven) = driven?;
+    let (driven, looked) = tokio::join!(fleet.drive(&load), looked);
+    let ((phase, driven), (before, after)) = (driven?, looked?);
     let tally = fleet.finish().await?;
     let mut run = Run {
         seconds: driven.seconds,
@@ -69,12 +70,11 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         lost: tally.lost,
         doubled: tally.doubled,
         latencies: phase.latencies(),
-        broker: between(before.broker, after.broker),
-        load: between(before.load, after.load),
         disk_mb: broker.disk_mb(),
         series: sampler.series(),
         ..Run::default()
     };
+    took(&mut run, &before, &after);
     run.broker.memory_peak_mb = broker.usage().memory_peak_mb;
     run.figure("load_waited_share", driven.waited_share);
     prove(&mut run, &driven, &tally);

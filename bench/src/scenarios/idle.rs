@@ -4,8 +4,8 @@ use crate::{
     Failure,
     fleet::{Fleet, FleetOptions},
     load,
-    measure::{Counters, Run, Sampler, between},
-    scenarios::{Common, Times, look},
+    measure::{Counters, Run, Sampler},
+    scenarios::{Common, Times, look, took},
 };
 use clap::Args;
 use serde::Serialize;
@@ -30,21 +30,19 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     let counters: Arc<Counters> = Arc::default();
     let fleet = Fleet::start(&options.fleet, &broker, Arc::clone(&counters)).await?;
     tokio::time::sleep(options.times.warmup()).await;
-    let (before, begin) = (look(&broker), Instant::now());
+    let (before, begin) = (look(&broker).await?, Instant::now());
     let waited = counters.receiving.mark();
     let sampler = Sampler::start(&broker, Arc::clone(&counters), begin);
     tokio::time::sleep(options.times.seconds()).await;
-    let after = look(&broker);
+    let after = look(&broker).await?;
     let waited = (counters.receiving).waited_share(waited, options.fleet.subscribers);
     let mut run = Run {
         seconds: begin.elapsed().as_secs_f64(),
-        broker: between(before.broker, after.broker),
-        load: between(before.load, after.load),
         disk_mb: broker.disk_mb(),
         series: sampler.series(),
         ..Run::default()
     };
-    run.figure("broker_cores", run.broker.cpu_s / run.seconds);
+    took(&mut run, &before, &after);
     run.figure("load_waited_share", waited);
     fleet.finish().await?;
     Ok(run)

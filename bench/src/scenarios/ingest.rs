@@ -5,8 +5,8 @@ use crate::{
     Failure, allowed,
     fill::{Fill, Until},
     load::Generator,
-    measure::{Run, Sampler, between},
-    scenarios::{Common, Times, look},
+    measure::{Run, Sampler},
+    scenarios::{Common, Times, look, took},
 };
 use clap::Args;
 use serde::Serialize;
@@ -67,22 +67,21 @@ pub async fn run(common: &Common, times: &Times, fill: &Fill, people: u64) -> Re
     let filling = fill.run(&broker, people, Until::Time(end), begin, &counters);
     let before = async {
         tokio::time::sleep_until(begin.into()).await;
-        look(&broker)
+        look(&broker).await
     };
     let (filled, before) = tokio::join!(filling, before);
-    let (filled, after) = (filled?, look(&broker));
+    let (filled, before, after) = (filled?, before?, look(&broker).await?);
     let mut run = Run {
         seconds: begin.elapsed().as_secs_f64(),
         published: filled.published,
         acknowledged: filled.acknowledged,
         lost: filled.published - filled.acknowledged,
         latencies: vec![("ack", filled.ack)],
-        broker: between(before.broker, after.broker),
-        load: between(before.load, after.load),
         disk_mb: broker.disk_mb(),
         series: sampler.series(),
         ..Run::default()
     };
+    took(&mut run, &before, &after);
     run.figure("load_waited_share", filled.waited_share);
     run.figure("load_ceiling_deltas_per_s_per_core", ceiling);
     Ok(run)

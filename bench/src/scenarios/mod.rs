@@ -11,15 +11,18 @@ pub mod surge;
 
 use crate::{
     Failure, allowed,
-    broker::{BrokerProcess, Usage, usage_of},
+    broker::{BrokerProcess, StateWork, Usage, usage_of},
     fleet::{Driven, Tally},
-    measure::Run,
+    measure::{Run, between},
 };
 use clap::{Args, Subcommand};
 use hutong_proto::Issuer;
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 /// What every scenario has.
 #[derive(Debug, Clone, Args, Serialize)]
@@ -54,6 +57,11 @@ impl Times {
 }
 
 impl Common {
+    /// Where the broker's data goes.
+    pub fn folder(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(std::env::temp_dir)
+    }
+
     /// A new broker, after what an earlier run left to write is on disk: it must not slow this one.
     pub async fn broker(&self, issuers: &[Issuer], extra: &str) -> Result<BrokerProcess, Failure> {
         let synced = tokio::process::Command::new("sync").status().await?;
@@ -140,15 +148,39 @@ impl Scenario {
 
 /// Both processes at one moment.
 struct Look {
+    at: Instant,
     broker: Usage,
     load: Usage,
+    state: StateWork,
 }
 
-fn look(broker: &BrokerProcess) -> Look {
-    Look {
+async fn look(broker: &BrokerProcess) -> Result<Look, Failure> {
+    Ok(Look {
+        at: Instant::now(),
         broker: broker.usage(),
         load: usage_of("self"),
-    }
+        // Asked last: the answer may take a while.
+        state: broker.state_work().await?,
+    })
+}
+
+/// What both took from one look to the other.
+fn took(run: &mut Run, before: &Look, after: &Look) {
+    run.broker = between(before.broker, after.broker);
+    run.load = between(before.load, after.load);
+    let seconds = after.at.duration_since(before.at).as_secs_f64();
+    run.figure("broker_cores", run.broker.cpu_s / seconds);
+    run.figure("load_cores", run.load.cpu_s / seconds);
+    let [flushes, merges] = state_work(before, after);
+    run.figure("state_flushes", flushes);
+    run.figure("state_merges", merges);
+}
+
+/// Runs of state that went down in between, and merges of them.
+fn state_work(before: &Look, after: &Look) -> [f64; 2] {
+    let (before, after) = (before.state, after.state);
+    let flushes = after.flushes.saturating_sub(before.flushes);
+    [flushes, after.merges.saturating_sub(before.merges)].map(|count| count as f64)
 }
 
 /// That a fleet was not the limit, and that who was to stand still did.

@@ -7,7 +7,7 @@ use crate::{
     broker::BrokerProcess,
     fill::{Fill, Until},
     measure::{Run, Sampler, between},
-    scenarios::{Common, Times, look},
+    scenarios::{Common, Times, look, state_work, took},
 };
 use clap::Args;
 use serde::Serialize;
@@ -48,14 +48,14 @@ const RESTING_CORES: f64 = 0.15;
 /// Waits until the broker has nothing left to do.
 async fn settled(broker: &BrokerProcess) -> Result<(), Failure> {
     let begin = Instant::now();
-    let (mut rests, mut before) = (0, look(broker));
+    let (mut rests, mut before) = (0, broker.usage());
     while rests < RESTS {
         if begin.elapsed() > SETTLED_MAX {
             return Err("the broker still merges what was written long ago".into());
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let now = look(broker);
-        let busy = between(before.broker, now.broker).cpu_s > RESTING_CORES;
+        let now = broker.usage();
+        let busy = between(before, now).cpu_s > RESTING_CORES;
         rests = if busy { 0 } else { rests + 1 };
         before = now;
     }
@@ -79,39 +79,42 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         let filling = options.fill.run(&broker, each, until, begin, &counters);
         let before = async {
             tokio::time::sleep_until(begin.into()).await;
-            look(&broker)
+            look(&broker).await
         };
         let (filled, before) = tokio::join!(filling, before);
-        let filled = filled?;
+        let (filled, before) = (filled?, before?);
         let seconds = begin.elapsed().as_secs_f64();
         settled(&broker).await?;
-        let after = look(&broker);
-        let took = between(before.broker, after.broker);
-        let cost = took.cpu_s / (filled.acknowledged as f64 / 1e6);
+        let after = look(&broker).await?;
+        let cpu_s = between(before.broker, after.broker).cpu_s;
+        let cost = cpu_s / (filled.acknowledged as f64 / 1e6);
         let first = *first_cost.get_or_insert(cost);
+        let [flushes, merges] = state_work(&before, &after);
         for (name, value) in [
             ("deltas_per_s", filled.acknowledged as f64 / seconds),
             ("cpu_s_per_million", cost),
             ("cost_to_first", cost / first),
             ("load_waited_share", filled.waited_share),
             ("state_mb", broker.disk_mb_of("state")),
+            ("state_flushes", flushes),
+            ("state_merges", merges),
             ("memory_mb", sampler.memory_peak_mb()),
         ] {
             figures.push((format!("{name}_at_{registers}"), value));
         }
-        steps.push(Run {
+        let mut step = Run {
             seconds,
             published: filled.published,
             acknowledged: filled.acknowledged,
             latencies: vec![("ack", filled.ack)],
-            broker: took,
-            load: between(before.load, after.load),
             disk_mb: broker.disk_mb(),
             series: sampler.series(),
             part: format!(", {} M registers", *registers as f64 / 1e6),
             figures: vec![("load_waited_share".to_owned(), filled.waited_share)],
             ..Run::default()
-        });
+        };
+        took(&mut step, &before, &after);
+        steps.push(step);
     }
     // The whole is the last and largest step.
     let mut run = steps.pop().ok_or("--registers names no step")?;

@@ -6,8 +6,8 @@ use crate::{
     Failure, allowed,
     fleet::{AtEnd, Fleet, FleetOptions, Load},
     load,
-    measure::{Counters, Run, Sampler, between},
-    scenarios::{Common, look, prove},
+    measure::{Counters, Run, Sampler},
+    scenarios::{Common, look, prove, took},
 };
 use clap::Args;
 use serde::Serialize;
@@ -99,10 +99,10 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     load.at_end = AtEnd::Drain;
     // Those who are behind are part of the surge, and so is what is urgent meanwhile.
     load.urgent_until_drained = true;
-    let before = look(&broker);
+    let before = look(&broker).await?;
     let surge_from = begin.elapsed();
     let (phase, driven) = fleet.drive(&load).await?;
-    let after = look(&broker);
+    let after = look(&broker).await?;
     let acknowledged = Instant::now();
     let tally = fleet.finish().await?;
     let delivered_in = driven.drained_in + acknowledged.elapsed();
@@ -114,12 +114,11 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         lost: tally.lost,
         doubled: tally.doubled,
         latencies: phase.latencies(),
-        broker: between(before.broker, after.broker),
-        load: between(before.load, after.load),
         disk_mb: broker.disk_mb(),
         series: sampler.series(),
         ..Run::default()
     };
+    took(&mut run, &before, &after);
     run.broker.memory_peak_mb = broker.usage().memory_peak_mb;
     run.figure("fits_bulk_deltas_per_s", fits);
     run.figure("offered_bulk_deltas_per_s", load.bulk_per_s);

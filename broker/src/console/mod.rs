@@ -324,7 +324,8 @@ async fn history(State(console): Shared, headers: HeaderMap) -> Result<Response,
     Ok(as_json(&console.watch.points()))
 }
 
-/// What one platform has not applied, by subscription and issuer. The rest of its page is in the picture.
+/// What one platform has not applied, by subscription and issuer; what it was refused, and what went wrong last. The
+/// rest of its page is in the picture.
 async fn platform(
     State(console): Shared,
     code: Result<Path<String>, PathRejection>,
@@ -336,12 +337,12 @@ async fn platform(
     let issuer: Option<Issuer> = code.parse().ok();
     let known = issuer.filter(|i| sources.platforms.iter().any(|p| p.issuer == *i));
     let issuer = known.ok_or_else(|| Refusal::new(Reason::PartitionUnknown, "platform"))?;
-    let lags = sources.lags.clone();
-    let pairs = tokio::task::spawn_blocking(move || pairs_of(&lags.all(), issuer))
-        .await
-        .map_err(|_| Refusal::from(Reason::Internal))?;
+    let lags = console.watch.lags().await.ok_or_else(Failed::busy)?;
+    let pairs = pairs_of(&lags, issuer);
     let refused = shapes::refusals(&sources.metrics, Some(issuer));
-    Ok(as_json(&json!({ "pairs": pairs, "refused": refused })))
+    let last = shapes::faults(&sources.metrics, issuer);
+    let answer = json!({ "pairs": pairs, "refused": refused, "last": last });
+    Ok(as_json(&answer))
 }
 
 async fn refused(State(console): Shared, headers: HeaderMap) -> Result<Response, Failed> {

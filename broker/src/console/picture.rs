@@ -155,13 +155,12 @@ pub struct LogShape {
 }
 
 impl Picture {
-    /// Reads the log, so it may block.
-    pub fn take(sources: &Sources, recent: Recent) -> Picture {
+    /// Of `lags` as they are now.
+    pub fn take(sources: &Sources, lags: &[SubscriptionLag], recent: Recent) -> Picture {
         let now = (sources.lags.clock)();
-        let lags = sources.lags.all();
         let mut findings = Vec::new();
         let mut subscriptions = Vec::new();
-        for lag in &lags {
+        for lag in lags {
             let (shape, finding) = subscription(lag, &recent, now);
             findings.extend(finding);
             subscriptions.push(shape);
@@ -176,7 +175,7 @@ impl Picture {
             log_id: sources.log.id().to_string(),
             severity: findings.first().map_or(Severity::Good, |f| f.severity),
             findings,
-            matrix: matrix(&sources.platforms, &pairs::of(&lag::samples(&lags))),
+            matrix: matrix(&sources.platforms, &pairs::of(&lag::samples(lags))),
             platforms,
             subscriptions,
             rates: recent.last,

@@ -215,15 +215,33 @@ impl Sampler {
                 remember(late, probe);
             }
         }
-        // Nothing new went through, which says nothing of what did before.
-        for lane in Lane::DELIVERED.map(Lane::index) {
-            for s in subscriptions.iter().filter(|_| !asked[lane]) {
-                if let Some(probe) = oldest(&self.late[lane], s, Subscription::effective) {
-                    lanes[lane].add(&probe, s, &self.late[lane], now);
-                }
+        for lane in Lane::DELIVERED {
+            if !asked[lane.index()] {
+                self.still_late(lane, subscriptions, now, &mut lanes[lane.index()]);
             }
         }
         lanes.map(Samples::finish)
+    }
+
+    /// Nothing new went through, which says nothing of what did before. As long as one is behind, those that have all
+    /// of it count too, or what is shown would be of the late ones alone.
+    fn still_late(
+        &self,
+        lane: Lane,
+        subscriptions: &[Arc<Subscription>],
+        now: Micros,
+        samples: &mut Samples,
+    ) {
+        let late = &self.late[lane.index()];
+        if late.is_empty() {
+            return;
+        }
+        for s in subscriptions.iter().filter(|s| takes(lane, s)) {
+            match oldest(late, s, Subscription::effective) {
+                Some(probe) => samples.add(&probe, s, late, now),
+                None => samples.add_none(),
+            }
+        }
     }
 }
 
@@ -251,13 +269,15 @@ fn remember(late: &mut VecDeque<Probe>, probe: Probe) {
 
 /// Whether a subscription was to get this record, and is there to take it.
 fn concerns(probe: &Probe, s: &Subscription) -> bool {
-    let filter = s.filter();
-    s.connected()
-        && filter.wants_issuer(probe.issuer)
-        && filter.wants_lane(probe.lane)
-        // Which kinds are in the record is not known here.
-        && filter.kinds == KindSet::ALL
+    takes(probe.lane, s)
+        && s.filter().wants_issuer(probe.issuer)
         && !s.began_after(probe.lane, probe.offset)
+}
+
+fn takes(lane: Lane, s: &Subscription) -> bool {
+    let filter = s.filter();
+    // Which kinds are in a record is not known here.
+    s.connected() && filter.wants_lane(lane) && filter.kinds == KindSet::ALL
 }
 
 #[derive(Default)]
@@ -283,6 +303,12 @@ impl Samples {
         self.sent_ms.push(sent_s * 1e3);
         self.applied_ms.push(applied_s * 1e3);
         self.open += usize::from(applied.is_none());
+    }
+
+    /// One has all of it.
+    fn add_none(&mut self) {
+        self.sent_ms.push(0.0);
+        self.applied_ms.push(0.0);
     }
 
     fn finish(mut self) -> Option<Latency> {
@@ -437,6 +463,8 @@ mod tests {
         }
         let latency = last.expect("somebody is behind");
         assert!(latency.applied_ms_p99 >= 42_000.0, "{latency:?}");
+        assert_eq!(latency.applied_ms_p50, 0.0, "two still have all of it");
+        assert_eq!((latency.samples, latency.open), (3, 1));
         // It gets all of it: what is new counts alone.
         for _ in 0..4 {
             last = scene.second(0);

@@ -1,6 +1,9 @@
 //! Answers of the services as JSON. Numbers that may be larger than a browser counts exactly (2^53) are texts.
 
-use crate::metrics::Metrics;
+use crate::metrics::{
+    Metrics,
+    faults::{Fault, Side},
+};
 use hutong_proto::{EntityId, Issuer, Kind, Lane, api, api::delta::Value as ApiValue, delta};
 use serde_json::{Value, json};
 
@@ -146,4 +149,22 @@ pub fn refusals(metrics: &Metrics, of: Option<Issuer>) -> Vec<Value> {
             })
         })
         .collect()
+}
+
+/// What went wrong last with a platform, newest first: a refusal, or an error that a stream ended with.
+pub fn faults(metrics: &Metrics, of: Issuer) -> Vec<Value> {
+    let faults = metrics.faults(of);
+    let shape = |(side, fault): &(Side, Fault)| {
+        let entry = fault.reason.entry();
+        json!({
+            "side": side.name(),
+            "ended": fault.ended,
+            "at_us": fault.at.0,
+            "reason": entry.code,
+            "field": fault.field,
+            "text": entry.text,
+            "text_zh": entry.text_zh,
+        })
+    };
+    faults.iter().map(shape).collect()
 }

@@ -7,6 +7,7 @@ use crate::{
         picture::{Picture, Sources},
         samples::{Point, Sampler},
     },
+    lag::SubscriptionLag,
 };
 use bytes::Bytes;
 use futures_core::Stream;
@@ -35,16 +36,20 @@ const PAUSE_SHARE: u32 = 99;
 const PAUSE_MAX: Duration = Duration::from_secs(3);
 /// A picture that is younger serves whoever asks for one.
 const FRESH: Duration = Duration::from_millis(500);
+/// A page that goes with a picture is answered from the last one: a stream brings one more often than this.
+const RECENT: Duration = PAUSE_MAX.saturating_add(EVERY);
 /// Whoever asked once gets its answer by then.
 const ANSWER_MAX: Duration = Duration::from_secs(4);
 /// Something is sent at least so often, so that both ends notice a line that is down.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// A picture as JSON, encoded once. The number tells one from the next.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 struct Frame {
     serial: u64,
     taken: Option<Instant>,
+    /// What it was made of.
+    lags: Arc<[SubscriptionLag]>,
     json: Bytes,
     /// The same as an event of a stream.
     event: Bytes,
@@ -126,15 +131,17 @@ impl Watch {
         let encoded = tokio::task::spawn_blocking(move || {
             // Its lock is given back at once: others ask for points meanwhile.
             let recent = this.sampler.lock().recent();
-            let picture = Picture::take(&this.sources, recent);
-            serde_json::to_vec(&picture)
+            let lags = this.sources.lags.all();
+            let picture = Picture::take(&this.sources, &lags, recent);
+            serde_json::to_vec(&picture).map(|json| (json, lags))
         })
         .await;
         match encoded {
-            Ok(Ok(json)) => self.frame.send_modify(|frame| {
+            Ok(Ok((json, lags))) => self.frame.send_modify(|frame| {
                 *frame = Frame {
                     serial: frame.serial + 1,
                     taken: Some(Instant::now()),
+                    lags: lags.into(),
                     event: event(&json),
                     json: json.into(),
                 };
@@ -146,16 +153,26 @@ impl Watch {
 
     /// A picture of now, as JSON; shared by all who ask at one time.
     pub async fn once(&self) -> Option<Bytes> {
+        self.frame_within(FRESH).await.map(|frame| frame.json)
+    }
+
+    /// What the last picture was made of, or the next one if that is too old: who asks for it again and again costs no
+    /// more than a stream.
+    pub async fn lags(&self) -> Option<Arc<[SubscriptionLag]>> {
+        self.frame_within(RECENT).await.map(|frame| frame.lags)
+    }
+
+    async fn frame_within(&self, age: Duration) -> Option<Frame> {
         let mut frames = self.frame.subscribe();
         let first = frames.borrow().clone();
-        if first.taken.is_some_and(|taken| taken.elapsed() < FRESH) {
-            return Some(first.json);
+        if first.taken.is_some_and(|taken| taken.elapsed() < age) {
+            return Some(first);
         }
         self.asked.store(true, Ordering::Release);
         self.ask.notify_one();
         let next = frames.wait_for(|frame| frame.serial > first.serial);
         let next = timeout(ANSWER_MAX, next).await.ok()?.ok()?;
-        Some(next.json.clone())
+        Some(next.clone())
     }
 
     /// Pictures for as long as somebody reads them; `None` when all places are taken. A client that is slow

@@ -15,6 +15,7 @@ use crate::{
     ingress::{check_name, first_frame},
     metrics::{
         Conflict, Direction, Hop,
+        faults::Side,
         spans::{self, Delivered},
     },
     overload::{GiveWay, Reader, ReadsFrom},
@@ -81,6 +82,8 @@ impl Session {
             if let Some(conflict) = conflict(refusal.reason) {
                 self.shared.metrics.view_conflict(self.platform, conflict);
             }
+            let (metrics, now) = (&self.shared.metrics, (self.shared.clock)());
+            metrics.fault(self.platform, Side::Subscribe, &refusal, true, now);
             tracing::info!(
                 platform = %self.platform,
                 reason = refusal.reason.code(),

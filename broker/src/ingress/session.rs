@@ -111,6 +111,7 @@ impl Session {
 
     pub async fn run(self, mut input: Streaming<Frame>) {
         if let Err(refusal) = self.serve(&mut input).await {
+            self.fault(&refusal, true);
             tracing::info!(
                 platform = %self.platform,
                 reason = refusal.reason.code(),
@@ -344,6 +345,7 @@ impl Session {
                 self.shared
                     .metrics
                     .refused(self.platform, refusal.reason, 1);
+                self.fault(&refusal, false);
                 // Its number must be durable all the same, or those after it could not be.
                 let empty = routing::empty(self.platform, sequence, &origin);
                 (empty, Some(refusal))
@@ -412,6 +414,9 @@ impl Session {
             self.shared
                 .metrics
                 .refused(self.platform, refusal.reason, 1);
+        }
+        if let Some((_, refusal)) = routed.refused.first() {
+            self.fault(refusal, false);
         }
         let (registration, outcome) = self.shared.waiters.register(&key, routed.parts.len());
         *self.under_way.lock() = Some(outcome);

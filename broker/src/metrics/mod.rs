@@ -5,6 +5,7 @@
 //! delta. What others know (lags, queues, databases) is asked of an [`Observe`] once a scrape.
 
 mod export;
+pub mod faults;
 pub mod pairs;
 mod process;
 mod skew;
@@ -12,6 +13,7 @@ pub mod spans;
 mod totals;
 
 use crate::overload::GiveWay;
+use faults::Fault;
 use hutong_proto::{Issuer, Lane, Micros, Offset, Reason, delta::Colour};
 pub use hutong_telemetry::catalogue::Broker as Name;
 use hutong_telemetry::{Allowance, Exporter, Traces, catalogue};
@@ -30,7 +32,7 @@ pub use totals::Totals;
 
 /// Spans of what was slow or refused, of each platform in a second: so many of its batches, and of its deliveries.
 /// Those of 64 platforms together still have room in the queue of spans between two pushes.
-const KEPT_PER_SECOND: u64 = 2;
+const KEPT_PER_SECOND: u16 = 2;
 
 /// What a scrape asks the rest of the broker. May read from disk, must not wait for anyone.
 pub trait Observe: Send + Sync {
@@ -243,6 +245,8 @@ struct PlatformCounters {
     /// By [`Conflict`].
     conflicts: [AtomicU64; 3],
     skew: Skew,
+    /// The last one, by [`faults::Side`].
+    faults: [parking_lot::Mutex<Option<Fault>>; 2],
     batches_kept: Allowance,
     deliveries_kept: Allowance,
     /// By position in [`Reason::ALL`].
@@ -267,6 +271,7 @@ impl PlatformCounters {
             credit: Default::default(),
             conflicts: Default::default(),
             skew: Skew::default(),
+            faults: Default::default(),
             batches_kept: Allowance::new(KEPT_PER_SECOND),
             deliveries_kept: Allowance::new(KEPT_PER_SECOND),
             refused: Reason::ALL.iter().map(|_| AtomicU64::default()).collect(),

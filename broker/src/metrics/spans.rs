@@ -1,7 +1,7 @@
 //! The spans of a broker, as they stand in a trace. What they say about is platforms and numbers, never an entity.
 
 use hutong_proto::{Issuer, Lane, Micros, TraceContext};
-use hutong_telemetry::{Span, SpanRef};
+use hutong_telemetry::{LINKS_MAX, Span, SpanRef};
 use opentelemetry::KeyValue;
 use std::time::Duration;
 
@@ -104,6 +104,7 @@ pub fn deliver_slow(delivered: &Delivered, traces: impl Iterator<Item = TraceCon
     let waited_us = delivered.sent_at.0.saturating_sub(delivered.durable_at.0);
     let waited = KeyValue::new("hutong.sent_after_ms", (waited_us / 1000) as i64);
     span.attributes.push(waited);
-    span.links = traces.map(span_of).collect();
+    // Much may have landed at once, and no more is kept of a span.
+    span.links = traces.take(LINKS_MAX).map(span_of).collect();
     span
 }

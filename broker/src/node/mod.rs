@@ -30,7 +30,7 @@ use crate::{
 
 use hutong_config::ConfigErrors;
 use hutong_proto::{Issuer, Micros, Offset, Partition};
-use hutong_telemetry::{Exporter, Health, TraceSettings, Traces, catalogue};
+use hutong_telemetry::{Exporter, Health, PUSH_EVERY, Service, TraceSettings, Traces, catalogue};
 use std::{net::SocketAddr, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -40,8 +40,6 @@ pub use data_dir::{DataDir, DataDirError, VERSION_FILE, layout_version, write_du
 /// Gathered state goes down at least this often, so that a restart has little to replay.
 const ROTATE_EVERY: Duration = Duration::from_secs(30);
 const CURSORS_EVERY: Duration = Duration::from_secs(1);
-/// Of metrics, by OTLP.
-const PUSH_EVERY: Duration = Duration::from_secs(15);
 
 /// Why a broker did not start. Nothing is listening then.
 #[derive(Debug, thiserror::Error)]
@@ -400,13 +398,15 @@ fn metrics(config: &Config) -> Result<Metrics, StartError> {
     let other = |error: &dyn std::error::Error| StartError::Other(error.to_string());
     let telemetry = &config.telemetry;
     let platforms = config.platforms.iter().map(|p| p.issuer);
-    let exporter = Exporter::pushing(catalogue::series_max, telemetry.otlp.as_deref());
+    let service = service(config);
+    let to = telemetry.otlp.as_deref().map(|otlp| (otlp, &service));
+    let exporter = Exporter::pushing(catalogue::series_max, to);
     let exporter = exporter.map_err(|e| other(&e))?;
     let traces = match &telemetry.otlp {
         None => Traces::off(),
         Some(otlp) => Traces::start(&TraceSettings {
             otlp: otlp.clone(),
-            service: "hutong-broker",
+            service: service.clone(),
             // Traces begin at the sources.
             share: 0.0,
             slow: telemetry.slow,
@@ -414,6 +414,15 @@ fn metrics(config: &Config) -> Result<Metrics, StartError> {
         .map_err(|e| other(&e))?,
     };
     Ok(Metrics::with(platforms, exporter, traces))
+}
+
+/// One broker listens at an address of a machine.
+fn service(config: &Config) -> Service {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Service {
+        name: "hutong-broker",
+        instance: format!("{}/{}", machine.trim(), config.listen_grpc),
+    }
 }
 
 /// Opening reads from disk: off the runtime's threads.

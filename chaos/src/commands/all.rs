@@ -6,6 +6,7 @@ use crate::{
     error::ChaosError,
     history::{self, History},
     judge::{Outcome, Verdict},
+    out,
     play::{Options, unavailable},
     report,
     stage::{isolate, machine::Machine},
@@ -137,8 +138,8 @@ pub async fn play_all(
         write_page(page, &rows)?;
     }
     match playing.json {
-        true => println!("{}", report::json_of_all(&rows)),
-        false => print!("{}", report::table(&rows)),
+        true => out::line(report::json_of_all(&rows)),
+        false => out::text(report::table(&rows)),
     }
     match interrupted {
         true => Err(ChaosError::Interrupted),

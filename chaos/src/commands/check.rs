@@ -4,6 +4,7 @@ use crate::{
     commands::{PASS, USAGE},
     drill::Drill,
     error::ChaosError,
+    out,
     stage::machine::Machine,
 };
 use clap::Args;
@@ -22,21 +23,21 @@ pub fn run(arguments: &Arguments) -> Result<u8, ChaosError> {
     for file in &arguments.files {
         match Drill::load(file) {
             Ok(drill) => {
-                println!(
+                out::line(format_args!(
                     "OK  {}: {} / {}",
                     file.display(),
                     drill.title,
                     drill.title_zh
-                );
+                ));
                 for fault in &drill.faults {
                     let (en, zh) = fault.what.label();
-                    println!(
+                    out::line(format_args!(
                         "    {:>6.1} s  for {:>5.1} s  {en} / {zh}",
                         fault.at.as_secs_f64(),
                         fault.lasting.as_secs_f64()
-                    );
+                    ));
                     if let Err(why) = machine.available(&fault.what) {
-                        println!("              not on this machine: {why}");
+                        out::line(format_args!("              not on this machine: {why}"));
                     }
                 }
             }

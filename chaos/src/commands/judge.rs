@@ -1,6 +1,6 @@
 //! `judge`: reads an old history and judges it again.
 
-use crate::{error::ChaosError, history, report};
+use crate::{error::ChaosError, history, out, report};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -25,8 +25,8 @@ pub fn run(arguments: &Arguments) -> Result<u8, ChaosError> {
             .map_err(ChaosError::file("cannot write", page))?;
     }
     match arguments.json {
-        true => println!("{}", report::json(&verdict, Some(file))),
-        false => print!("{}", report::text(&verdict, file, page)),
+        true => out::line(report::json(&verdict, Some(file))),
+        false => out::text(report::text(&verdict, file, page)),
     }
     Ok(verdict.outcome.exit_code())
 }

@@ -4,6 +4,7 @@ use crate::{
     commands::PASS,
     drill::{BUILT_IN, Drill, find},
     error::ChaosError,
+    out,
     play::unavailable,
     stage::machine::Machine,
     text::Text,
@@ -63,22 +64,22 @@ pub fn run(arguments: &Arguments) -> Result<u8, ChaosError> {
     }
     if arguments.json {
         let json = serde_json::to_string_pretty(&all).map_err(ChaosError::stage("JSON"))?;
-        println!("{json}");
+        out::line(json);
         return Ok(PASS);
     }
     let width = all.iter().map(|drill| drill.name.len()).max().unwrap_or(0);
     for drill in &all {
-        println!(
+        out::line(format_args!(
             "{:width$}  {} / {}",
             drill.name, drill.title, drill.title_zh
-        );
+        ));
         let needs = match drill.needs.is_empty() {
             true => "nothing".to_owned(),
             false => drill.needs.join(", "),
         };
-        println!("{:width$}  needs {needs}", "");
+        out::line(format_args!("{:width$}  needs {needs}", ""));
         if let (Some(why), Some(zh)) = (&drill.why_not, &drill.why_not_zh) {
-            println!("{:width$}  not available: {why} / {zh}", "");
+            out::line(format_args!("{:width$}  not available: {why} / {zh}", ""));
         }
     }
     Ok(PASS)

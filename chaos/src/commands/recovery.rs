@@ -7,6 +7,7 @@ use crate::{
     commands::{Interrupts, PASS, USAGE},
     error::ChaosError,
     history::Stream,
+    out,
     stage::{BrokerAlone, machine::Machine},
 };
 use clap::Args;
@@ -76,7 +77,7 @@ pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
 async fn measure_all(arguments: &Arguments, machine: &Machine) -> Result<u8, ChaosError> {
     let mut rows = Vec::new();
     if !arguments.json {
-        println!(
+        out::line(format_args!(
             "{:>11} {:>10} {:>8} {:>9} {:>14} {:>6} {:>9} {:>9}",
             "registers",
             "fresh",
@@ -86,21 +87,21 @@ async fn measure_all(arguments: &Arguments, machine: &Machine) -> Result<u8, Cha
             "kills",
             "p50 ms",
             "max ms"
-        );
+        ));
     }
     for registers in &arguments.registers {
         let mut filled = Filled::new(machine, arguments.scratch.as_deref(), *registers).await?;
         for fresh in &arguments.fresh {
             let row = filled.measure(*fresh, arguments.kills).await?;
             if !arguments.json {
-                println!("{row}");
+                out::line(&row);
             }
             rows.push(row);
         }
     }
     if arguments.json {
         let json = serde_json::to_string_pretty(&rows).map_err(ChaosError::stage("JSON"))?;
-        println!("{json}");
+        out::line(json);
     }
     Ok(PASS)
 }

@@ -6,7 +6,7 @@ use crate::{
     commands::{Interrupts, Playing, chance, play_and_judge},
     drill::{Drill, STEADY_AFTER},
     error::ChaosError,
-    report,
+    out, report,
     stage::{isolate, machine::Machine},
 };
 use clap::Args;
@@ -42,8 +42,8 @@ pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
     let page = playing.report.as_deref();
     let (verdict, file) = play_and_judge(&drill, &machine, &options, page, &mut interrupts).await?;
     match playing.json {
-        true => println!("{}", report::json(&verdict, Some(&file))),
-        false => print!("{}", report::text(&verdict, &file, page)),
+        true => out::line(report::json(&verdict, Some(&file))),
+        false => out::text(report::text(&verdict, &file, page)),
     }
     Ok(verdict.outcome.exit_code())
 }

@@ -4,6 +4,7 @@ use crate::{
     commands::{Interrupts, Playing, all, play_and_judge},
     drill::find,
     error::ChaosError,
+    out,
     play::Options,
     report,
     stage::{isolate, machine::Machine, trial},
@@ -70,8 +71,8 @@ pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
     let drill = &drills[0];
     let (verdict, file) = play_and_judge(drill, &machine, &options, page, &mut interrupts).await?;
     match playing.json {
-        true => println!("{}", report::json(&verdict, Some(&file))),
-        false => print!("{}", report::text(&verdict, &file, page)),
+        true => out::line(report::json(&verdict, Some(&file))),
+        false => out::text(report::text(&verdict, &file, page)),
     }
     Ok(verdict.outcome.exit_code())
 }

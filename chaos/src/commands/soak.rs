@@ -11,6 +11,7 @@ use crate::{
     drill::{Drill, Fault, STEADY_AFTER},
     error::ChaosError,
     judge::Outcome,
+    out,
     play::Options,
     report,
     stage::{isolate, machine::Machine},
@@ -78,8 +79,8 @@ pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
         }
     }
     match arguments.playing.json {
-        true => println!("{}", report::json_of_all(&rows)),
-        false => print!("{}", report::table(&rows)),
+        true => out::line(report::json_of_all(&rows)),
+        false => out::text(report::table(&rows)),
     }
     let hours = begun.elapsed().as_secs_f64() / 3600.0;
     eprintln!("{} rounds in {hours:.1} h", rows.len());

@@ -22,6 +22,8 @@ const RECORD_BYTES: u16 = 4096;
 const WRITTEN_BYTES: usize = 700;
 /// What the broker writes into its log when it cuts off a torn end.
 const TORN: &str = "the last write to the log was torn";
+/// What it says, after the name of the file, when it does not start on damage.
+const DAMAGED: &str = " is damaged at byte ";
 
 /// Files of the write-ahead log with their sizes, the oldest first.
 fn files(data: &Path) -> Result<Vec<(PathBuf, u64)>, ChaosError> {
@@ -92,7 +94,7 @@ impl<'a> Torn<'a> {
         // Nobody has touched it: it is there when the broker starts.
         let there = std::fs::read(&self.file).is_ok_and(|bytes| bytes.ends_with(&self.tail));
         drop(self.hold);
-        let name = self.file.file_name().unwrap_or_default().to_string_lossy();
+        let name = name_of(&self.file);
         let proof = vec![Proof::new(
             "bytes of half a record at the end of the log",
             "日志尾部残缺记录的字节数",
@@ -129,6 +131,18 @@ pub struct Flipped<'a> {
     file: PathBuf,
     at: u64,
     restored: bool,
+    log_before: usize,
+}
+
+/// How often the broker said that this file is damaged.
+fn named_damaged(stage: &Stage, name: &str) -> usize {
+    let words = format!("{name}{DAMAGED}");
+    stage.broker.whole_log().matches(&words).count()
+}
+
+fn name_of(file: &Path) -> String {
+    let name = file.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 impl<'a> Flipped<'a> {
@@ -143,6 +157,7 @@ impl<'a> Flipped<'a> {
             .ok_or_else(|| none(&stage.data))?;
         // Not where padding could be.
         let at = bytes / 2 / BLOCK_BYTES * BLOCK_BYTES + BLOCK_BYTES / 2;
+        let log_before = named_damaged(stage, &name_of(&file));
         flip(&file, at)?;
         drop(hold);
         Ok(Flipped {
@@ -150,18 +165,13 @@ impl<'a> Flipped<'a> {
             file,
             at,
             restored: false,
+            log_before,
         })
     }
 
     pub async fn heal(mut self) -> Result<Undone<'a>, ChaosError> {
-        let name = self
-            .file
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let log = self.stage.broker.whole_log();
-        let named = log.contains(&name);
+        let name = name_of(&self.file);
+        let named = named_damaged(self.stage, &name) > self.log_before;
         let (hold, _) = self.stage.broker.kill().await?;
         flip(&self.file, self.at)?;
         self.restored = true;

@@ -354,6 +354,11 @@ pub struct Header {
     /// The marker of the deployment that it was played on, when the broker was not our own.
     #[serde(default)]
     pub trial: Option<String>,
+    /// Its address, and the command that killed it.
+    #[serde(default)]
+    pub trial_at: Option<String>,
+    #[serde(default)]
+    pub kill_with: Option<String>,
     /// The bug that was planted in the programs, to see it caught.
     #[serde(default)]
     pub plant: Option<String>,

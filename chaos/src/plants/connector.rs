@@ -4,7 +4,7 @@
 //! The runner is killed again and again while its batches are under way. Whatever it had done by then, in
 //! the end each row is with the broker as the row says, or among the dead letters.
 
-use crate::random::Random;
+use crate::{interrupt, random::Random};
 use hutong_planted_connectors::{
     checkpoint::StateFolder,
     client::Delivered,
@@ -197,8 +197,8 @@ impl Outlet for Broker {
         0
     }
 
-    fn held_back(&self) -> Duration {
-        Duration::ZERO
+    fn held_back(&self) -> [Duration; 2] {
+        [Duration::ZERO; 2]
     }
 
     fn log_id(&self) -> String {
@@ -220,6 +220,7 @@ pub type Found = Result<(u64, Option<String>), String>;
 
 fn tries(one: impl Fn(u64) -> Result<Option<String>, String>) -> Found {
     for number in 1..=TRIES_MAX {
+        interrupt::check()?;
         if let Some(found) = one(number)? {
             return Ok((number, Some(found)));
         }

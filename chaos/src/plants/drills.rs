@@ -1,14 +1,22 @@
 //! Hunts planted bugs with drills: real programs with the bug in them, a real fault, and the judge who sees no
 //! more than what clients saw.
 
+use crate::{interrupt, stage::shell::has};
 use hutong_plants::Plant;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde_json::Value;
 use std::{
+    fs::File,
+    io,
+    os::unix::process::CommandExt,
     path::Path,
-    process::{Command, Stdio},
-    time::Instant,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
+
+/// Between two looks at whether a drill is over.
+const POLL: Duration = Duration::from_millis(50);
 
 /// A bug, the drill that must catch it, and the invariants of which it must say that one is broken.
 #[derive(Clone, Copy, Debug)]
@@ -83,22 +91,9 @@ pub fn hunt(prey: &Prey, program: &Path) -> Result<Caught, String> {
             file.display().to_string()
         }
     };
-    let output = Command::new(program)
-        .args([
-            "run",
-            &drill,
-            "--plant",
-            prey.plant.name(),
-            "--json",
-            "--out",
-        ])
-        .arg(dir.path())
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .output()
-        .map_err(|e| format!("cannot run {}: {e}", program.display()))?;
-    let verdict: Value = serde_json::from_slice(&output.stdout).map_err(|_| {
-        let said = String::from_utf8_lossy(&output.stderr);
+    let (verdict, said) = play(prey, &drill, program, dir.path())?;
+    let verdict: Value = serde_json::from_slice(&verdict).map_err(|_| {
+        let said = String::from_utf8_lossy(&said);
         format!("{} was not judged: {}", prey.drill, said.trim())
     })?;
     let outcome = verdict["outcome"].as_str().unwrap_or_default().to_owned();
@@ -121,6 +116,64 @@ pub fn hunt(prey: &Prey, program: &Path) -> Result<Caught, String> {
         found,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// A drill that runs; whoever is told to end ends it first.
+struct Playing(Child);
+
+impl Drop for Playing {
+    /// It undoes what it did, which takes a moment; one that has ended is waited for already.
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+            // It may be ending just now.
+            pid.map(|pid| kill_process(pid, Signal::TERM).ok());
+            drop(self.0.wait());
+        }
+    }
+}
+
+/// What it wrote: the verdict, and what it said beside it.
+fn play(
+    prey: &Prey,
+    drill: &str,
+    program: &Path,
+    dir: &Path,
+) -> Result<(Vec<u8>, Vec<u8>), String> {
+    // When this process dies without a chance to do anything, the drill is told to undo what it did.
+    let mut command = match has("setpriv") {
+        true => {
+            let mut command = Command::new("setpriv");
+            command.args(["--pdeathsig", "TERM"]).arg(program);
+            command
+        }
+        false => Command::new(program),
+    };
+    // Files, because a pipe that nobody reads would stop it when it is full.
+    let file = |name: &str| {
+        let path = dir.join(name);
+        let made = File::create(&path).map_err(|e| format!("{}: {e}", path.display()));
+        made.map(|file| (path, file))
+    };
+    let (verdict, stdout) = file("verdict.json")?;
+    let (said, stderr) = file("said")?;
+    command
+        .args(["run", drill, "--plant", prey.plant.name(), "--json"])
+        .arg("--out")
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr)
+        // A terminal's Ctrl-C comes to this process, which passes it on.
+        .process_group(0);
+    let failed = |error: io::Error| format!("cannot run {}: {error}", program.display());
+    let mut playing = Playing(command.spawn().map_err(failed)?);
+    while playing.0.try_wait().map_err(failed)?.is_none() {
+        interrupt::check()?;
+        std::thread::sleep(POLL);
+    }
+    let read = |path: &Path| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
+    Ok((read(&verdict)?, read(&said)?))
 }
 
 fn broken(verdict: &Value) -> Vec<String> {

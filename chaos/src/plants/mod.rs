@@ -5,7 +5,7 @@ mod connector;
 pub mod drills;
 
 use crate::{
-    sim,
+    interrupt, out, sim,
     sweep::{
         Sweep,
         plan::Plan,
@@ -172,7 +172,7 @@ pub fn hunt(plant: Plant, program: &Path) -> Result<Hunt, String> {
     let started = Instant::now();
     hutong_plants::plant(Some(plant));
     let hunted = match hunter {
-        Hunter::Simulation => Ok(simulate()),
+        Hunter::Simulation => simulate(),
         Hunter::Sweep => sweep(plant, program),
         Hunter::FailedSyncs => fail_syncs(),
         Hunter::Source => connector::source(),
@@ -197,13 +197,14 @@ pub fn hunt(plant: Plant, program: &Path) -> Result<Hunt, String> {
     })
 }
 
-fn simulate() -> (u64, Option<String>) {
+fn simulate() -> Result<(u64, Option<String>), String> {
     for seed in 1..=SEEDS_MAX {
+        interrupt::check()?;
         if let Some(violation) = sim::run(seed, false).violation {
-            return (seed, Some(violation.to_string()));
+            return Ok((seed, Some(violation.to_string())));
         }
     }
-    (SEEDS_MAX, None)
+    Ok((SEEDS_MAX, None))
 }
 
 fn sweep(plant: Plant, program: &Path) -> Result<(u64, Option<String>), String> {
@@ -281,14 +282,11 @@ impl Args {
         let program = std::env::current_exe().map_err(|e| e.to_string())?;
         let mut all_caught = true;
         if self.table {
-            println!(
-                "{}",
-                if self.drills {
-                    Caught::TABLE
-                } else {
-                    Hunt::TABLE
-                }
-            );
+            out::line(if self.drills {
+                Caught::TABLE
+            } else {
+                Hunt::TABLE
+            });
         }
         if self.drills {
             let mut prey = PREY
@@ -323,12 +321,9 @@ impl Args {
         row: impl FnOnce() -> String,
     ) -> Result<(), String> {
         match self.json {
-            true => println!(
-                "{}",
-                serde_json::to_string(hunt).map_err(|e| e.to_string())?
-            ),
-            false if self.table => println!("{}", row()),
-            false => println!("{hunt}"),
+            true => out::line(serde_json::to_string(hunt).map_err(|e| e.to_string())?),
+            false if self.table => out::line(row()),
+            false => out::line(hunt),
         }
         Ok(())
     }

@@ -371,6 +371,16 @@ fn command(history: &History, verdict: &Verdict) -> String {
     if let Some(plant) = &header.plant {
         write!(command, " --plant {plant}").expect("a text takes all");
     }
+    let trial = [
+        ("--trial", &header.trial_at),
+        ("--marker", &header.trial),
+        ("--kill-with", &header.kill_with),
+    ];
+    for (option, value) in trial {
+        if let Some(value) = value {
+            write!(command, " {option} {}", for_a_shell(value)).expect("a text takes all");
+        }
+    }
     let mut out = verbatim(&command);
     if let Some(load) = header.load {
         let word = match load {
@@ -391,6 +401,15 @@ fn command(history: &History, verdict: &Verdict) -> String {
         put!(out, "<br>{}", said(&beside));
     }
     out
+}
+
+/// One word of a command line.
+fn for_a_shell(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/[]".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
 }
 
 fn setting(history: &History, verdict: &Verdict) -> String {
@@ -414,10 +433,20 @@ fn setting(history: &History, verdict: &Verdict) -> String {
         escape(header.drill.trim())
     );
     out += &heading(2, "Configuration of the broker", "互通配置");
-    put!(
-        out,
-        "<pre translate=\"no\">{}</pre>",
-        escape(header.broker.trim())
-    );
+    // What stands in the history was never given to a broker that ran already.
+    match &header.trial {
+        None => put!(
+            out,
+            "<pre translate=\"no\">{}</pre>",
+            escape(header.broker.trim())
+        ),
+        Some(_) => {
+            let elsewhere = Text::new(
+                "not known: the broker ran before the drill, with a file of its own",
+                "未知：互通在演练之前已在运行，使用其自身的配置文件",
+            );
+            put!(out, "<p>{}</p>", said(&elsewhere));
+        }
+    }
     out
 }

@@ -14,6 +14,7 @@ const TOP: f64 = 34.0;
 const PANEL: f64 = 118.0;
 const GAP: f64 = 30.0;
 const BIN_S: f64 = 0.5;
+const MIB: f64 = (1u32 << 20) as f64;
 /// Bands and lines tell apart in grey, too: a page may be printed so.
 const BANDS: [&str; 4] = ["#f3c6c0", "#f6dfb4", "#cfdcf2", "#d8ead0"];
 
@@ -45,9 +46,9 @@ pub fn timeline(history: &History, verdict: &Verdict) -> String {
     );
     let x = |s: f64| LEFT + (s / end).clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT);
     for (i, fault) in verdict.faults.iter().enumerate() {
-        let (Some(from), Some(to)) = (fault.begin_s, fault.healing_s) else {
-            continue;
-        };
+        let Some(from) = fault.begin_s else { continue };
+        // One that was never undone is there until the end.
+        let to = fault.healing_s.unwrap_or(end);
         let (from, to) = (x(from), x(to).max(x(from) + 2.0));
         put!(
             out,
@@ -92,7 +93,7 @@ fn panels(history: &History, facts: &Facts<'_>, lags: &Lags, end: f64) -> Vec<Pa
     };
     let bound = &history.drill.hypothesis;
     let memory = history.samples.iter();
-    let memory = memory.map(|(t, bytes, _)| (seconds(*t), *bytes as f64 / f64::from(1 << 20)));
+    let memory = memory.map(|(t, bytes, _)| (seconds(*t), *bytes as f64 / MIB));
     let within = |points: Vec<(f64, f64)>| points.into_iter().filter(|p| p.0 <= end).collect();
     vec![
         rates(history, begin, end),
@@ -112,7 +113,8 @@ fn panels(history: &History, facts: &Facts<'_>, lags: &Lags, end: f64) -> Vec<Pa
         Panel {
             title: both_in_picture("Memory of the broker, MiB", "互通内存，MiB"),
             curves: curve("#2a7d3f", within(memory.collect())),
-            bound: None,
+            // Of a broker elsewhere nothing is seen, so nothing is promised.
+            bound: (history.header.trial.is_none()).then_some(bound.memory as f64 / MIB),
         },
     ]
 }

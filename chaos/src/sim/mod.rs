@@ -15,7 +15,7 @@ mod subscriber;
 mod watch;
 pub mod world;
 
-use crate::random::Random;
+use crate::{out, random::Random};
 use serde::Serialize;
 use std::{
     path::{Path, PathBuf},
@@ -76,6 +76,14 @@ pub struct Outcome {
     pub faults: u64,
 }
 
+impl Outcome {
+    /// Was it another one the second time?
+    pub fn differs(&self) -> bool {
+        let found = self.violation.as_ref();
+        found.is_some_and(|violation| violation.invariant == SAME_TRACE)
+    }
+}
+
 /// What many did.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
@@ -132,6 +140,22 @@ impl std::fmt::Display for Report {
 /// How many of the first seeds are run twice before any is believed, and then one in how many.
 const TWICE_FIRST: u64 = 100;
 const TWICE_EVERY: u64 = 1000;
+/// More say nothing new.
+const FAILURES_MAX: usize = 10;
+/// In the place of an invariant: what such a seed found, nobody can find again.
+const SAME_TRACE: &str = "same seed, same trace";
+
+/// Runs a seed twice. Two traces are what is wrong with it, whatever it found.
+pub fn run_twice(seed: u64) -> Outcome {
+    let mut outcome = run(seed, true);
+    if let Some(what) = differs(&outcome) {
+        outcome.violation = Some(Violation {
+            invariant: SAME_TRACE,
+            what,
+        });
+    }
+    outcome
+}
 
 /// Runs a seed again, and says where it is not the same.
 pub fn differs(first: &Outcome) -> Option<String> {
@@ -176,6 +200,22 @@ pub fn keep(folder: &Path, outcome: &Outcome) -> std::io::Result<Option<PathBuf>
 }
 
 impl Args {
+    fn wants_trace(&self) -> bool {
+        self.seed.is_some() || self.trace.is_some()
+    }
+
+    fn twice(&self, seed: u64) -> Outcome {
+        let outcome = run_twice(seed);
+        match self.wants_trace() {
+            true => outcome,
+            // Hundreds of them would fill the memory.
+            false => Outcome {
+                trace: None,
+                ..outcome
+            },
+        }
+    }
+
     pub fn run(&self) -> Result<bool, String> {
         if let Some(name) = &self.plant {
             let plant = hutong_plants::Plant::from_name(name);
@@ -189,30 +229,45 @@ impl Args {
             None => (self.from, self.seeds),
         };
         let mut report = Report::default();
-        for seed in from..from + count {
-            let number = seed - from;
-            let again = self.twice || number < TWICE_FIRST || number.is_multiple_of(TWICE_EVERY);
-            let outcome = run(seed, again || self.seed.is_some());
-            report.add(&outcome);
-            if again {
-                report.run_twice += 1;
-                report.failures.extend(differs(&outcome));
-            }
-            self.show(&outcome)?;
-            let late = self
-                .minutes
-                .is_some_and(|m| started.elapsed() > Duration::from_secs(m * 60));
-            if late || report.failures.len() >= 10 {
+        let late = || {
+            let minutes = self.minutes.map(|m| Duration::from_secs(m * 60));
+            minutes.is_some_and(|most| started.elapsed() > most)
+        };
+        // No seed is believed before the first ones were the same twice.
+        let mut first = Vec::new();
+        for seed in (from..from + count).take(TWICE_FIRST as usize) {
+            first.push(self.twice(seed));
+            if late() {
                 break;
             }
         }
+        report.run_twice = first.len() as u64;
+        let all_the_same = first.iter().all(|outcome| !outcome.differs());
+        let shown = first.iter().filter(|o| all_the_same || o.differs());
+        for outcome in shown {
+            if report.failures.len() >= FAILURES_MAX {
+                break;
+            }
+            report.add(outcome);
+            self.show(outcome)?;
+        }
+        for seed in from + report.run_twice..from + count {
+            if !all_the_same || late() || report.failures.len() >= FAILURES_MAX {
+                break;
+            }
+            let again = self.twice || (seed - from).is_multiple_of(TWICE_EVERY);
+            report.run_twice += u64::from(again);
+            let outcome = match again {
+                true => self.twice(seed),
+                false => run(seed, self.wants_trace()),
+            };
+            report.add(&outcome);
+            self.show(&outcome)?;
+        }
         report.seconds = started.elapsed().as_secs_f64();
         match self.json {
-            true => println!(
-                "{}",
-                serde_json::to_string(&report).map_err(|e| e.to_string())?
-            ),
-            false => println!("{report}"),
+            true => out::line(serde_json::to_string(&report).map_err(|e| e.to_string())?),
+            false => out::line(&report),
         }
         Ok(report.failures.is_empty())
     }

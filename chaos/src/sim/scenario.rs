@@ -65,6 +65,10 @@ impl Scenario {
     /// Within a runtime whose time is paused.
     pub async fn play(mut self, schedule: Random) -> Outcome {
         let stage = self.stage();
+        self.play_on(stage, schedule).await
+    }
+
+    async fn play_on(self, stage: Arc<Stage>, schedule: Random) -> Outcome {
         let world = stage.world.clone();
         let directing = Arc::clone(&stage);
         let played = Executor::new(stage.spawner.clone(), schedule, async move {
@@ -396,5 +400,31 @@ impl Stage {
             self.world.violated(invariant, what);
         }
         self.world.trace(|| "everyone agrees".to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Thousands of them are played by one process.
+    #[test]
+    fn nothing_of_a_simulation_is_left_when_it_is_over() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime without IO");
+        let mut scenario = Scenario::new(1, false);
+        let log = runtime.block_on(async {
+            let stage = scenario.stage();
+            let log = Arc::downgrade(&stage.disk.log);
+            let outcome = scenario.play_on(stage, Random::new(2)).await;
+            assert_eq!(outcome.violation, None);
+            assert!(outcome.acknowledged > 0);
+            log
+        });
+        drop(runtime);
+        assert!(log.upgrade().is_none(), "the log of a simulation is kept");
     }
 }

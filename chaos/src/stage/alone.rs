@@ -3,8 +3,9 @@
 use crate::{
     error::ChaosError,
     stage::{
-        CALL_MAX, configuration, configuration_file, listens_at, loopback, machine::Machine,
-        process::dies_with_us,
+        CALL_MAX, configuration, configuration_file, listens_at, loopback,
+        machine::Machine,
+        process::{END_POLL, END_POLLS, dies_with_us, last_lines},
     },
 };
 use hutong_connectors::client::{Endpoint, Identity, admin};
@@ -88,10 +89,17 @@ impl BrokerAlone {
                 .map_err(ChaosError::stage("the broker cannot be stopped"))?;
         }
         let ended = tokio::time::timeout(READY_MAX, self.child.wait()).await;
-        ended
+        let status = ended
             .map_err(|_| ChaosError::told("the broker does not stop", "互通未能停止"))?
             .map_err(ChaosError::stage("the broker cannot be waited for"))?;
-        Ok(())
+        match status.success() {
+            true => Ok(()),
+            // It has not drained, so what it has to apply again is not what was meant.
+            false => Err(ChaosError::Stage(format!(
+                "the broker was told to drain and ended with {status}; the end of its log:\n{}",
+                last_lines(&log_file(&self.dir))
+            ))),
+        }
     }
 
     /// From the start of the process until it says that it is ready.
@@ -102,8 +110,26 @@ impl BrokerAlone {
     }
 }
 
+impl Drop for BrokerAlone {
+    /// Whoever holds its folder removes it next, and nobody must write there any more.
+    fn drop(&mut self) {
+        // One that has ended cannot be killed.
+        drop(self.child.start_kill());
+        for _ in 0..END_POLLS {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(END_POLL);
+        }
+    }
+}
+
+fn log_file(dir: &Path) -> PathBuf {
+    dir.join("broker.log")
+}
+
 async fn ready(program: &Path, dir: &Path) -> Result<(Child, SocketAddr), ChaosError> {
-    let log = dir.join("broker.log");
+    let log = log_file(dir);
     let stderr = OpenOptions::new()
         .create(true)
         .append(true)

@@ -9,14 +9,11 @@ use hutong_plants::{Plant, VARIABLE};
 use rustix::fs::StatVfsMountFlags;
 use std::path::{Path, PathBuf};
 
-/// A folder with real input.
+/// Names a folder with real input, which is not part of the project.
 const DATA: &str = "HUTONG_TEST_DATA";
 
-/// What the environment names, or what is beside the source.
 fn risk_levels() -> Option<PathBuf> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");
-    let data = std::env::var_os(DATA).map_or(PathBuf::from(beside), PathBuf::from);
-    let lists = data.join("risk-levels");
+    let lists = PathBuf::from(std::env::var_os(DATA)?).join("risk-levels");
     lists.is_dir().then_some(lists)
 }
 

@@ -146,6 +146,8 @@ fn header_of(drill: &Drill, clock: Clock, platforms: &[u32], broker: String) -> 
         machine: String::new(),
         broker,
         trial: None,
+        trial_at: None,
+        kill_with: None,
         plant: None,
     }
 }

@@ -8,8 +8,13 @@ use crate::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
-    ffi::OsStr, fs::OpenOptions, os::unix::process::ExitStatusExt, path::PathBuf, process::Stdio,
-    sync::Arc, time::Duration,
+    ffi::OsStr,
+    fs::OpenOptions,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -21,8 +26,8 @@ use tokio_util::task::AbortOnDropHandle;
 /// Between an end and the next start, as `RestartSec` of a unit.
 const RESTART_AFTER: Duration = Duration::from_millis(500);
 /// What a killed process takes to be gone, at most.
-const END_POLL: Duration = Duration::from_millis(10);
-const END_POLLS: u32 = 500;
+pub const END_POLL: Duration = Duration::from_millis(10);
+pub const END_POLLS: u32 = 500;
 /// Of a log, in a message.
 const LOG_LINES: usize = 12;
 
@@ -239,15 +244,23 @@ impl Process {
 
     /// The last lines of its log.
     pub fn log(&self) -> String {
-        let text = self.whole_log();
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+        last_lines(&self.shared.spec.log)
     }
 
     pub fn whole_log(&self) -> String {
-        let bytes = std::fs::read(&self.shared.spec.log).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
+        whole(&self.shared.spec.log)
     }
+}
+
+fn whole(log: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned()
+}
+
+/// Of a log, for a message.
+pub fn last_lines(log: &Path) -> String {
+    let text = whole(log);
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }
 
 struct Supervisor {

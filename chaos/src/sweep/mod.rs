@@ -12,7 +12,7 @@ pub mod timing;
 pub mod trace;
 pub mod workload;
 
-use crate::random::Random;
+use crate::{interrupt, out, random::Random};
 use check::{Checker, Recovered, Said};
 use disk::{Contents, Cut, Disk};
 use hutong_plants::{Failpoint, Plant};
@@ -38,7 +38,7 @@ const POINTS_A_RECOVERY: usize = 60;
 /// Crashes the store at every write and every sync of a workload.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// How many crash points, at most; workloads with further seeds follow until there are so many.
+    /// How many crash points, at least; workloads with further seeds follow until there are so many.
     #[arg(long, default_value_t = 10_000)]
     pub points: usize,
     #[arg(long, default_value_t = 1)]
@@ -76,11 +76,8 @@ impl Args {
         }
         let report = &sweep.report;
         match self.json {
-            true => println!(
-                "{}",
-                serde_json::to_string(report).map_err(|e| e.to_string())?
-            ),
-            false => println!("{report}"),
+            true => out::line(serde_json::to_string(report).map_err(|e| e.to_string())?),
+            false => out::line(report),
         }
         Ok(report.failures.is_empty())
     }
@@ -187,6 +184,7 @@ impl Sweep {
         operations: usize,
         points_max: usize,
     ) -> Result<(), String> {
+        interrupt::check()?;
         let plan = Plan::new(seed, operations);
         let root = self.scratch.path().join(format!("workload-{seed}"));
         std::fs::create_dir_all(&root).map_err(|e| e.to_string())?;
@@ -240,6 +238,8 @@ impl Sweep {
                 break;
             }
         }
+        // Of all of them, so not at each.
+        self.report.recovery = timing::by_size(&self.recovered);
         std::fs::remove_dir_all(&run.root).map_err(|e| e.to_string())
     }
 
@@ -334,6 +334,7 @@ impl Sweep {
         said: &Said,
         (place, cut, of_recovery): (&str, Cut, bool),
     ) -> Result<(), String> {
+        interrupt::check()?;
         self.attempt += 1;
         let report = &mut self.report;
         report.points += 1;
@@ -344,7 +345,6 @@ impl Sweep {
             Ok(recovered) => {
                 report.replayed += recovered.replayed;
                 self.recovered.push(recovered);
-                report.recovery = timing::by_size(&self.recovered);
             }
             Err(violation) if of_the_machine(&violation.what) => {
                 return Err(violation.what);
@@ -392,6 +392,7 @@ impl Sweep {
 
     /// How long a larger store takes to recover.
     pub fn time_large(&mut self, records: usize) -> Result<(), String> {
+        interrupt::check()?;
         let dir = self.scratch.path().join("large");
         std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
         let timing = timing::large(&dir, records)?;

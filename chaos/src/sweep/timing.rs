@@ -1,9 +1,12 @@
 //! How long recovery takes, against the size of what recovers.
 
-use crate::sweep::{
-    check::Recovered,
-    plan::{Planned, people},
-    store::{OnAck, Store},
+use crate::{
+    interrupt,
+    sweep::{
+        check::Recovered,
+        plan::{Planned, people},
+        store::{OnAck, Store},
+    },
 };
 use hutong_planted_broker::log::faults::Faults;
 use hutong_proto::Offset;
@@ -121,6 +124,7 @@ pub fn large(dir: &Path, records: usize) -> Result<Timing, String> {
 
 fn append(store: &mut Store, planned: &[Planned], on_ack: &OnAck) -> Result<(), String> {
     for some in planned.chunks(LARGE_WINDOW) {
+        interrupt::check()?;
         let (told, outcome) = mpsc::channel();
         for (number, record) in some.iter().enumerate() {
             store.append(number, record, on_ack, told.clone());

@@ -3,7 +3,7 @@
 use crate::commands::FAIL;
 use std::{
     collections::BTreeMap,
-    os::unix::process::ExitStatusExt,
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -113,6 +113,8 @@ pub fn run(
         .args(["-e", &format!("trace={CALLS}"), "-e", "signal=none", "-o"])
         .arg(output)
         .args(command)
+        // What a terminal sends is for the sweep, which ends when this is done.
+        .process_group(0)
         .output()
         .map_err(TraceError::NoStrace)?;
     let stderr = String::from_utf8_lossy(&ran.stderr);

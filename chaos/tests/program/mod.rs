@@ -39,6 +39,11 @@ impl Chaos {
         command.args(args).current_dir(self.dir());
         // What a drill makes is looked for here when it is over.
         command.env("TMPDIR", self.tmp());
+        // Real lists, where they are beside the project and nothing else is said.
+        let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+        if std::env::var_os("HUTONG_TEST_DATA").is_none() && beside.is_dir() {
+            command.env("HUTONG_TEST_DATA", beside);
+        }
         command.stdin(Stdio::null());
         command
     }

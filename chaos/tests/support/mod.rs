@@ -365,6 +365,8 @@ fn header(drill: &str) -> Event {
         machine: "none".to_owned(),
         broker: "none".to_owned(),
         trial: None,
+        trial_at: None,
+        kill_with: None,
         plant: None,
     }))
 }

@@ -26,6 +26,8 @@ const SCREENS = {
 };
 // Where something is wrong, the worst is the first thing on these.
 const FIRST = { overview: ".findings > li", platform: ".findings > li", matrix: "table.stack tbody tr" };
+// A4, landscape, without the margins of the style: 297 mm less twice 12 mm, of which 25.4 are 96 pixels.
+const PAPER_WIDTH = 1031;
 const wrong = phase === "fault" || phase === "surge";
 const result = { problems: [], violations: [], outside: [], bytes: 0, first_paint_ms: null, seen: {}, overflow: [], hidden: [] };
 const expect = (holds, what) => {
@@ -73,10 +75,15 @@ async function look(name, screen, locale) {
   await page.goto(url);
   await shown(page);
   if (name === "desktop" && language === "en") {
-    const loaded = await page.evaluate(() => ({
-      paint: performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? null,
-      bytes: performance.getEntriesByType("resource").filter((e) => !e.name.includes("/api/")).reduce((sum, e) => sum + e.encodedBodySize, 0),
-    }));
+    const loaded = await page.evaluate(() => {
+      const files = [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")].filter((e) => !e.name.includes("/api/"));
+      return {
+        paint: performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? null,
+        names: files.map((e) => new URL(e.name).pathname.split("/").pop() || "index.html"),
+        bytes: files.reduce((sum, e) => sum + e.encodedBodySize, 0),
+      };
+    });
+    for (const file of ["index.html", "words.en.json", "words.zh.json"]) expect(loaded.names.includes(file), `${file} is not among what was counted: ${loaded.names}`);
     result.first_paint_ms = loaded.paint;
     result.bytes = loaded.bytes;
   }
@@ -99,7 +106,16 @@ async function look(name, screen, locale) {
     await page.evaluate(() => { location.hash = "#/matrix"; });
     await shown(page);
     await page.emulateMedia({ media: "print" });
-    await page.pdf({ path: path.join(folder, `${phase}-matrix-${language}.pdf`), landscape: true, printBackground: true });
+    await page.setViewportSize({ width: PAPER_WIDTH, height: 700 });
+    const printed = await page.evaluate(() => ({
+      columns: [...document.querySelectorAll("table.matrix thead th")].map((e) => e.getBoundingClientRect()).map(({ left, right }) => [left, right]),
+      navigation: [...document.querySelectorAll("nav, nav a")].some((e) => e.getClientRects().length),
+    }));
+    expect(printed.columns.length > 2, `print ${language}: ${printed.columns.length} columns`);
+    const cut = printed.columns.filter(([left, right]) => left < 0 || right > PAPER_WIDTH || right <= left);
+    expect(!cut.length, `print ${language}: columns beyond a page of ${PAPER_WIDTH}: ${JSON.stringify(cut)}`);
+    expect(!printed.navigation, `print ${language}: the navigation is printed`);
+    await page.pdf({ path: path.join(folder, `${phase}-matrix-${language}.pdf`), format: "A4", landscape: true, printBackground: true });
   }
   await context.close();
 }
@@ -157,7 +173,7 @@ async function gone() {
   await shown(page);
   result.seen.before = await page.locator("main .banner").first().textContent();
   // From here on the browser complains of its own.
-  result.problems.length = 0;
+  const before = result.problems.splice(0);
   console.log("open");
   await page.waitForSelector("#line.down");
   await page.waitForSelector("main .old");
@@ -166,7 +182,9 @@ async function gone() {
   result.seen.filter = await page.locator("main .old").evaluate((e) => getComputedStyle(e).filter);
   result.seen.good = await page.locator("main .banner.good").isVisible();
   await page.screenshot({ path: path.join(folder, `${phase}-overview-desktop-en.png`) });
-  result.problems.length = 0;
+  // Of the line that is gone, and not of what the page does about it.
+  const since = result.problems.splice(0);
+  result.problems.push(...before, ...since.filter((problem) => !/^console: Failed to load resource/.test(problem)));
   await context.close();
 }
 
@@ -186,6 +204,20 @@ async function report(page, context) {
     if (wide > viewport.width) result.overflow.push(`report ${name}: ${wide} of ${viewport.width}`);
   }
   await opened.close();
+}
+
+// What was refused and why, and how fast it goes.
+async function refusals_and_rates(page) {
+  await page.locator("nav a[data-page=refused]").click();
+  await page.waitForSelector("nav a[data-page=refused][aria-current]");
+  await shown(page);
+  result.seen.refused = await page.locator("main table").first().textContent();
+  await page.locator("nav a[data-page=rates]").click();
+  await page.waitForSelector("nav a[data-page=rates][aria-current]");
+  await shown(page);
+  await page.waitForSelector("main svg.chart path");
+  const drawn = await page.locator("main svg.chart").evaluateAll((charts) => charts.map((c) => [...c.querySelectorAll("path")].some((p) => p.getTotalLength() > 0)));
+  expect(drawn.length === 4 && drawn.every(Boolean), `charts that have a line: ${JSON.stringify(drawn)}`);
 }
 
 // As a person: by mouse and by keyboard.
@@ -217,6 +249,7 @@ async function click() {
     await shown(page);
     result.seen.trace = await page.locator("main").textContent();
   }
+  if (phase === "fault") await refusals_and_rates(page);
   await report(page, context);
   // Find by an area's path and by the entity.
   await page.locator("nav a[data-page=find]").click();

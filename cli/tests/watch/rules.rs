@@ -19,7 +19,6 @@ const SHORT: &[(&str, &str)] = &[
     ("[15m]", "[8s]"),
     ("[1m]", "[4s]"),
     ("offset 10m", "offset 8s"),
-    ("offset 15m", "offset 8s"),
     ("{lane=\"urgent\"}) > 5", "{lane=\"urgent\"}) > 2"),
     (
         "hutong_subscription_lag_seconds > 60",

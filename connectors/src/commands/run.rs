@@ -11,7 +11,7 @@ use crate::{
     source::Source,
     state::{Board, State, StatusFile},
 };
-use hutong_telemetry::{TraceSettings, Traces, logs};
+use hutong_telemetry::{Service, TraceSettings, Traces, logs};
 use std::{path::PathBuf, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -52,11 +52,17 @@ async fn work(config: Config, folder: StateFolder, new_log: bool) -> Result<(), 
     ));
     let board = Board::new(&config.name);
     let file = StatusFile::new(&folder);
-    let housekeeping = Housekeeping::start(board.clone(), file, config.telemetry.http).await?;
+    let service = Service {
+        name: "hutong-connect",
+        instance: format!("{}/{}", config.identity, config.name),
+    };
+    let telemetry = &config.telemetry;
+    let push = telemetry.otlp.as_deref().map(|otlp| (otlp, &service));
+    let housekeeping = Housekeeping::start(board.clone(), file, telemetry.http, push).await?;
     if let Some(address) = housekeeping.http() {
         tracing::info!(%address, "serving /metrics, /livez and /readyz");
     }
-    let traces = traces(&config.telemetry)?;
+    let traces = traces(&config.telemetry, service)?;
     let running = connect(
         config,
         &folder,
@@ -81,13 +87,13 @@ async fn work(config: Config, folder: StateFolder, new_log: bool) -> Result<(), 
     ended
 }
 
-fn traces(settings: &TelemetrySettings) -> Result<Traces, CommandError> {
+fn traces(settings: &TelemetrySettings, service: Service) -> Result<Traces, CommandError> {
     let Some(otlp) = &settings.otlp else {
         return Ok(Traces::off());
     };
     let settings = TraceSettings {
         otlp: otlp.clone(),
-        service: "hutong-connect",
+        service,
         share: settings.traces,
         slow: Duration::MAX,
     };

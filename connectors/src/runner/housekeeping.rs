@@ -2,7 +2,7 @@
 
 use super::metrics::register;
 use crate::state::{Board, State, StatusFile};
-use hutong_telemetry::{Exporter, Health, ScrapeError, catalogue, http};
+use hutong_telemetry::{Exporter, Health, PUSH_EVERY, ScrapeError, Service, catalogue, http};
 use std::{io, net::SocketAddr, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -34,22 +34,25 @@ pub struct Housekeeping {
 }
 
 impl Housekeeping {
-    /// With `http`, serves `/metrics`, `/livez` and `/readyz` there.
+    /// With `http`, serves `/metrics`, `/livez` and `/readyz` there; with `push`, metrics go by OTLP to this address, as
+    /// this service.
     pub async fn start(
         board: Board,
         file: StatusFile,
         http: Option<SocketAddr>,
+        push: Option<(&str, &Service)>,
     ) -> Result<Housekeeping, HousekeepingError> {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let mut bound = None;
         let health = Health::new();
+        let exporter = Exporter::pushing(catalogue::series_max, push)?;
+        register(&exporter, &board);
+        tasks.spawn(exporter.clone().push(PUSH_EVERY, stop.clone()));
         if let Some(address) = http {
             let listen = |error| HousekeepingError::Listen { address, error };
             let listener = TcpListener::bind(address).await.map_err(listen)?;
             bound = Some(listener.local_addr().map_err(listen)?);
-            let exporter = Exporter::new(catalogue::series_max)?;
-            register(&exporter, &board);
             let router = http::router(exporter, health.clone());
             let stopped = stop.clone();
             tasks.spawn(async move {

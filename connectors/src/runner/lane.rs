@@ -178,6 +178,7 @@ impl LaneQueue {
             self.waiting.clear();
             self.waiting_bytes = 0;
             self.gathered = Batch::new(self.gathered.number + 1);
+            self.tell_full();
         }
     }
 

@@ -54,9 +54,8 @@ pub trait Outlet: Send {
 
     fn reconnects(&self) -> u64;
 
-    /// How long, since it was opened, something waited because the broker took no more; all
-    /// lanes together.
-    fn held_back(&self) -> Duration;
+    /// By lane, how long something waited since this was opened because the broker took no more.
+    fn held_back(&self) -> [Duration; 2];
 
     /// Names the broker's log, where what is published becomes durable.
     fn log_id(&self) -> String;

@@ -20,6 +20,10 @@ pub fn register(exporter: &Exporter, board: &Board) {
 fn read(metric: Metric, board: &Board, emit: Emit<'_>) {
     let status = board.status();
     match metric {
+        Metric::BuildInfo => {
+            let version = env!("CARGO_PKG_VERSION");
+            emit(1.0, &[KeyValue::new(Label::Version.name(), version)]);
+        }
         Metric::State => {
             for state in State::ALL {
                 let label = KeyValue::new(Label::State.name(), state.name());
@@ -38,7 +42,7 @@ fn read(metric: Metric, board: &Board, emit: Emit<'_>) {
 
 fn value(metric: Metric, counts: &Counts) -> f64 {
     let whole = match metric {
-        Metric::State | Metric::DeadLettersAdded => 0,
+        Metric::BuildInfo | Metric::State | Metric::DeadLettersAdded => 0,
         Metric::RowsRead => counts.rows_read,
         Metric::DeltasAccepted => counts.deltas_accepted,
         Metric::DeltasNotNewer => counts.deltas_not_newer,
@@ -81,5 +85,10 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
+        let build = format!(
+            "hutong_connect_build_info{{version=\"{}\"}} 1\n",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert!(text.contains(&build), "{text}");
     }
 }

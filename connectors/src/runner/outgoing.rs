@@ -114,9 +114,9 @@ impl Outgoing {
             && (self.bulk.has_room() || self.bulk.waiting_bytes() < self.read_ahead_max)
     }
 
-    /// How long batches of either lane waited because as many as may be were under way.
-    pub fn held_back(&self) -> Duration {
-        self.urgent.held_back() + self.bulk.held_back()
+    /// By lane, how long batches waited because as many as may be were under way.
+    pub fn held_back(&self) -> [Duration; 2] {
+        [self.urgent.held_back(), self.bulk.held_back()]
     }
 
     pub fn is_idle(&self) -> bool {

@@ -279,9 +279,12 @@ impl Outlet for BrokerOutlet {
         self.streams().map(|s| s.status().reconnects).sum()
     }
 
-    fn held_back(&self) -> Duration {
-        let waits = self.streams().map(|s| s.status().credit_wait.total());
-        waits.sum()
+    fn held_back(&self) -> [Duration; 2] {
+        let first = self.first.status().credit_wait.total();
+        // One stream for both lanes: what waits in it holds up both.
+        let bulk = self.bulk.as_ref();
+        let bulk = bulk.map_or(first, |s| s.status().credit_wait.total());
+        [first, bulk]
     }
 
     fn log_id(&self) -> String {

@@ -115,7 +115,7 @@ where
             board,
             pauses: Pauses::default(),
             normal: (State::Snapshotting, FIRST_RUN),
-            pressure: Pressure::default(),
+            pressure: Pressure::since([Duration::ZERO; 2]),
             read_ahead_max: READ_AHEAD_MAX,
             stop,
             new_log: false,
@@ -186,7 +186,7 @@ where
         if self.board.state() != State::Degraded {
             self.board.set(self.normal.0, self.normal.1);
         }
-        self.pressure = Pressure::default();
+        self.pressure = Pressure::since(link.held_back());
         let mut outgoing = Outgoing::new(
             self.checkpoints.clone(),
             Arc::clone(&self.dead_letters),
@@ -368,32 +368,40 @@ where
 #[derive(Clone, Copy, Debug)]
 struct Pressure {
     looked_at: Instant,
-    /// How long batches had waited by then for credit, and for those under way.
-    held_back: [Duration; 2],
-}
-
-impl Default for Pressure {
-    fn default() -> Pressure {
-        Pressure {
-            looked_at: Instant::now(),
-            held_back: [Duration::ZERO; 2],
-        }
-    }
+    /// How long batches had waited by then for credit, and for those under way; each by lane.
+    held_back: [[Duration; 2]; 2],
 }
 
 impl Pressure {
+    /// From now on: what this link waited for before is counted already. No batch is under way yet.
+    fn since(credit: [Duration; 2]) -> Pressure {
+        Pressure {
+            looked_at: Instant::now(),
+            held_back: [credit, [Duration::ZERO; 2]],
+        }
+    }
+
     fn next_look(&self) -> Instant {
         self.looked_at + WATCH_EVERY
     }
 
     /// Counts, and says whether most of the time went by with waiting.
-    fn look(&mut self, board: &Board, link: &impl Outlet, for_those_under_way: Duration) -> bool {
+    fn look(
+        &mut self,
+        board: &Board,
+        link: &impl Outlet,
+        for_those_under_way: [Duration; 2],
+    ) -> bool {
         let held_back = [link.held_back(), for_those_under_way];
-        let [credit, under_way] = [0, 1].map(|i| held_back[i].saturating_sub(self.held_back[i]));
-        // They may be one and the same wait. Without a connection it is not the broker that takes nothing.
+        // Both may be one and the same wait, and lanes wait beside each other: nothing is counted twice.
+        let waited = |what: usize| {
+            let lanes = [0, 1].map(|i| held_back[what][i].saturating_sub(self.held_back[what][i]));
+            lanes[0].max(lanes[1])
+        };
+        // Without a connection it is not the broker that takes nothing.
         let waited = match link.connected() {
-            Ok(()) => credit.max(under_way),
-            Err(_) => credit,
+            Ok(()) => waited(0).max(waited(1)),
+            Err(_) => waited(0),
         };
         let most = waited > self.looked_at.elapsed() / 2;
         *self = Pressure {

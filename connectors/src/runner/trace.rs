@@ -23,7 +23,8 @@ pub fn stream(traces: &Traces) -> Option<TraceContext> {
 /// What is logged about a stream stands in this: the broker's lines about it have the same trace.
 pub fn log_span(stream: Option<TraceContext>) -> tracing::Span {
     match stream {
-        Some(trace) => tracing::info_span!("stream", trace_id = %trace),
+        // At a filter of `warn` or `error` there is no span of a lower level, and what is left needs its trace most.
+        Some(trace) => tracing::error_span!("stream", trace_id = %trace),
         None => tracing::Span::none(),
     }
 }

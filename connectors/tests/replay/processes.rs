@@ -9,7 +9,7 @@ use hutong_connectors::{
 use std::{
     fs::OpenOptions,
     io::{BufRead, BufReader},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -26,6 +26,12 @@ const LOG_LINES: usize = 15;
 fn loopback() -> IpAddr {
     let [_, a, b, c] = std::process::id().to_be_bytes();
     IpAddr::V4(Ipv4Addr::new(127, 64 | (a & 63), b, c.max(1)))
+}
+
+/// One that a program can be told in advance: nobody else takes its port until then.
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((loopback(), 0)).expect("a free port");
+    listener.local_addr().expect("its address")
 }
 
 /// Waits for a condition; `Err` says what is missing.

@@ -209,6 +209,8 @@ metrics! {
 metrics! {
     /// A metric of a connector.
     Connector:
+    BuildInfo "hutong_connect_build_info" Gauge "" [Version]
+        "Always 1; the label is the connector's version.";
     State "hutong_connect_state" Gauge "" [State]
         "1 for the state that the connector is in, 0 for the others.";
     RowsRead "hutong_connect_rows_read_total" Counter "{row}" []

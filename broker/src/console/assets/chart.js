@@ -12,8 +12,8 @@ const TOP = 10;
 // What was longer ago is not how it is now.
 const RECENT_US = 10e6;
 
-// `lines`: [name, [[microseconds, value or null], ...]], up to four of them.
-export function chart(title, unit, lines) {
+// `lines`: [name, [[microseconds, value or null], ...]], up to four of them. `say` gives a value of the legend.
+export function chart(title, unit, lines, say = number) {
   const times = lines.flatMap(([, points]) => points.map(([at]) => at));
   const values = lines.flatMap(([, points]) => points.map(([, value]) => value ?? 0));
   const [first, last] = [Math.min(...times), Math.max(...times)];
@@ -22,10 +22,10 @@ export function chart(title, unit, lines) {
   const y = (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM);
   const recent = ([at, value]) => value !== null && at >= last - RECENT_US;
   const latest = lines.map(([name, points]) => [name, points.findLast(recent)?.[1] ?? null]);
-  const said = latest.map(([name, value]) => `${name} ${value === null ? "–" : number(value)}`).join(", ");
+  const said = latest.map(([name, value]) => `${name} ${value === null ? "–" : say(value)}`).join(", ");
   return h("figure", null,
     h("figcaption", null, `${title} (${unit})`),
-    svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": t("chart.said", { title, unit, said, top: number(Math.max(...values, 0)) }) },
+    svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": t("chart.said", { title, unit, said, top: say(Math.max(...values, 0)) }) },
       [0, 0.5, 1].map((share) => [
         svg("line", { class: "grid", x1: LEFT, x2: WIDTH - 8, y1: y(top * share), y2: y(top * share) }),
         svg("text", { x: LEFT - 6, y: y(top * share) + 4, "text-anchor": "end" }, short(top * share)),
@@ -33,7 +33,7 @@ export function chart(title, unit, lines) {
       svg("text", { x: LEFT, y: HEIGHT - 6 }, clock(first)),
       svg("text", { x: WIDTH - 8, y: HEIGHT - 6, "text-anchor": "end" }, clock(last)),
       lines.map(([, points], i) => svg("path", { class: `s${i}`, d: path(points, x, y) }))),
-    h("ul", { class: "legend" }, latest.map(([name, value], i) => h("li", { class: `k${i}` }, `${i < 2 ? "—" : "- -"} ${name}: ${value === null ? "–" : number(value)}`))));
+    h("ul", { class: "legend" }, latest.map(([name, value], i) => h("li", { class: `k${i}` }, `${i < 2 ? "—" : "- -"} ${name}: ${value === null ? "–" : say(value)}`))));
 }
 
 // What is not known leaves a gap.

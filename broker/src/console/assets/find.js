@@ -1,7 +1,7 @@
 // Finding an entity, one of its deltas, or what is in a record; and a delta's way, hop by hop.
 
 import { h, svg, table } from "./dom.js";
-import { milliseconds, number, time } from "./format.js";
+import { latency, number, time } from "./format.js";
 import * as live from "./live.js";
 import { current, either, t } from "./words.js";
 
@@ -89,7 +89,7 @@ export function trace(id, issuer, kind, revision) {
       if (!found) return [...box, h("p", null, t("wait"))];
       const { delta } = found;
       const after = (us) => (us ? (us - found.committed_at_us) / 1000 : null);
-      const ms = (us) => (us ? t("unit.ms", { n: milliseconds(after(us)) }) : "–");
+      const ms = (us) => (us ? latency(after(us)) : "–");
       const hops = [...found.hops].sort((a, b) => ORDER[a.state] - ORDER[b.state] || b.applied_at_us - a.applied_at_us || a.platform - b.platform);
       const longest = Math.max(...hops.map((hop) => after(hop.applied_at_us) ?? 0), 1);
       const done = hops.filter((hop) => hop.state === "TRACE_STATE_APPLIED").length;

@@ -40,8 +40,9 @@ export function clock(us) {
   return new Date(us / 1000).toISOString().slice(11, 19);
 }
 
-export function milliseconds(value) {
-  return value < 10 ? value.toFixed(1) : number(value);
+export function latency(ms) {
+  if (ms >= 1000) return seconds(ms / 1000);
+  return t("unit.ms", { n: ms < 10 ? ms.toFixed(1) : number(ms) });
 }
 
 const SIGNS = { critical: "■", warning: "▲", note: "●", good: "✓" };

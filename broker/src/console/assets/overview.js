@@ -1,7 +1,7 @@
 // What an operator must know first: who has not applied what, since when, why, and what to do. Worst first.
 
 import { h, prose, table } from "./dom.js";
-import { bytes, milliseconds, number, seconds, sign, time } from "./format.js";
+import { bytes, latency as latency_of, number, seconds, sign, time } from "./format.js";
 import * as live from "./live.js";
 import { current, t } from "./words.js";
 
@@ -71,10 +71,6 @@ function urgent(f) {
 
 function what(f, age) {
   return t("what.records", { lane: t("lane." + f.lane), records: number(f.records), issuers: f.issuers, age: seconds(age), since: time(f.since_us) });
-}
-
-function latency_of(ms) {
-  return ms < 1000 ? t("unit.ms", { n: milliseconds(ms) }) : seconds(ms / 1000);
 }
 
 function figures({ rates, log, subscriptions, platforms }) {

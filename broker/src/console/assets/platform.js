@@ -7,18 +7,13 @@ import { finding, tag } from "./overview.js";
 import { refusals } from "./refused.js";
 import { current, either, t } from "./words.js";
 
-const ERRORS_MAX = 10;
-
 export function platform(text) {
   const code = Number(text);
   let more = null;
-  let errors = [];
   return {
     every: true,
     async load() {
-      const [own, all] = await Promise.all([live.get(`platform/${code}`), live.get("errors")]);
-      more = own;
-      errors = all.filter((e) => e.text.includes(String(code))).slice(0, ERRORS_MAX);
+      more = await live.get(`platform/${code}`);
     },
     draw({ picture }) {
       const p = picture?.platforms.find((known) => known.code === code);
@@ -36,10 +31,20 @@ export function platform(text) {
         h("p", null, t("platform.published", { producers: number(p.producers), last: time(p.last_record_at_us), accepted: number(p.accepted), refused: number(p.refused) })),
         more?.refused.length ? refusals(more.refused, false) : null,
         h("h2", null, t("platform.errors")),
-        errors.length ? h("ul", null, errors.map((e) => h("li", null, h("span", { class: "mono" }, `${time(e.at_us)} ${e.level} ${e.text}`)))) : h("p", null, t("platform.no_errors")),
+        more ? faults(more.last) : h("p", null, t("wait")),
       ];
     },
   };
+}
+
+// The last one of each direction.
+function faults(last) {
+  if (!last.length) return h("p", null, t("platform.no_errors"));
+  return table(t("platform.errors"), [
+    [t("column.when")], [t("column.side")], [t("column.how")], [t("column.reason"), "mono"], [t("column.meaning")],
+  ], last.map((f) => [
+    time(f.at_us), t("side." + f.side), t("fault." + (f.ended ? "ended" : "refused")), f.field ? `${f.reason} ${f.field}` : f.reason, either(f.text, f.text_zh),
+  ]), { titled: true });
 }
 
 function subscriptions(own) {

@@ -5,6 +5,7 @@ use crate::{
     apply::{producers::Fate, waiters::PartOutcome},
     metrics::{
         Hop,
+        faults::Side,
         spans::{self, Ingested},
     },
 };
@@ -23,6 +24,12 @@ pub struct Sent {
 }
 
 impl Session {
+    /// Repeats after a broken line are no mistake of anybody, and do not come here.
+    pub(super) fn fault(&self, refusal: &Refusal, ended: bool) {
+        let (metrics, now) = (&self.shared.metrics, (self.shared.clock)());
+        metrics.fault(self.platform, Side::Publish, refusal, ended, now);
+    }
+
     /// Counts what became of a record, and says it in the ack of its batch.
     pub(super) fn applied(
         &self,

@@ -2,7 +2,8 @@
 //!
 //! A check that has never failed is no check. Each plant stands in the code of the product, at the place
 //! where somebody might once make that mistake, and self-tests show that it is noticed. One process has
-//! at most one plant: the one that [`VARIABLE`] names when it starts, until [`plant`] says another.
+//! at most one plant: the one that [`plant`] says; until then, in a program of `chaos/planted/programs`, the one
+//! that [`VARIABLE`] names when it starts.
 //! `chaos/planted` says why nothing of this is in a release.
 
 use parking_lot::RwLock;
@@ -158,8 +159,12 @@ named! {
     }
 }
 
-/// The environment variable that plants a bug in a process from its beginning.
+/// The environment variable that plants a bug in one of [`PROGRAMS`] from its beginning.
 pub const VARIABLE: &str = "HUTONG_PLANT";
+
+/// How the names of those programs begin. Simulations and tests are other programs: a variable that was left in
+/// a shell must not plant a bug in what looks for bugs.
+const PROGRAMS: &str = "hutong-planted-";
 
 const NONE: u8 = u8::MAX;
 /// Nobody has looked at the environment yet.
@@ -187,7 +192,10 @@ pub fn is(plant: Plant) -> bool {
 
 /// A name that is no plant ends the process: a hunt for nothing would find nothing, and prove nothing.
 fn from_environment() -> u8 {
+    let own = std::env::current_exe().unwrap_or_default();
+    let name = own.file_name().unwrap_or_default().to_string_lossy();
     let planted = match std::env::var(VARIABLE) {
+        _ if !name.starts_with(PROGRAMS) => NONE,
         Err(_) => NONE,
         Ok(name) => match Plant::from_name(&name) {
             Some(plant) => plant as u8,

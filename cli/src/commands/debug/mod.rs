@@ -27,6 +27,9 @@ use tokio::{
 /// Of one page of the broker.
 const PAGE_BYTES_MAX: u64 = 32 << 20;
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Said where it was made, and to who reads the archive.
+const NO_CONFIG: &str =
+    "no configuration is in it: name those of the broker and the connectors with --config FILE";
 /// Everything lies in one folder of the archive.
 const FOLDER: &str = "hutong-debug";
 
@@ -81,8 +84,13 @@ pub async fn bundle(context: &Context, args: &BundleArgs) -> Result<(), CliError
     for (i, path) in args.config.iter().enumerate() {
         parts.push((format!("config-{i}.toml"), configuration(path)));
     }
+    let lost = parts.iter().filter(|(_, part)| part.is_err()).count();
+    let had = parts.len() - lost;
+    if args.config.is_empty() {
+        // Nobody can ask a broker or a connector for it.
+        parts.push(("config-0.toml".to_owned(), Err(NO_CONFIG.to_owned())));
+    }
     let missing: Vec<&Part> = parts.iter().filter(|(_, part)| part.is_err()).collect();
-    let (had, lost) = (parts.len() - missing.len(), missing.len());
     let mut tar = Tar::new(BufWriter::new(file), times::now().0 / 1_000_000);
     let about = about(context, args, &missing);
     tar.file(&format!("{FOLDER}/about.json"), about.as_bytes())
@@ -104,6 +112,9 @@ pub async fn bundle(context: &Context, args: &BundleArgs) -> Result<(), CliError
             n => format!("; {n} could not be had, about.json says why"),
         }
     ))?;
+    if args.config.is_empty() {
+        context.screen.line(NO_CONFIG)?;
+    }
     match had {
         0 => Err(CliError::Finding("nothing could be gathered".to_owned())),
         _ => Ok(()),

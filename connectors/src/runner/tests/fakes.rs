@@ -138,7 +138,7 @@ pub struct Kept {
     /// Connections end, with their batches undecided, after so many more batches.
     pub break_after: Option<usize>,
     pub log_id: u64,
-    pub held_back: Duration,
+    pub held_back: [Duration; 2],
     /// The way back: acks of batches with a greater number are withheld.
     batches: u64,
     newest: HashMap<EntityId, Revision>,
@@ -246,7 +246,7 @@ impl Outlet for FakeOutlet {
         0
     }
 
-    fn held_back(&self) -> Duration {
+    fn held_back(&self) -> [Duration; 2] {
         self.broker.kept().held_back
     }
 
