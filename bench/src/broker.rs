@@ -13,6 +13,8 @@ use tempfile::TempDir;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of its metrics, how many runs of state went down.
 const FLUSHES: &str = "hutong_state_flush_seconds_count";
+/// Of every process from its first answer on.
+const STARTED: &str = "process_start_time_seconds";
 /// What RocksDB writes into its log when it has merged runs into one level; moving a file is none.
 const MERGED: &str = "\"event\": \"compaction_finished\"";
 /// Clock ticks a second in `/proc/PID/stat`; fixed by the kernel's interface on Linux.
@@ -25,7 +27,7 @@ pub enum BrokerError {
     #[error("the broker was not ready after {0:?}; its log is {1}")]
     NotReady(Duration, PathBuf),
     #[error(
-        "the broker's /metrics does not say `{FLUSHES}`, so its runs of state cannot be counted: {0}"
+        "the broker's /metrics does not say `{STARTED}`, so its runs of state cannot be counted: {0}"
     )]
     NotCounted(String),
     #[error("cannot prepare the broker: {0}")]
@@ -178,8 +180,12 @@ impl BrokerProcess {
 
     pub async fn state_work(&self) -> Result<StateWork, BrokerError> {
         let metrics = get(&self.http, "/metrics").await.unwrap_or_default();
-        let head = || metrics.lines().next().unwrap_or("no answer").to_owned();
-        let flushes = counted(&metrics, FLUSHES).ok_or_else(|| BrokerError::NotCounted(head()))?;
+        if counted(&metrics, STARTED).is_none() {
+            let head = metrics.lines().next().unwrap_or("no answer").to_owned();
+            return Err(BrokerError::NotCounted(head));
+        }
+        // A histogram has no line before its first value.
+        let flushes = counted(&metrics, FLUSHES).unwrap_or(0);
         let mut merges = 0;
         // The older parts of its log stand beside it.
         for entry in fs::read_dir(self.dir.path().join("data").join("state"))? {

@@ -67,16 +67,7 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     let fleet = Fleet::start(&options.fleet, &broker, Arc::clone(&counters)).await?;
     let begin = Instant::now();
     let sampler = Sampler::start(&broker, Arc::clone(&counters), begin);
-    let rate = options.rate as f64;
-    let mut load = Load {
-        urgent_per_s: rate * options.urgent,
-        bulk_per_s: rate * (1.0 - options.urgent),
-        warmup: options.times.warmup(),
-        seconds: options.times.seconds(),
-        stop: CancellationToken::new(),
-        at_end: AtEnd::Drain,
-        urgent_until_drained: false,
-    };
+    let mut load = live(options);
     let (alone, driven_alone) = fleet.drive(&load).await?;
 
     // Again and again for as long as before, and no longer: what comes after would make the latency look better.
@@ -121,6 +112,20 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     run.figure("urgent_p99_ms_beside", p99_beside);
     run.figure("urgent_p99_beside_to_alone", p99_beside / p99_alone);
     Ok(run)
+}
+
+/// What goes on all the time.
+fn live(options: &Options) -> Load {
+    let rate = options.rate as f64;
+    Load {
+        urgent_per_s: rate * options.urgent,
+        bulk_per_s: rate * (1.0 - options.urgent),
+        warmup: options.times.warmup(),
+        seconds: options.times.seconds(),
+        stop: CancellationToken::new(),
+        at_end: AtEnd::Drain,
+        urgent_until_drained: false,
+    }
 }
 
 async fn open(broker: &BrokerProcess, issuer: Issuer, start: Start) -> Result<Subscriber, Failure> {

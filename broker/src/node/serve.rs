@@ -303,3 +303,36 @@ impl tokio::io::AsyncWrite for Connection {
         self.stream.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::access::method;
+
+    #[test]
+    fn a_call_is_logged_with_its_method_and_never_with_a_text_of_the_caller() {
+        use prost::Message as _;
+        let files = prost_types::FileDescriptorSet::decode(hutong_proto::api::FILE_DESCRIPTOR_SET);
+        for file in files.expect("descriptors").file {
+            for service in file
+                .service
+                .iter()
+                .filter(|_| file.package() == "hutong.sync.v1")
+            {
+                for m in &service.method {
+                    let path = format!("/hutong.sync.v1.{}/{}", service.name(), m.name());
+                    assert_eq!(method(&path), m.name());
+                }
+            }
+        }
+        let long = format!("/hutong.sync.v1.AdminService/{}", "x".repeat(1 << 16));
+        for path in [
+            "",
+            "/",
+            "/a/Publish",
+            "/hutong.sync.v1.Publish",
+            long.as_str(),
+        ] {
+            assert_eq!(method(path), "other");
+        }
+    }
+}
