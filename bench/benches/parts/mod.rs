@@ -95,7 +95,7 @@ pub fn entries(count: u64) -> Vec<Entry> {
         let part = route(decode(batch)).parts.remove(0);
         Entry {
             head: EntryHead {
-                offset: Offset(i as u64),
+                offset: Offset(Offset::FIRST.0 + i as u64),
                 partition: part.partition,
                 ordinal: i as u64 + 1,
                 durable_at: load::now(),
