@@ -63,20 +63,22 @@ impl Watched {
             .add_service(TraceServiceServer::new(collector.clone()))
             .add_service(MetricsServiceServer::new(collector))
             .serve_with_incoming(TcpListenerStream::new(listener));
-        let collector = tokio::spawn(async move {
+        let collector = AbortOnDropHandle::new(tokio::spawn(async move {
             if let Err(error) = server.await {
                 eprintln!("the collector ended: {error}");
             }
-        });
+        }));
         let broker = Hutong::start_with(issuers, true, &otlp).await?;
-        let scraper = tokio::spawn(scrape(broker.http().to_owned(), Arc::clone(&seen)));
-        let console = tokio::spawn(look(broker.http().to_owned(), Arc::clone(&seen)));
+        let scraper = scrape(broker.http().to_owned(), Arc::clone(&seen));
+        let console = look(broker.http().to_owned(), Arc::clone(&seen));
         Ok(Watched {
             broker,
             seen,
-            _watchers: [collector, scraper, console]
-                .map(AbortOnDropHandle::new)
-                .into(),
+            _watchers: vec![
+                collector,
+                AbortOnDropHandle::new(tokio::spawn(scraper)),
+                AbortOnDropHandle::new(tokio::spawn(console)),
+            ],
         })
     }
 }

@@ -275,6 +275,19 @@ impl Lane {
 mod tests {
     use super::*;
 
+    /// Of urgent deltas and of bulk, with the bounds of each.
+    fn lags([urgent, bulk]: [Lane; 2], [urgent_max, bulk_max]: [u64; 2]) -> Lags {
+        Lags {
+            urgent,
+            bulk,
+            urgent_max,
+            bulk_max,
+            before: Vec::new(),
+            after: Vec::new(),
+            during: Vec::new(),
+        }
+    }
+
     #[test]
     fn the_oldest_that_is_not_everywhere_makes_the_lag() {
         let way = |due, arrived| Way {
@@ -304,15 +317,7 @@ mod tests {
             });
             let mut lane = Lane::default();
             lane.fill(ways.collect(), 1000);
-            Lags {
-                urgent: lane,
-                bulk: Lane::default(),
-                urgent_max: 0,
-                bulk_max: 0,
-                before: Vec::new(),
-                after: Vec::new(),
-                during: Vec::new(),
-            }
+            lags([lane, Lane::default()], [0, 0])
         };
         let window = |to, cut| [Window { from: 0, to, cut }];
         let all = window(1000, false);
@@ -367,15 +372,7 @@ mod tests {
             waiting: ms.iter().map(|ms| ms * 1000).collect(),
             ..Lane::default()
         };
-        let lags = |urgent: Lane, bulk: Lane| Lags {
-            urgent,
-            bulk,
-            urgent_max: 100_000,
-            bulk_max: 500_000,
-            before: Vec::new(),
-            after: Vec::new(),
-            during: Vec::new(),
-        };
+        let lags = |urgent: Lane, bulk: Lane| lags([urgent, bulk], [100_000, 500_000]);
         let good = vec![0; 40];
         let mut slow = good.clone();
         // Too late at the third step, good for half a second, and too late once more.
@@ -400,15 +397,7 @@ mod tests {
             worst: 600_000,
             ..Lane::default()
         };
-        let lags = Lags {
-            urgent,
-            bulk: Lane::default(),
-            urgent_max: 0,
-            bulk_max: 0,
-            before: Vec::new(),
-            after: Vec::new(),
-            during: Vec::new(),
-        };
+        let lags = lags([urgent, Lane::default()], [0, 0]);
         assert_eq!(
             lags.series(true, 100_000),
             [(0.0, 0.0), (0.1, 0.25), (0.2, 0.5)]
