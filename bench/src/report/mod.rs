@@ -93,14 +93,15 @@ fn commit() -> String {
 
 const DIRTY: &str = "-dirty";
 
-/// Of the file system that a folder is on, the name.
+/// Of the file system that a folder is on, the name. (`stat -f` does not tell ext4 from its elders.)
 pub fn filesystem(folder: &Path) -> String {
-    let mut stat = Command::new("stat");
-    let said = stat.args(["-f", "-c", "%T"]).arg(folder).output();
-    let said = said.ok().filter(|said| said.status.success());
-    said.map_or("unknown".to_owned(), |said| {
-        String::from_utf8_lossy(&said.stdout).trim().to_owned()
-    })
+    let mut findmnt = Command::new("findmnt");
+    let said = findmnt.args(["-n", "-o", "FSTYPE", "--target"]).arg(folder);
+    let said = said.output().ok().filter(|said| said.status.success());
+    let said = said.map(|said| String::from_utf8_lossy(&said.stdout).into_owned());
+    // Of several on one folder the last one is seen.
+    let name = said.as_deref().and_then(|said| said.lines().next_back());
+    name.map_or("unknown".to_owned(), |name| name.trim().to_owned())
 }
 
 /// There a sync costs nothing.
