@@ -15,8 +15,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const FLUSHES: &str = "hutong_state_flush_seconds_count";
 /// Of every process from its first answer on.
 const STARTED: &str = "process_start_time_seconds";
-/// What RocksDB writes into its log when it has merged runs into one level; moving a file is none.
-const MERGED: &str = "\"event\": \"compaction_finished\"";
+/// And how often those that waited were merged.
+const MERGES: &str = "hutong_state_merges_total";
 /// Clock ticks a second in `/proc/PID/stat`; fixed by the kernel's interface on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -56,7 +56,7 @@ pub struct Usage {
 pub struct StateWork {
     /// Runs that went down.
     pub flushes: u64,
-    /// Merges of runs that have ended.
+    /// Passes in which they were merged.
     pub merges: u64,
 }
 
@@ -186,15 +186,7 @@ impl BrokerProcess {
         }
         // A histogram has no line before its first value.
         let flushes = counted(&metrics, FLUSHES).unwrap_or(0);
-        let mut merges = 0;
-        // The older parts of its log stand beside it.
-        for entry in fs::read_dir(self.dir.path().join("data").join("state"))? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with("LOG") {
-                let log = fs::read(entry.path()).unwrap_or_default();
-                merges += String::from_utf8_lossy(&log).matches(MERGED).count() as u64;
-            }
-        }
+        let merges = counted(&metrics, MERGES).unwrap_or(0);
         Ok(StateWork { flushes, merges })
     }
 

@@ -185,7 +185,7 @@ proptest! {
             match after {
                 After::Nothing => {}
                 After::Flush => state.flush().expect("flushes"),
-                After::Compact => state.compact(),
+                After::Compact => state.compact().expect("merges"),
                 After::Crash => {
                     drop(apply);
                     drop(state);

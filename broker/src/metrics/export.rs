@@ -155,6 +155,7 @@ fn read_gauges(counters: &Counters, observed: &Observed, name: Name, emit: Emit<
         Name::LogPoisoned => emit(f64::from(gauges.log_poisoned), &[]),
         Name::CommitRunning => emit(gauges.commit_running.as_secs_f64(), &[]),
         Name::BulkHeld => emit(gauges.bulk_held.as_secs_f64(), &[]),
+        Name::StateMerges => emit(gauges.state_merges as f64, &[]),
         Name::StateGatherBytes => emit(gauges.gather_bytes as f64, &[]),
         Name::SnapshotsRunning => emit(gauges.snapshots_running as f64, &[]),
         Name::SchedulingDelay => emit(gauges.scheduling_delay.as_secs_f64(), &[]),

@@ -81,6 +81,7 @@ pub struct Gauges {
     pub queue_bytes: [usize; 2],
     pub tail_bytes: [usize; 2],
     pub gather_bytes: usize,
+    pub state_merges: u64,
     pub snapshots_running: usize,
     pub scheduling_delay: Duration,
     /// In bytes a second, of what is slowed down.

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Raised when the layout on disk changes in a way that an older broker cannot read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 pub const VERSION_FILE: &str = "VERSION";
 const SHARDS_FILE: &str = "SHARDS";
 const LOCK_FILE: &str = "LOCK";
@@ -128,7 +128,11 @@ fn check_version(
                 let dir = dir.to_owned();
                 return Err(DataDirError::Newer { dir, found });
             }
-            Ok(())
+            // Before anything is written in it: from then on an earlier broker would miss what it does not know.
+            match found < VERSION {
+                true => write_durably(dir, VERSION_FILE, &layout_version()).map_err(io),
+                false => Ok(()),
+            }
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             write_durably(dir, VERSION_FILE, &layout_version()).map_err(io)

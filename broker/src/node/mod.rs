@@ -454,6 +454,7 @@ async fn open_stores(
             let recorder = recorder.clone();
             Arc::new(move |f: Flush| recorder.state_flushed(f.rows, f.bytes, f.took))
         },
+        ..StateOptions::default()
     };
     let opened = tokio::task::spawn_blocking(move || {
         let log = EmbeddedLog::open(&dir.join("log"), log_options)?;

@@ -80,6 +80,7 @@ impl Observe for Observer {
             queue_bytes: self.queues.bytes(),
             tail_bytes: self.rings.bytes(),
             gather_bytes: self.state.memory_bytes(),
+            state_merges: self.state.stats().merges,
             snapshots_running: self.snapshots.running(),
             scheduling_delay: self.overload.delay(),
             overload_limits: self.overload.limits().to_vec(),

@@ -1,6 +1,8 @@
 //! The newest values, in memory, until they go down as one sorted run.
 
-use crate::state::keys::{REGISTER_BYTES, stored_register};
+#[cfg(plants)]
+use crate::state::keys::stored_register;
+use crate::state::{columns::Key, keys::REGISTER_BYTES};
 use foldhash::fast::RandomState;
 use hashbrown::{HashTable, hash_table::Entry};
 use hutong_proto::Issuer;
@@ -10,8 +12,6 @@ use std::{collections::BTreeMap, hash::BuildHasher, hint::black_box};
 /// table keeps free.
 const REGISTER_OVERHEAD_BYTES: usize = HEAD_BYTES + 8;
 const OTHER_OVERHEAD_BYTES: usize = 96;
-
-type Key = [u8; REGISTER_BYTES];
 
 /// Where a register is: its chunk in the upper bits, where it starts there in the lower ones.
 type Place = u32;
@@ -240,14 +240,17 @@ impl Gather {
         (places.into_iter()).map(|(_, place)| (*self.rows.key(place), self.rows.row(place)))
     }
 
-    /// Everything in the order of the keys on disk: other kinds come before registers.
-    pub fn for_each_sorted<E>(
-        &self,
-        mut row: impl FnMut(&[u8], Option<&[u8]>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        for (key, value) in &self.others {
-            row(key, value.as_deref())?;
-        }
+    pub fn registers(&self) -> usize {
+        self.registers.len()
+    }
+
+    /// All that is no register, in order.
+    pub fn others(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        (self.others.iter()).map(|(key, row)| (key.as_slice(), row.as_deref()))
+    }
+
+    /// Registers in the order of their keys.
+    pub fn for_each_register(&self, mut row: impl FnMut(&Key, &[u8])) {
         // In the order of keys, each row is somewhere else in memory. Some of them are asked for at one
         // time, so that the processor waits for them together and not one after the other.
         let mut registers = self.sorted_registers();
@@ -255,16 +258,23 @@ impl Gather {
         loop {
             ahead.extend(registers.by_ref().take(ROWS_AHEAD));
             if ahead.is_empty() {
-                return Ok(());
+                return;
             }
             let ends = ahead.iter().map(|(_, value)| {
                 value.first().copied().unwrap_or(0) ^ value.last().copied().unwrap_or(0)
             });
             black_box(ends.fold(0, |a, b| a ^ b));
             for (key, value) in ahead.drain(..) {
-                row(&stored_register(&key), Some(value))?;
+                row(&key, value);
             }
         }
+    }
+
+    /// Everything in the order of the keys of layout 1: other kinds come before registers.
+    #[cfg(plants)]
+    pub fn for_each_sorted(&self, mut row: impl FnMut(&[u8], Option<&[u8]>)) {
+        self.others().for_each(|(key, value)| row(key, value));
+        self.for_each_register(|key, value| row(&stored_register(key), Some(value)));
     }
 }
 

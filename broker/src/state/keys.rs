@@ -22,7 +22,10 @@ pub enum KeyKind {
     Highest = 0x06,
     /// Issuer u32 BE. How many provenance entries it was the first to use, u64 BE.
     ProvenanceCount = 0x07,
-    /// Entity 16 bytes, kind u8, issuer u24 BE. The current value; see `row.rs`.
+    /// No more key. Which tables there are; see `tables.rs`.
+    Tables = 0x08,
+    /// Entity 16 bytes, kind u8, issuer u24 BE. The current value, in layout 1 of the data folder and in simulations. On
+    /// disk registers are in tables since; see `table.rs`.
     Register = 0x10,
 }
 
@@ -71,6 +74,10 @@ pub fn stored_register(key: &[u8; REGISTER_BYTES]) -> [u8; REGISTER_BYTES + 1] {
 
 pub fn register_prefix() -> [u8; 1] {
     [KeyKind::Register as u8]
+}
+
+pub fn tables() -> [u8; 1] {
+    [KeyKind::Tables as u8]
 }
 
 /// Of all registers of one entity.

@@ -1,19 +1,28 @@
 //! The state: the newest value of every register, and what apply must remember.
 //!
 //! There is no write-ahead log here: the log is one. Values gather in memory and go down as sorted
-//! runs, each one file that RocksDB takes in at once, with the applied position among its rows. So
-//! what is on disk is always the exact effect of all records below that position, and a restart
-//! applies the rest again.
+//! runs, which RocksDB takes in at once, with the applied position among its rows. So what is on disk is always
+//! the exact effect of all records below that position, and a restart applies the rest again.
+//!
+//! RocksDB keeps files, names them in one step, syncs and checks them. What is in the files of registers is ours, and so is
+//! merging them (`columns.rs`, `table.rs`, `tables.rs`, `merge.rs`).
 
+mod columns;
+mod earlier;
+mod filter;
 mod gather;
 mod gauges;
 pub mod keys;
+mod merge;
+mod merged;
 pub mod row;
 mod run;
 #[cfg(plants)]
 mod simulated;
 mod snapshot;
 mod store;
+mod table;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +34,7 @@ use parking_lot::{Condvar, Mutex, RwLock, RwLockUpgradableReadGuard, RwLockWrite
 use row::{OwnedRow, Row};
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -52,6 +61,10 @@ pub struct StateOptions {
     /// Gathered values beyond this go down.
     pub gather_bytes_max: usize,
     pub block_cache_bytes: usize,
+    /// So many runs wait on disk, at least, before they are merged.
+    pub runs_merged: usize,
+    /// A segment of more becomes two.
+    pub segment_bytes: u64,
     /// Shut while there is room for little more than what is urgent.
     pub bulk_gate: Arc<BulkGate>,
     /// Told about each run that went down.
@@ -84,6 +97,8 @@ impl Default for StateOptions {
         StateOptions {
             gather_bytes_max: 64 << 20,
             block_cache_bytes: 32 << 20,
+            runs_merged: 16,
+            segment_bytes: 64 << 20,
             bulk_gate: Arc::default(),
             observer: Arc::new(|_| {}),
         }
@@ -100,7 +115,7 @@ pub enum StateError {
     #[error("the state failed and takes nothing until it is opened again: {0}")]
     Failed(String),
     #[error(
-        "the state is damaged at key {key}: {what}; restore a backup of the state folder. Only if nothing was \
+        "the state is damaged {key}: {what}; restore a backup of the state folder. Only if nothing was \
          ever trimmed from the log can it be rebuilt from there, by removing the folder; a start that would \
          miss something is refused"
     )]
@@ -112,7 +127,7 @@ impl StateError {
     pub fn damaged(key: &[u8], what: &str) -> StateError {
         let kind = key.first().copied().unwrap_or_default();
         StateError::Damaged {
-            key: format!("of kind {kind:#04x}"),
+            key: format!("at a key of kind {kind:#04x}"),
             what: what.to_owned(),
         }
     }
@@ -180,6 +195,8 @@ struct Memory {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StateStats {
     pub flushes: u64,
+    /// Passes over all segments.
+    pub merges: u64,
     pub rows_ingested: u64,
     pub flush_seconds: f64,
 }
@@ -195,7 +212,6 @@ pub struct Flush {
 #[derive(Debug)]
 struct Shared {
     db: Store,
-    dir: PathBuf,
     memory: RwLock<Memory>,
     /// Held while a run is taken in and leaves the frozen ones, and while a snapshot begins: a
     /// snapshot then sees each run exactly once.
@@ -229,6 +245,7 @@ pub struct State {
     shared: Arc<Shared>,
     options: StateOptions,
     flusher: Mutex<Option<JoinHandle<()>>>,
+    merger: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl State {
@@ -240,19 +257,17 @@ impl State {
         let log_time = Arc::new(AtomicU64::new(0));
         let log_start = Arc::new(AtomicU64::new(0));
         let cache = options.block_cache_bytes;
-        let db = run::open(dir, cache, &log_time, &log_start).map_err(failed)?;
-        let db = Store::Rocks(db);
-        let stored = match db
-            .get(&keys::applied())
-            .map_err(|e| failed(e.to_string()))?
-        {
+        let tables = run::open(dir, cache, &log_start).map_err(failed)?;
+        earlier::bring_over(&tables)?;
+        let db = Store::Rocks(tables);
+        let stored = match db.get(&keys::applied())? {
             Some(row) => Applied::decode(&row)
                 .ok_or_else(|| StateError::damaged(&keys::applied(), "does not decode"))?,
             None => Applied::NOTHING,
         };
         log_time.store(stored.log_time.0, Ordering::Release);
         let (wake, woken) = crossbeam_channel::bounded(1);
-        let shared = Shared::new(db, dir, stored, wake, log_time, log_start, options.clone());
+        let shared = Shared::new(db, stored, wake, log_time, log_start, options.clone());
         let shared = Arc::new(shared);
         let flusher = Arc::clone(&shared);
         let observer = Arc::clone(&options.observer);
@@ -260,10 +275,20 @@ impl State {
             .name("state-flush".to_owned())
             .spawn(move || run::flush_loop(&flusher, &woken, &*observer))
             .map_err(|e| failed(e.to_string()))?;
+        let merging = Arc::clone(&shared);
+        let merger = std::thread::Builder::new()
+            .name("state-merge".to_owned())
+            .spawn(move || {
+                if let Some(tables) = merging.db.tables() {
+                    merge::merge_loop(&merging, tables);
+                }
+            })
+            .map_err(|e| failed(e.to_string()))?;
         Ok(State {
             shared,
             options,
             flusher: Mutex::new(Some(flusher)),
+            merger: Mutex::new(Some(merger)),
         })
     }
 
@@ -300,8 +325,7 @@ impl State {
     /// Rows with keys in this range, of any kind but registers, in order.
     pub fn scan_range(&self, from: &[u8], below: &[u8]) -> Result<Rows, StateError> {
         let memory = self.shared.memory.read();
-        let stored = self.shared.db.range(from, below);
-        let stored = stored.map_err(|e| StateError::Failed(e.to_string()))?;
+        let stored = self.shared.db.range(from, below)?;
         let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = stored.into_iter().collect();
         let gathers = memory
             .frozen
@@ -322,13 +346,7 @@ impl State {
     /// All registers of one entity that are not forgotten.
     pub fn entity(&self, entity: EntityId) -> Result<Vec<(RegisterKey, OwnedRow)>, StateError> {
         let memory = self.shared.memory.read();
-        let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-        let prefix = keys::entity_prefix(entity);
-        let below = keys::after_prefix(&prefix).unwrap_or_else(|| vec![u8::MAX; 32]);
-        let stored = self.shared.db.range(&prefix, &below);
-        for (key, value) in stored.map_err(|e| StateError::Failed(e.to_string()))? {
-            rows.insert(key[1..].to_vec(), value);
-        }
+        let mut rows = self.shared.db.entity(entity)?;
         // The gathered map has no order, but the possible keys of an entity are few.
         let gathers = || {
             memory
@@ -347,7 +365,7 @@ impl State {
                     }
                     .encode();
                     if let Some(row) = gather.register(&key) {
-                        rows.insert(key.to_vec(), row.to_vec());
+                        rows.insert(key, row.to_vec());
                     }
                 }
             }
@@ -408,6 +426,7 @@ impl State {
     /// From now on runs go down however many wait to be merged: who calls this will not write for long.
     pub fn closing(&self) {
         self.shared.signal.lock().closing = true;
+        self.shared.changed.notify_all();
     }
 
     /// Copies what is on disk into `dir`, which must not be there. Returns what is applied in the copy, at least:
@@ -415,9 +434,10 @@ impl State {
     pub fn checkpoint(&self, dir: &Path) -> Result<Applied, StateError> {
         self.check()?;
         let stored = self.stored();
-        let db = self.shared.db.database();
-        let db = db.ok_or_else(|| StateError::Failed("it is in memory alone".to_owned()))?;
-        rocks::checkpoint(db, dir).map_err(StateError::Failed)?;
+        let tables = self.shared.db.tables();
+        let tables =
+            tables.ok_or_else(|| StateError::Failed("it is in memory alone".to_owned()))?;
+        tables.checkpoint(dir).map_err(StateError::Failed)?;
         Ok(stored)
     }
 
@@ -429,16 +449,20 @@ impl State {
         flushed
     }
 
-    /// Blocks until the thread that brings runs down has ended; what is gathered stays in the log.
+    /// Blocks until the threads that bring runs down and merge them have ended; what is gathered stays in the log.
     pub fn stop(&self) {
         self.closing();
-        self.shared.signal.lock().stop = true;
-        self.shared.wake();
-        let flusher = self.flusher.lock().take();
-        if let Some(flusher) = flusher
-            && flusher.join().is_err()
         {
-            tracing::error!("the flush thread panicked");
+            let mut signal = self.shared.signal.lock();
+            signal.stop = true;
+            self.shared.changed.notify_all();
+        }
+        self.shared.wake();
+        for thread in [&self.flusher, &self.merger] {
+            let thread = thread.lock().take();
+            if thread.is_some_and(|thread| thread.join().is_err()) {
+                tracing::error!("a thread of the state panicked");
+            }
         }
     }
 
@@ -461,15 +485,16 @@ impl State {
 
     /// At once, what else happens in the background.
     #[cfg(test)]
-    pub fn compact(&self) {
-        let database = self.shared.db.database().expect("a database");
-        database.compact_range(None::<&[u8]>, None::<&[u8]>);
+    pub fn compact(&self) -> Result<(), StateError> {
+        let tables = self.shared.db.tables().expect("a database");
+        tables.db.compact_range(None::<&[u8]>, None::<&[u8]>);
+        merge::pass(&self.shared, tables)
     }
 
     /// Runs `f` over all registers as of one moment, while writes go on. Blocks for as long.
     pub fn with_snapshot<R>(
         &self,
-        f: impl FnOnce(&mut SnapshotRows<'_>, Applied) -> R,
+        f: impl FnOnce(&mut SnapshotRows, Applied) -> R,
     ) -> Result<R, StateError> {
         self.check()?;
         let (mut rows, applied) = SnapshotRows::begin(&self.shared)?;
@@ -486,7 +511,6 @@ impl Drop for State {
 impl Shared {
     fn new(
         db: Store,
-        dir: &Path,
         stored: Applied,
         wake: crossbeam_channel::Sender<()>,
         log_time: Arc<AtomicU64>,
@@ -495,7 +519,6 @@ impl Shared {
     ) -> Shared {
         Shared {
             db,
-            dir: dir.to_owned(),
             memory: RwLock::new(Memory {
                 active: Gather::default(),
                 frozen: Vec::new(),
@@ -519,6 +542,14 @@ impl Shared {
             .map_or(0, |db| rocks::property(db, &[FAMILY], name))
     }
 
+    /// From now on nothing is taken.
+    fn fail(&self, error: &StateError) {
+        tracing::error!(%error, "state cannot go down or be merged: the broker must stop");
+        let mut signal = self.signal.lock();
+        signal.failure.get_or_insert_with(|| error.to_string());
+        self.changed.notify_all();
+    }
+
     fn get_other(&self, memory: &Memory, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         let gathers = [&memory.active]
             .into_iter()
@@ -528,9 +559,7 @@ impl Shared {
                 return Ok(row.map(<[u8]>::to_vec));
             }
         }
-        self.db
-            .get(key)
-            .map_err(|e| StateError::Failed(e.to_string()))
+        self.db.get(key)
     }
 
     /// Waits while too much is on its way down.
@@ -631,12 +660,7 @@ impl Group<'_> {
         let bytes = match gathered {
             Some(bytes) => Some(bytes),
             None => {
-                stored = self
-                    .state
-                    .shared
-                    .db
-                    .get_pinned(&key.stored())
-                    .map_err(|e| StateError::Failed(e.to_string()))?;
+                stored = self.state.shared.db.register(&encoded)?;
                 stored.as_deref()
             }
         };

@@ -1,22 +1,24 @@
-//! How gathered values go down: one sorted file a run, which RocksDB takes in whole.
+//! How gathered values go down: the registers of a run as one table, all else as rows beside it, taken in in one step.
 //!
-//! RocksDB syncs a file that it takes in, and the manifest that names it, before it says so; a crash
-//! in between leaves a file that nobody knows, which is removed at the next opening.
+//! RocksDB syncs files that it takes in, and the manifest that names them, before it says so; a crash
+//! in between leaves files that nobody knows, which are removed at the next opening.
 
 use crate::{
     rocks::{self, manifest},
     state::{
         FAMILY, Flush, Frozen, Shared, StateError,
         keys::{self, KeyKind},
-        row,
+        row::Row,
         store::Store,
+        table::{Table, Writer},
+        tables::{Change, List, Tables},
     },
 };
 use crossbeam_channel::Receiver;
-use hutong_proto::{Micros, Offset};
+use hutong_proto::Offset;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, CompactionDecision, DB, DBCompressionType,
-    IngestExternalFileOptions, Options, SstFileWriter,
+    Options,
 };
 use std::{
     fs,
@@ -28,30 +30,32 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Files of runs that are being written.
-const TEMPORARY: &str = "run-";
-const BLOCK_BYTES: usize = 16 << 10;
+/// The file of rows that are about to be taken in.
+pub(super) const TEMPORARY: &str = "run-rows.sst";
+/// How such files began in layout 1.
+const TEMPORARY_LAYOUT_1: &str = "run-";
+const BLOCK_BYTES: usize = 4 << 10;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
-const RUNS_MERGED: i32 = 48;
+const OTHERS_MERGED: i32 = 8;
 /// Runs that wait to be merged, at most: then the next one waits, and with it apply and bulk.
-pub(super) const RUNS_MAX: i32 = 96;
-/// The same for a state that is large: it takes as long to merge, and what waits would take as much disk again.
-const RUNS_MAX_LARGE: u64 = 56;
-const LARGE_BYTES: u64 = 6 << 30;
-/// How often it is looked whether there is room for a run; nobody tells.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+pub(super) const RUNS_MAX: usize = 104;
+/// How often it is looked whether RocksDB has failed; it does not tell.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Opens the database in `dir`, with files of broken runs removed.
 pub fn open(
     dir: &Path,
     block_cache_bytes: usize,
-    log_time: &Arc<AtomicU64>,
     log_start: &Arc<AtomicU64>,
-) -> Result<DB, String> {
+) -> Result<Tables, String> {
     rocks::create_folder(dir).map_err(|e| e.to_string())?;
     for entry in fs::read_dir(dir).map_err(|e| e.to_string())? {
         let entry = entry.map_err(|e| e.to_string())?;
-        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(TEMPORARY_LAYOUT_1)
+        {
             fs::remove_file(entry.path()).map_err(|e| e.to_string())?;
         }
     }
@@ -59,32 +63,21 @@ pub fn open(
     let mut options = options(block_cache_bytes);
     options.create_if_missing(true);
     rocks::share_threads(&mut options).map_err(|e| e.to_string())?;
-    let (log_time, log_start) = (Arc::clone(log_time), Arc::clone(log_start));
-    options.set_compaction_filter("expiry", move |_level, key, value| match key.first() {
-        Some(kind) if *kind == KeyKind::Register as u8 => {
-            expiry(value, Micros(log_time.load(Ordering::Acquire)))
+    let log_start = Arc::clone(log_start);
+    options.set_compaction_filter("trimmed", move |_level, key, _value| {
+        match key.first() == Some(&(KeyKind::Exception as u8)) {
+            true => trimmed(key, Offset(log_start.load(Ordering::Acquire))),
+            false => CompactionDecision::Keep,
         }
-        Some(kind) if *kind == KeyKind::Exception as u8 => {
-            trimmed(key, Offset(log_start.load(Ordering::Acquire)))
-        }
-        _ => CompactionDecision::Keep,
     });
     // By name, or nobody could ask for its properties.
     let family = ColumnFamilyDescriptor::new(FAMILY, options.clone());
     let opened = DB::open_cf_descriptors(&options, dir, [family]).map_err(|e| e.to_string());
+    let opened = opened.and_then(|db| Tables::open(db, dir).map_err(|e| e.to_string()));
     match (opened, mended) {
         (Err(why), Some(mended)) => Err(mended.undo(&why)),
         // It says itself which offset it is of, and the log has the rest.
         (opened, _) => opened,
-    }
-}
-
-/// What is long expired goes at compaction, by the log's time. It counts as absent before that too,
-/// so when it goes makes no difference.
-fn expiry(value: &[u8], log_time: Micros) -> CompactionDecision {
-    match row::expires_at(value) {
-        Some(expires_at) if row::forgotten(expires_at, log_time) => CompactionDecision::Remove,
-        _ => CompactionDecision::Keep,
     }
 }
 
@@ -96,7 +89,8 @@ fn trimmed(key: &[u8], log_start: Offset) -> CompactionDecision {
     }
 }
 
-fn options(block_cache_bytes: usize) -> Options {
+/// Of the database, and of files of rows that are no registers.
+pub fn options(block_cache_bytes: usize) -> Options {
     let mut options = Options::default();
     options.set_paranoid_checks(true);
     options.set_max_background_jobs(2);
@@ -104,15 +98,12 @@ fn options(block_cache_bytes: usize) -> Options {
     options.set_bytes_per_sync(1 << 20);
     options.set_keep_log_file_num(4);
     options.set_max_log_file_size(16 << 20);
-    // Runs come large and sorted: many of them are merged at a time, since each time all of the next
-    // level is written again.
-    options.set_level_zero_file_num_compaction_trigger(RUNS_MERGED);
-    options.set_level_zero_slowdown_writes_trigger(2 * RUNS_MAX);
-    options.set_level_zero_stop_writes_trigger(2 * RUNS_MAX);
-    options.set_target_file_size_base(128 << 20);
-    // One level below the runs as long as it is not larger; several would be written one after the other.
-    options.set_max_bytes_for_level_base(16 << 30);
-    // Nothing is written but runs.
+    // Of what is no register each run brings a little: soon one file again, since whoever reads must look into all.
+    options.set_level_zero_file_num_compaction_trigger(OTHERS_MERGED);
+    // Nobody waits for those; runs wait for registers (`wait_for_room`).
+    options.set_level_zero_slowdown_writes_trigger(i32::MAX);
+    options.set_level_zero_stop_writes_trigger(i32::MAX);
+    // Nothing is written but files.
     options.set_write_buffer_size(1 << 20);
     let mut table = BlockBasedOptions::default();
     table.set_block_size(BLOCK_BYTES);
@@ -126,7 +117,6 @@ fn options(block_cache_bytes: usize) -> Options {
 
 /// Brings frozen runs down, oldest first, until it is told to stop and nothing is left.
 pub fn flush_loop(shared: &Shared, woken: &Receiver<()>, observer: &dyn Fn(Flush)) {
-    let mut serial = 0u64;
     loop {
         let next = shared.memory.read().frozen.first().cloned();
         let Some(run) = next else {
@@ -135,39 +125,38 @@ pub fn flush_loop(shared: &Shared, woken: &Receiver<()>, observer: &dyn Fn(Flush
             }
             continue;
         };
-        serial += 1;
-        let flushed = flush(shared, &run, serial);
-        let mut signal = shared.signal.lock();
-        match flushed {
+        match flush(shared, &run) {
             Ok(flushed) => {
+                let signal = shared.signal.lock();
                 shared.changed.notify_all();
                 drop(signal);
                 observer(flushed);
             }
             Err(error) => {
-                tracing::error!(%error, "state cannot go down: the broker must stop");
-                signal.failure = Some(error.to_string());
-                shared.changed.notify_all();
+                shared.fail(&error);
                 return;
             }
         }
     }
 }
 
-pub fn flush(shared: &Shared, run: &Arc<Frozen>, serial: u64) -> Result<Flush, StateError> {
+pub fn flush(shared: &Shared, run: &Arc<Frozen>) -> Result<Flush, StateError> {
     let started = Instant::now();
-    let failed = |what: &str, e: &dyn std::fmt::Display| StateError::Failed(format!("{what}: {e}"));
-    let path = shared.dir.join(format!("{TEMPORARY}{serial}.sst"));
-    if shared.db.database().is_some() {
-        write(&path, run).map_err(|e| failed("a run cannot be written", &e))?;
-        failpoint!(RunWritten);
-    }
+    let written = match &shared.db {
+        Store::Rocks(tables) => write(tables, run)?,
+        #[cfg(plants)]
+        Store::Memory(_) => None,
+    };
+    failpoint!(RunWritten);
     wait_for_room(shared)?;
     {
         let _ingest = shared.ingest.lock();
-        take_in(&shared.db, &path, run).map_err(|e| failed("a run cannot be taken in", &e))?;
+        let taken = take_in(&shared.db, written, run)?;
         failpoint!(RunTakenIn);
         let mut memory = shared.memory.write();
+        if let Some(taken) = taken {
+            taken.publish();
+        }
         memory.frozen.remove(0);
         memory.stored = run.applied;
         shared.look_at_room(&memory);
@@ -185,43 +174,45 @@ pub fn flush(shared: &Shared, run: &Arc<Frozen>, serial: u64) -> Result<Flush, S
     })
 }
 
-/// RocksDB takes files in however many wait, so it is up to us that disk and look-ups stay bounded. When the
+/// Runs are taken in however many wait, so it is up to us that disk and look-ups stay bounded. When the
 /// broker stops nobody waits: little more comes, and merging may take longer than a drain.
 fn wait_for_room(shared: &Shared) -> Result<(), StateError> {
-    let started = Instant::now();
-    let room = || {
-        let runs = shared.property("rocksdb.num-files-at-level0");
-        let large = || shared.property("rocksdb.live-sst-files-size") > LARGE_BYTES;
-        runs < RUNS_MAX_LARGE || runs < RUNS_MAX as u64 && !large()
+    let Some(tables) = shared.db.tables() else {
+        return Ok(());
     };
+    let started = Instant::now();
+    let mut signal = shared.signal.lock();
     loop {
-        // Nothing is merged any more then, so there would never be room.
+        if let Some(why) = &signal.failure {
+            return Err(StateError::Failed(why.clone()));
+        }
         if shared.property("rocksdb.background-errors") > 0 {
-            let why = "runs cannot be merged: a read, a write or a sync failed; see LOG in the folder of the state";
+            let why = "a read, a write or a sync failed; see LOG in the folder of the state";
             return Err(StateError::Failed(why.to_owned()));
         }
-        if room() || shared.signal.lock().closing {
+        if signal.closing || tables.list().runs.len() < RUNS_MAX {
             break;
         }
-        std::thread::sleep(LOOK_EVERY);
+        shared.changed.wait_for(&mut signal, LOOK_EVERY);
     }
-    if started.elapsed() >= LOOK_EVERY {
-        let waited_ms = started.elapsed().as_millis() as u64;
+    let waited_ms = started.elapsed().as_millis() as u64;
+    if waited_ms > 0 {
         tracing::debug!(waited_ms, "a run waited until others were merged");
     }
     Ok(())
 }
 
-#[cfg_attr(
-    not(plants),
-    allow(unused_variables, reason = "a database finds the run in its file")
-)]
-fn take_in(store: &Store, path: &Path, run: &Frozen) -> Result<(), rocksdb::Error> {
+fn take_in<'a>(
+    store: &'a Store,
+    written: Option<Table>,
+    run: &Frozen,
+) -> Result<Option<Change<'a>>, StateError> {
     match store {
-        Store::Rocks(db) => {
-            let mut options = IngestExternalFileOptions::default();
-            options.set_move_files(true);
-            db.ingest_external_file_opts(&options, vec![path])
+        Store::Rocks(tables) => {
+            let change = |list: &mut List, tables| list.runs.extend(tables);
+            let others = run.gather.others();
+            let taken = tables.take_in(written.into_iter().collect(), others, change);
+            taken.map(Some)
         }
         #[cfg(plants)]
         Store::Memory(map) => {
@@ -230,26 +221,34 @@ fn take_in(store: &Store, path: &Path, run: &Frozen) -> Result<(), rocksdb::Erro
                 if !(newest && planted!(RunWithoutNewest, once in 16)) {
                     map.put(key, row);
                 }
-                Ok::<_, rocksdb::Error>(())
-            })?;
+            });
             if !planted!(StateNotSynced) {
                 map.sync();
             }
-            Ok(())
+            Ok(None)
         }
     }
 }
 
-fn write(path: &Path, run: &Frozen) -> Result<(), rocksdb::Error> {
-    let options = options(0);
-    let mut file = SstFileWriter::create(&options);
-    file.open(path)?;
-    run.gather.for_each_sorted(|key, row| match row {
-        Some(_) if key[0] == KeyKind::Register as u8 && planted!(RunWithoutNewest, once in 16) => {
-            Ok(())
+/// The run's registers as a table, if it has any.
+fn write(tables: &Tables, run: &Frozen) -> Result<Option<Table>, StateError> {
+    if run.gather.registers() == 0 {
+        return Ok(None);
+    }
+    let number = tables.next_number();
+    let mut file = Writer::create(&tables.dir, number, true)?;
+    let mut written = Ok(());
+    run.gather.for_each_register(|key, row| {
+        if written.is_ok() && !planted!(RunWithoutNewest, once in 16) {
+            written = match Row::decode(row) {
+                Some(row) => file.push(key, &row),
+                None => Err(StateError::damaged(
+                    &[KeyKind::Register as u8],
+                    "a gathered row does not decode",
+                )),
+            };
         }
-        Some(row) => file.put(key, row),
-        None => file.delete(key),
-    })?;
-    file.finish()
+    });
+    written?;
+    file.finish().map(Some)
 }

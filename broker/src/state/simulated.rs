@@ -4,10 +4,7 @@ use crate::state::{
     Applied, MemoryStore, Shared, State, StateError, StateOptions, keys, run, store::Store,
 };
 use parking_lot::Mutex;
-use std::{
-    path::Path,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::sync::{Arc, atomic::AtomicU64};
 
 impl State {
     /// What is in memory goes when this is dropped; what went down stays in the store.
@@ -19,19 +16,12 @@ impl State {
             stored.ok_or_else(|| StateError::damaged(&keys::applied(), "does not decode"))?;
         let (wake, _) = crossbeam_channel::bounded(1);
         let times = || Arc::new(AtomicU64::new(0));
-        let shared = Shared::new(
-            db,
-            Path::new(""),
-            stored,
-            wake,
-            times(),
-            times(),
-            options.clone(),
-        );
+        let shared = Shared::new(db, stored, wake, times(), times(), options.clone());
         Ok(State {
             shared: Arc::new(shared),
             options,
             flusher: Mutex::new(None),
+            merger: Mutex::new(None),
         })
     }
 
@@ -40,11 +30,9 @@ impl State {
         let memory = self.shared.memory.read();
         if let (Some(run), Store::Memory(store)) = (memory.frozen.first(), &self.shared.db) {
             let mut rows = Vec::new();
-            let copied = run.gather.for_each_sorted(|key, row| {
+            run.gather.for_each_sorted(|key, row| {
                 rows.push((key.to_vec(), row.map(<[u8]>::to_vec)));
-                Ok::<_, std::convert::Infallible>(())
             });
-            copied.expect("nothing here fails");
             store.write(rows);
         }
     }
@@ -53,7 +41,7 @@ impl State {
     pub fn flush_next(&self) -> Result<bool, StateError> {
         let next = self.shared.memory.read().frozen.first().cloned();
         match next {
-            Some(run) => run::flush(&self.shared, &run, 0).map(|_| true),
+            Some(run) => run::flush(&self.shared, &run).map(|_| true),
             None => Ok(false),
         }
     }

@@ -2,13 +2,13 @@
 //!
 //! Why it is exact: it begins under the ingest lock, between two runs going down. What is gathered is
 //! frozen first, or copied if it is little, so the moment is the end of a group. Every run that is still frozen is kept as it is;
-//! every run that went down before is in the database, and the iterator, made under the same lock,
-//! sees none that goes down later.
+//! every run that went down before is in the list of tables, and that is read under the same lock. Tables never change.
 
 use crate::state::{
-    Applied, FROZEN_MAX, Frozen, Shared, StateError, decode_register,
-    keys::{self, REGISTER_BYTES, RegisterKey},
-    row::Row,
+    Applied, FROZEN_MAX, Frozen, Shared, StateError,
+    columns::{Columns, Key},
+    keys::{self, RegisterKey},
+    row::{Row, forgotten},
     store::Stored,
 };
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 struct Sorted {
     run: Arc<Frozen>,
-    keys: Vec<[u8; REGISTER_BYTES]>,
+    keys: Vec<Key>,
     at: usize,
 }
 
@@ -27,21 +27,24 @@ impl Sorted {
         Sorted { run, keys, at: 0 }
     }
 
-    fn peek(&self) -> Option<&[u8; REGISTER_BYTES]> {
+    fn peek(&self) -> Option<&Key> {
         self.keys.get(self.at)
     }
 }
 
 /// Gives out the registers one by one.
-pub struct SnapshotRows<'a> {
-    stored: Stored<'a>,
+pub struct SnapshotRows {
+    stored: Stored,
     /// Newest first: the first one that has a key has its value.
     runs: Vec<Sorted>,
     applied: Applied,
-    row: (Vec<u8>, Vec<u8>),
+    /// There is one where `stored` is.
+    more: bool,
+    /// The one that is given out.
+    row: Columns,
 }
 
-impl std::fmt::Debug for SnapshotRows<'_> {
+impl std::fmt::Debug for SnapshotRows {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SnapshotRows")
             .field("applied", &self.applied)
@@ -49,8 +52,8 @@ impl std::fmt::Debug for SnapshotRows<'_> {
     }
 }
 
-impl<'a> SnapshotRows<'a> {
-    pub(super) fn begin(shared: &'a Shared) -> Result<(SnapshotRows<'a>, Applied), StateError> {
+impl SnapshotRows {
+    pub(super) fn begin(shared: &Shared) -> Result<(SnapshotRows, Applied), StateError> {
         let (ingest, mut frozen, applied) = loop {
             let ingest = shared.ingest.lock();
             let mut memory = shared.memory.write();
@@ -72,13 +75,15 @@ impl<'a> SnapshotRows<'a> {
         if planted!(SnapshotWithoutGathered) {
             frozen.clear();
         }
-        let stored = shared.db.of_kind(keys::register_prefix()[0]);
+        let mut stored = shared.db.registers()?;
         drop(ingest);
+        let more = stored.advance()?;
         let rows = SnapshotRows {
             stored,
             runs: frozen.into_iter().rev().map(Sorted::new).collect(),
             applied,
-            row: (Vec::new(), Vec::new()),
+            more,
+            row: Columns::default(),
         };
         Ok((rows, applied))
     }
@@ -89,62 +94,54 @@ impl<'a> SnapshotRows<'a> {
             if !self.step()? {
                 return Ok(None);
             }
-            let (key, row) = decode_register(&self.row.0, &self.row.1)?;
             let now = match planted!(ExpiryByWallClock) {
                 true => crate::clock::system()(),
                 false => self.applied.log_time,
             };
-            if !row.forgotten(now) {
-                // Decoded again for its lifetime: the borrow must not last around the loop.
-                return Ok(Some((key, decode_register(&self.row.0, &self.row.1)?.1)));
+            if !forgotten(self.row.expires_at(0), now) {
+                break;
             }
         }
+        let key = RegisterKey::decode(&self.row.keys()[0]);
+        let key = key.ok_or_else(|| damaged("the key does not decode"))?;
+        let row = (self.row.row(0)).ok_or_else(|| damaged("the row does not decode"))?;
+        Ok(Some((key, row)))
     }
 
     /// Puts the row with the lowest key into `self.row`, from the newest place that has it.
     fn step(&mut self) -> Result<bool, StateError> {
-        let stored = self.stored.key().map(|key| &key[1..]);
-        if stored.is_none() {
-            self.stored
-                .status()
-                .map_err(|e| StateError::Failed(e.to_string()))?;
-        }
-        let gathered = self
-            .runs
-            .iter()
-            .filter_map(Sorted::peek)
-            .map(|k| &k[..])
-            .min();
-        let Some(lowest) = gathered.into_iter().chain(stored).min() else {
+        let stored = self.more.then(|| {
+            let (columns, i) = self.stored.row();
+            columns.keys()[i]
+        });
+        let gathered = self.runs.iter().filter_map(Sorted::peek).min();
+        let Some(lowest) = gathered.copied().into_iter().chain(stored).min() else {
             return Ok(false);
         };
-        self.row.0.clear();
-        self.row.0.extend_from_slice(lowest);
-        let mut found = false;
+        self.row.clear();
         for run in &mut self.runs {
-            let Some(key) = run.keys.get(run.at).filter(|key| key[..] == self.row.0[..]) else {
+            if run.peek() != Some(&lowest) {
                 continue;
-            };
-            if !found && let Some(row) = run.run.gather.register(key) {
-                self.row.1.clear();
-                self.row.1.extend_from_slice(row);
-                found = true;
+            }
+            if self.row.is_empty()
+                && let Some(row) = run.run.gather.register(&lowest)
+            {
+                let row = Row::decode(row).ok_or_else(|| damaged("the row does not decode"))?;
+                self.row.push(&lowest, &row);
             }
             run.at += 1;
         }
-        if self
-            .stored
-            .key()
-            .is_some_and(|key| key[1..] == self.row.0[..])
-        {
-            if !found {
-                self.row.1.clear();
-                self.row
-                    .1
-                    .extend_from_slice(self.stored.value().unwrap_or_default());
+        if stored == Some(lowest) {
+            if self.row.is_empty() {
+                let (columns, i) = self.stored.row();
+                self.row.push_from(columns, i);
             }
-            self.stored.next();
+            self.more = self.stored.advance()?;
         }
         Ok(true)
     }
+}
+
+fn damaged(what: &str) -> StateError {
+    StateError::damaged(&keys::register_prefix(), what)
 }

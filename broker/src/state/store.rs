@@ -1,20 +1,29 @@
 //! Where runs go down to: a RocksDB database. In the build for simulation it may be a map in memory, with
 //! which a crash costs nothing and a run goes down when the simulation says so.
 
-use rocksdb::{DB, DBPinnableSlice, DBRawIterator, Direction, IteratorMode, ReadOptions};
-use std::ops::Deref;
+use crate::state::{
+    StateError,
+    columns::{Columns, Key},
+    merged::Merged,
+    tables::Tables,
+};
+#[cfg(plants)]
+use crate::state::{keys, row::Row};
+use hutong_proto::EntityId;
+use rocksdb::{DB, Direction, IteratorMode, ReadOptions};
+use std::collections::BTreeMap;
 
 #[cfg(plants)]
 use parking_lot::RwLock;
 #[cfg(plants)]
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What is on disk.
 #[derive(Debug)]
 pub enum Store {
-    Rocks(DB),
+    Rocks(Tables),
     #[cfg(plants)]
     Memory(MemoryStore),
 }
@@ -37,134 +46,132 @@ struct Disk {
     written: Vec<Change>,
 }
 
-/// A value, if possible without copying it.
-pub enum Pinned<'a> {
-    Rocks(DBPinnableSlice<'a>),
-    #[cfg(plants)]
-    Memory(Vec<u8>, std::marker::PhantomData<&'a ()>),
-}
-
-impl Deref for Pinned<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Pinned::Rocks(value) => value,
-            #[cfg(plants)]
-            Pinned::Memory(value, _) => value,
-        }
-    }
-}
-
-/// Rows from one key on, as of the moment when it was made.
-pub enum Stored<'a> {
-    Rocks(DBRawIterator<'a>),
+/// All registers, in the order of their keys, as of the moment when it was made.
+pub enum Stored {
+    Rocks(Merged),
     #[cfg(plants)]
     Memory {
         rows: Rows,
+        columns: Columns,
         at: usize,
-        life: std::marker::PhantomData<&'a ()>,
     },
 }
 
-impl Stored<'_> {
-    pub fn key(&self) -> Option<&[u8]> {
+impl Stored {
+    /// Goes to the next one; says whether there is one.
+    pub fn advance(&mut self) -> Result<bool, StateError> {
         match self {
-            Stored::Rocks(rows) => rows.key(),
+            Stored::Rocks(rows) => rows.advance(),
             #[cfg(plants)]
-            Stored::Memory { rows, at, .. } => rows.get(*at).map(|(key, _)| key.as_slice()),
+            Stored::Memory {
+                rows, columns, at, ..
+            } => {
+                let Some((key, row)) = rows.get(*at) else {
+                    return Ok(false);
+                };
+                *at += 1;
+                columns.clear();
+                let key = key[1..].try_into().ok();
+                let (key, row) = key.zip(Row::decode(row)).expect("put by this process");
+                columns.push(&key, &row);
+                Ok(true)
+            }
         }
     }
 
-    pub fn value(&self) -> Option<&[u8]> {
+    /// Where it is.
+    pub fn row(&self) -> (&Columns, usize) {
         match self {
-            Stored::Rocks(rows) => rows.value(),
+            Stored::Rocks(rows) => rows.row(),
             #[cfg(plants)]
-            Stored::Memory { rows, at, .. } => rows.get(*at).map(|(_, value)| value.as_slice()),
-        }
-    }
-
-    pub fn next(&mut self) {
-        match self {
-            Stored::Rocks(rows) => rows.next(),
-            #[cfg(plants)]
-            Stored::Memory { at, .. } => *at += 1,
-        }
-    }
-
-    pub fn status(&self) -> Result<(), rocksdb::Error> {
-        match self {
-            Stored::Rocks(rows) => rows.status(),
-            #[cfg(plants)]
-            Stored::Memory { .. } => Ok(()),
+            Stored::Memory { columns, .. } => (columns, 0),
         }
     }
 }
 
+fn failed(error: rocksdb::Error) -> StateError {
+    StateError::Failed(error.to_string())
+}
+
 impl Store {
-    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, rocksdb::Error> {
+    /// A row of any kind but registers.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         match self {
-            Store::Rocks(db) => db.get(key),
+            Store::Rocks(tables) => tables.db.get(key).map_err(failed),
             #[cfg(plants)]
             Store::Memory(map) => Ok(map.0.read().rows.get(key).cloned()),
         }
     }
 
-    pub fn get_pinned(&self, key: &[u8]) -> Result<Option<Pinned<'_>>, rocksdb::Error> {
+    /// The encoded row of a register.
+    pub fn register(&self, key: &Key) -> Result<Option<Vec<u8>>, StateError> {
         match self {
-            Store::Rocks(db) => Ok(db.get_pinned(key)?.map(Pinned::Rocks)),
+            Store::Rocks(tables) => tables.register(key),
+            #[cfg(plants)]
+            Store::Memory(_) => self.get(&keys::stored_register(key)),
+        }
+    }
+
+    /// All registers of an entity, with their encoded rows.
+    pub fn entity(&self, entity: EntityId) -> Result<BTreeMap<Key, Vec<u8>>, StateError> {
+        match self {
+            Store::Rocks(tables) => tables.entity(entity),
             #[cfg(plants)]
             Store::Memory(map) => {
-                let value = map.0.read().rows.get(key).cloned();
-                Ok(value.map(|value| Pinned::Memory(value, std::marker::PhantomData)))
+                let from = keys::entity_prefix(entity);
+                let below = keys::after_prefix(&from).unwrap_or_else(|| vec![u8::MAX; 32]);
+                let rows = map.range(&from, &below).into_iter();
+                let key = |key: &[u8]| key[1..].try_into().expect("a register's");
+                Ok(rows.map(|(stored, row)| (key(&stored), row)).collect())
             }
         }
     }
 
-    /// Rows with keys in this range, in order.
-    pub fn range(&self, from: &[u8], below: &[u8]) -> Result<Rows, rocksdb::Error> {
+    /// Rows of any kind but registers, with keys in this range, in order.
+    pub fn range(&self, from: &[u8], below: &[u8]) -> Result<Rows, StateError> {
         match self {
-            Store::Rocks(db) => {
+            Store::Rocks(tables) => {
                 let mut options = ReadOptions::default();
                 options.set_iterate_upper_bound(below);
-                db.iterator_opt(IteratorMode::From(from, Direction::Forward), options)
-                    .map(|item| item.map(|(key, value)| (key.into_vec(), value.into_vec())))
-                    .collect()
+                let rows = tables
+                    .db
+                    .iterator_opt(IteratorMode::From(from, Direction::Forward), options);
+                rows.map(|item| item.map(|(key, value)| (key.into_vec(), value.into_vec())))
+                    .collect::<Result<_, _>>()
+                    .map_err(failed)
             }
             #[cfg(plants)]
             Store::Memory(map) => Ok(map.range(from, below)),
         }
     }
 
-    /// All rows with this first byte.
-    pub fn of_kind(&self, kind: u8) -> Stored<'_> {
+    pub fn registers(&self) -> Result<Stored, StateError> {
         match self {
-            Store::Rocks(db) => {
-                let mut options = ReadOptions::default();
-                options.set_iterate_upper_bound([kind + 1]);
-                // Rows of a snapshot are read once; they must not push others out of the cache.
-                options.fill_cache(false);
-                options.set_readahead_size(2 << 20);
-                let mut rows = db.raw_iterator_opt(options);
-                rows.seek([kind]);
-                Stored::Rocks(rows)
-            }
+            Store::Rocks(tables) => tables.registers().map(Stored::Rocks),
             #[cfg(plants)]
-            Store::Memory(map) => Stored::Memory {
-                rows: map.range(&[kind], &[kind + 1]),
-                at: 0,
-                life: std::marker::PhantomData,
-            },
+            Store::Memory(map) => {
+                let kind = keys::register_prefix()[0];
+                Ok(Stored::Memory {
+                    rows: map.range(&[kind], &[kind + 1]),
+                    columns: Columns::default(),
+                    at: 0,
+                })
+            }
+        }
+    }
+
+    /// What is in a database, if it is.
+    pub fn tables(&self) -> Option<&Tables> {
+        match self {
+            Store::Rocks(tables) => Some(tables),
+            #[cfg(plants)]
+            Store::Memory(_) => None,
         }
     }
 
     /// The database, if it is one.
     pub fn database(&self) -> Option<&DB> {
-        match self {
-            Store::Rocks(db) => Some(db),
-            #[cfg(plants)]
-            Store::Memory(_) => None,
-        }
+        self.tables().map(|tables| &tables.db)
     }
 }
 

@@ -80,7 +80,12 @@ pub fn stage(plant: Plant) -> &'static str {
         | P::RevisionIgnored
         | P::HighestForgotten
         | P::ExceptionForgotten => "apply",
-        P::AppliedAhead | P::StateNotSynced | P::RunWithoutNewest | P::ExpiryByWallClock => "state",
+        P::AppliedAhead
+        | P::StateNotSynced
+        | P::RunWithoutNewest
+        | P::TableNotSynced
+        | P::MergeKeepsOldest
+        | P::ExpiryByWallClock => "state",
         P::SnapshotWithoutGathered | P::SnapshotCursorLate => "snapshot",
         P::RingFloorStuck => "ring",
         P::CursorOffByOne
@@ -128,7 +133,9 @@ pub fn meant_for(plant: Plant) -> (Hunter, &'static [&'static str]) {
         Plant::AppliedAhead => (Simulation, &["INV-1", "INV-3", "INV-5"]),
         // What the log no longer has cannot be applied again; what it has, a later run hides.
         Plant::StateNotSynced => (Simulation, &["INV-1", "INV-3", "INV-5"]),
-        Plant::RunWithoutNewest => (Sweep, &["INV-4", "INV-5"]),
+        Plant::RunWithoutNewest | Plant::MergeKeepsOldest => (Sweep, &["INV-4", "INV-5"]),
+        // Either it does not open, or it has not what the log no longer has.
+        Plant::TableNotSynced => (Sweep, &["INV-1", "INV-3", "INV-5"]),
         Plant::ExpiryByWallClock => (Simulation, &["INV-12"]),
         Plant::SnapshotWithoutGathered => (Simulation, &["INV-4", "INV-5", "INV-7", "INV-12"]),
         Plant::SnapshotCursorLate => (Simulation, &["INV-7"]),

@@ -84,6 +84,8 @@ impl Store {
         let options = StateOptions {
             gather_bytes_max,
             block_cache_bytes: 1 << 20,
+            // So that a short workload has merges too.
+            runs_merged: 2,
             ..StateOptions::default()
         };
         let state = State::open(&dir.join("state"), options).map_err(|e| e.to_string())?;

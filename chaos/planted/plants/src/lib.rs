@@ -90,6 +90,10 @@ named! {
         StateNotSynced = "state-not-synced",
         /// A run that goes down has not the newest values.
         RunWithoutNewest = "run-without-newest",
+        /// A list names tables before they are on disk.
+        TableNotSynced = "table-not-synced",
+        /// Of a register that several runs have, merging keeps the oldest value.
+        MergeKeepsOldest = "merge-keeps-oldest",
         /// What is expired is decided by the clock on the wall.
         ExpiryByWallClock = "expiry-by-wall-clock",
         /// A snapshot leaves out what was not written down yet.
@@ -150,6 +154,10 @@ named! {
         RunWritten = "run-written",
         /// Taken in, not dropped from memory: guards against an applied position apart from its rows.
         RunTakenIn = "run-taken-in",
+        /// Segments are files, not taken in: guards against rows that are neither here nor there.
+        SegmentsWritten = "segments-written",
+        /// Taken in, what they replace is still there: guards against what was merged coming back.
+        SegmentsTakenIn = "segments-taken-in",
         /// The mark of a trim is written, not synced: guards against a hole that nobody is told of.
         TrimMarked = "trim-marked",
         /// Synced, its files are still there: guards against records that come back.
