@@ -202,6 +202,9 @@ impl Columns {
             return None;
         }
         let rows = usize::from(page.short()?);
+        if rows == 0 || rows > ROWS_MAX {
+            return None;
+        }
         page.entities(rows, &mut self.keys)?;
         let keys = &mut self.keys;
         page.choice::<4>(rows, |i, last| {

@@ -37,6 +37,7 @@ pub fn bring_over(tables: &Tables) -> Result<(), StateError> {
             list.segments[0].low = 0;
         };
         tables.take_in(written, [], change)?.publish();
+        found.seek(rows.start);
     }
     found.status().map_err(failed)?;
     if found.valid() {
@@ -60,10 +61,10 @@ pub fn bring_over(tables: &Tables) -> Result<(), StateError> {
 fn write(
     tables: &Tables,
     rows: &mut rocksdb::DBRawIterator<'_>,
-) -> Result<Vec<(u64, Table)>, StateError> {
+) -> Result<Vec<(u128, Table)>, StateError> {
     let damaged = |what| StateError::damaged(&keys::register_prefix(), what);
     let mut written = Vec::new();
-    let mut piece: Option<(u64, Writer)> = None;
+    let mut piece: Option<(u128, Writer)> = None;
     let mut before = None;
     while let Some((key, value)) = rows.key().zip(rows.value()) {
         let key = RegisterKey::decode(&key[1..]);
@@ -88,6 +89,9 @@ fn write(
         before = Some(first);
         rows.next();
     }
+    // It ends also where it cannot be read on.
+    rows.status()
+        .map_err(|e| StateError::Failed(e.to_string()))?;
     if let Some((low, last)) = piece {
         written.push((low, last.finish()?));
     }

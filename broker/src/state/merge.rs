@@ -22,17 +22,17 @@ const RUNS_MERGED_MAX: usize = 64;
 /// Fewer are enough if they have so many times the bytes of the segments.
 const SHARE: u64 = 4;
 /// Rows between two looks whether to stop.
-const LOOK_EVERY_ROWS: u64 = 1 << 16;
+const LOOK_EVERY_ROWS: u64 = 1 << 12;
 
 /// Merges when enough waits, until it is told to stop.
 pub fn merge_loop(shared: &Shared, tables: &Tables) {
     loop {
         {
             let mut signal = shared.signal.lock();
-            while !signal.stop && signal.failure.is_none() && !due(shared, &tables.list()) {
+            while !signal.ends() && !due(shared, &tables.list()) {
                 shared.changed.wait(&mut signal);
             }
-            if signal.stop || signal.failure.is_some() {
+            if signal.ends() {
                 return;
             }
         }
@@ -54,6 +54,9 @@ pub fn pass(shared: &Shared, tables: &Tables) -> Result<(), StateError> {
     let _one = tables.merging.lock();
     let mut low = Some(0);
     while let Some(from) = low {
+        if shared.signal.lock().ends() {
+            return Ok(());
+        }
         let Some(step) = Step::new(shared, tables, from)? else {
             return Ok(());
         };
@@ -74,15 +77,15 @@ struct Step<'a> {
     begin: usize,
     end: usize,
     /// Where the next one begins.
-    below: Option<u64>,
-    new: Vec<(u64, Table)>,
-    low: u64,
+    below: Option<u128>,
+    new: Vec<(u128, Table)>,
+    low: u128,
     through: u64,
 }
 
 impl<'a> Step<'a> {
     /// Writes the segment that begins at `low` anew, with small ones behind it; `None` if it was told to stop.
-    fn new(shared: &Shared, tables: &'a Tables, low: u64) -> Result<Option<Step<'a>>, StateError> {
+    fn new(shared: &Shared, tables: &'a Tables, low: u128) -> Result<Option<Step<'a>>, StateError> {
         let list = tables.list();
         let begin = list.segments.partition_point(|s| s.low < low);
         let mut end = begin + 1;
@@ -100,7 +103,7 @@ impl<'a> Step<'a> {
         let runs: Vec<Arc<Table>> = runs.map(Arc::clone).collect();
         let through = runs.first().map_or(merged_through, |run| run.number);
         let old = old.iter().filter_map(|s| s.table.clone()).collect();
-        let keys = low..=below.map_or(u64::MAX, |below| below - 1);
+        let keys = low..=below.map_or(u128::MAX, |below| below - 1);
         let part = Part {
             shared,
             tables,
@@ -148,7 +151,7 @@ impl<'a> Step<'a> {
 struct Part<'a> {
     shared: &'a Shared,
     tables: &'a Tables,
-    keys: RangeInclusive<u64>,
+    keys: RangeInclusive<u128>,
 }
 
 impl Part<'_> {
@@ -157,7 +160,7 @@ impl Part<'_> {
         &self,
         runs: Vec<Arc<Table>>,
         old: Vec<Arc<Table>>,
-    ) -> Result<Option<Vec<(u64, Table)>>, StateError> {
+    ) -> Result<Option<Vec<(u128, Table)>>, StateError> {
         let piece_bytes = self.piece_bytes(&runs, &old);
         let sources = runs.into_iter().map(|run| vec![run]).chain([old]);
         let cursors = sources.map(|tables| Cursor::open(tables, self.keys.clone()));
@@ -168,13 +171,13 @@ impl Part<'_> {
         let mut rows = Merged::new(cursors);
         // What is forgotten must be so for every record that a restart applies again, too.
         let log_time = Micros(self.shared.log_time.load(Ordering::Acquire));
-        let mut piece: Option<(u64, Writer)> = None;
+        let mut piece: Option<(u128, Writer)> = None;
         let mut written = Vec::new();
         let mut read = 0u64;
         let mut before = None;
         while rows.advance()? {
             read += 1;
-            if read.is_multiple_of(LOOK_EVERY_ROWS) && self.shared.signal.lock().stop {
+            if read.is_multiple_of(LOOK_EVERY_ROWS) && self.shared.signal.lock().ends() {
                 return Ok(None);
             }
             let (columns, i) = rows.row();
@@ -182,7 +185,7 @@ impl Part<'_> {
             if row::forgotten(columns.expires_at(i), log_time) {
                 continue;
             }
-            // Keys that begin alike stay together, since that is what segments are told apart by.
+            // What is of one entity stays together.
             let full = |piece: &Writer| piece.bytes() >= piece_bytes && before != Some(first);
             if let Some((low, full)) = piece.take_if(|(_, piece)| full(piece)) {
                 written.push((low, full.finish()?));
@@ -208,10 +211,12 @@ impl Part<'_> {
     /// As many as make pieces of one size, if keys are spread evenly, as those of entities are.
     fn piece_bytes(&self, runs: &[Arc<Table>], old: &[Arc<Table>]) -> u64 {
         let bytes = |tables: &[Arc<Table>]| tables.iter().map(|t| t.bytes).sum::<u64>();
-        let keys = self.keys.end() - self.keys.start();
-        let of_runs = u128::from(bytes(runs)) * u128::from(keys) >> u64::BITS;
+        let keys = self.keys.end() - self.keys.start() >> u64::BITS;
+        let of_runs = u128::from(bytes(runs)) * keys >> u64::BITS;
         let expected = bytes(old) + of_runs as u64;
-        let pieces = expected.div_ceil(self.shared.options.segment_bytes.max(1));
-        expected.div_ceil(pieces.max(1))
+        let most = self.shared.options.segment_bytes;
+        let pieces = expected.div_ceil(most.max(1));
+        // If they are not, at least not too small.
+        expected.div_ceil(pieces.max(1)).max(most / 4).max(1)
     }
 }

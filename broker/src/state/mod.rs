@@ -248,6 +248,13 @@ pub struct State {
     merger: Mutex<Option<JoinHandle<()>>>,
 }
 
+impl Signal {
+    /// Nothing more is to be done.
+    fn ends(&self) -> bool {
+        self.stop || self.failure.is_some()
+    }
+}
+
 impl State {
     pub fn open(dir: &Path, options: StateOptions) -> Result<State, StateError> {
         let failed = |why: String| StateError::Open {
@@ -273,14 +280,14 @@ impl State {
         let observer = Arc::clone(&options.observer);
         let flusher = std::thread::Builder::new()
             .name("state-flush".to_owned())
-            .spawn(move || run::flush_loop(&flusher, &woken, &*observer))
+            .spawn(move || flusher.guard(|| run::flush_loop(&flusher, &woken, &*observer)))
             .map_err(|e| failed(e.to_string()))?;
         let merging = Arc::clone(&shared);
         let merger = std::thread::Builder::new()
             .name("state-merge".to_owned())
             .spawn(move || {
                 if let Some(tables) = merging.db.tables() {
-                    merge::merge_loop(&merging, tables);
+                    merging.guard(|| merge::merge_loop(&merging, tables));
                 }
             })
             .map_err(|e| failed(e.to_string()))?;
@@ -540,6 +547,16 @@ impl Shared {
         self.db
             .database()
             .map_or(0, |db| rocks::property(db, &[FAMILY], name))
+    }
+
+    /// Whoever waits for a thread that panicked would wait for ever.
+    fn guard(&self, thread: impl FnOnce()) {
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(thread));
+        if ended.is_err() {
+            self.fail(&StateError::Failed(
+                "a thread of the state panicked".to_owned(),
+            ));
+        }
     }
 
     /// From now on nothing is taken.

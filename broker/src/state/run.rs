@@ -60,6 +60,14 @@ pub fn open(
         }
     }
     let mended = manifest::mend(dir, u64::MAX)?;
+    // Looked at before it is opened for good: after that there is another manifest, and nothing to put back.
+    let mended = match mended {
+        Some(mended) => match looked_at(dir) {
+            Ok(()) => Some(mended),
+            Err(why) => return Err(mended.undo(&why)),
+        },
+        None => None,
+    };
     let mut options = options(block_cache_bytes);
     options.create_if_missing(true);
     rocks::share_threads(&mut options).map_err(|e| e.to_string())?;
@@ -78,6 +86,19 @@ pub fn open(
         (Err(why), Some(mended)) => Err(mended.undo(&why)),
         // It says itself which offset it is of, and the log has the rest.
         (opened, _) => opened,
+    }
+}
+
+/// Whether the database opens and all tables that it names are there.
+fn looked_at(dir: &Path) -> Result<(), String> {
+    let db = DB::open_cf_for_read_only(&options(0), dir, [FAMILY], false);
+    let db = db.map_err(|e| e.to_string())?;
+    let list = db.get(keys::tables()).map_err(|e| e.to_string())?;
+    match list {
+        Some(row) => List::decode(&row, |number| Table::load(dir, number))
+            .map(drop)
+            .map_err(|e| e.to_string()),
+        None => Ok(()),
     }
 }
 

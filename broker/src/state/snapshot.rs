@@ -75,8 +75,9 @@ impl SnapshotRows {
         if planted!(SnapshotWithoutGathered) {
             frozen.clear();
         }
-        let mut stored = shared.db.registers()?;
+        let view = shared.db.view();
         drop(ingest);
+        let mut stored = view.registers()?;
         let more = stored.advance()?;
         let rows = SnapshotRows {
             stored,

@@ -5,19 +5,16 @@ use crate::state::{
     StateError,
     columns::{Columns, Key},
     merged::Merged,
-    tables::Tables,
+    tables::{List, Tables},
 };
 #[cfg(plants)]
 use crate::state::{keys, row::Row};
 use hutong_proto::EntityId;
 use rocksdb::{DB, Direction, IteratorMode, ReadOptions};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 #[cfg(plants)]
 use parking_lot::RwLock;
-#[cfg(plants)]
-use std::sync::Arc;
-
 type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What is on disk.
@@ -55,6 +52,27 @@ pub enum Stored {
         columns: Columns,
         at: usize,
     },
+}
+
+/// What was on disk at one moment.
+pub enum View {
+    Rocks(Arc<List>),
+    #[cfg(plants)]
+    Memory(Rows),
+}
+
+impl View {
+    pub fn registers(self) -> Result<Stored, StateError> {
+        match self {
+            View::Rocks(list) => Tables::registers(&list).map(Stored::Rocks),
+            #[cfg(plants)]
+            View::Memory(rows) => Ok(Stored::Memory {
+                rows,
+                columns: Columns::default(),
+                at: 0,
+            }),
+        }
+    }
 }
 
 impl Stored {
@@ -145,17 +163,14 @@ impl Store {
         }
     }
 
-    pub fn registers(&self) -> Result<Stored, StateError> {
+    /// What is on disk now, without reading it.
+    pub fn view(&self) -> View {
         match self {
-            Store::Rocks(tables) => tables.registers().map(Stored::Rocks),
+            Store::Rocks(tables) => View::Rocks(tables.list()),
             #[cfg(plants)]
             Store::Memory(map) => {
                 let kind = keys::register_prefix()[0];
-                Ok(Stored::Memory {
-                    rows: map.range(&[kind], &[kind + 1]),
-                    columns: Columns::default(),
-                    at: 0,
-                })
+                View::Memory(map.range(&[kind], &[kind + 1]))
             }
         }
     }

@@ -1,7 +1,7 @@
 //! One sorted table of registers, in a file of its own that is written once and never changed.
 //!
 //! Pages, one after the other: CRC-32C u32 of the page, the page (`columns.rs`). Then what is kept in memory of the table:
-//! rows u64; pages u32; of each page the first eight bytes of its first key u64, where it ends u64; the filter of each, if
+//! rows u64; pages u32; of each page its first entity as a number u128, where it ends u64; the filter of each, if
 //! there are filters (`filter.rs`). At the end: bytes of that u32, CRC-32C of that u32, `hutong-1`. Numbers are little-endian.
 //!
 //! Not a file of RocksDB: that one forgets what it wrote as soon as it is written, and merging would read it from the disk,
@@ -33,6 +33,8 @@ const FOOTER_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
 /// Rows and pages.
 const INDEX_HEAD_BYTES: usize = 12;
+/// Of a page, in the index.
+const PLACE_BYTES: usize = 24;
 pub const EXTENSION: &str = "table";
 /// Written at once.
 const WRITE_BYTES: usize = 256 << 10;
@@ -41,9 +43,9 @@ const SYNC_BYTES: usize = 2 << 20;
 /// Read at once by who reads on.
 const READ_BYTES: u64 = 256 << 10;
 
-/// The first bytes of a key, as a number with the same order.
-pub fn first(key: &[u8]) -> u64 {
-    u64::from_be_bytes(key[..8].try_into().expect("8 of 20 bytes"))
+/// The entity of a key, as a number with the same order.
+pub fn first(key: &[u8]) -> u128 {
+    u128::from_be_bytes(key[..16].try_into().expect("16 of 20 bytes"))
 }
 
 pub fn path(dir: &Path, number: u64) -> PathBuf {
@@ -65,7 +67,7 @@ pub struct Table {
     pub bytes: u64,
     pub path: PathBuf,
     file: File,
-    firsts: Vec<u64>,
+    firsts: Vec<u128>,
     ends: Vec<u64>,
     filter: Option<Filter>,
     /// Somebody may look for it at the next opening.
@@ -115,12 +117,11 @@ impl Table {
         let (rows, rest) = index.split_first_chunk::<8>()?;
         let (pages, rest) = rest.split_first_chunk::<4>()?;
         let pages = usize::try_from(u32::from_le_bytes(*pages)).ok()?;
-        let (places, filter) = rest.split_at_checked(pages.checked_mul(16)?)?;
-        let (places, _) = places.as_chunks::<8>();
-        let mut places = places.iter().map(|n| u64::from_le_bytes(*n));
-        while let (Some(first), Some(end)) = (places.next(), places.next()) {
-            self.firsts.push(first);
-            self.ends.push(end);
+        let (places, filter) = rest.split_at_checked(pages.checked_mul(PLACE_BYTES)?)?;
+        for place in places.chunks_exact(PLACE_BYTES) {
+            let (first, end) = place.split_first_chunk::<16>()?;
+            self.firsts.push(u128::from_le_bytes(*first));
+            self.ends.push(u64::from_le_bytes(end.try_into().ok()?));
         }
         self.rows = u64::from_le_bytes(*rows);
         if !filter.is_empty() {
@@ -155,7 +156,7 @@ impl Table {
 
     /// What of it is kept in memory.
     pub fn memory_bytes(&self) -> usize {
-        self.firsts.len() * 16 + self.filter.as_ref().map_or(0, Filter::bytes)
+        self.firsts.len() * PLACE_BYTES + self.filter.as_ref().map_or(0, Filter::bytes)
     }
 
     /// Of its file.
@@ -171,9 +172,9 @@ impl Table {
         }
     }
 
-    /// The pages that may have keys that begin so.
-    fn pages(&self, firsts: &RangeInclusive<u64>) -> std::ops::Range<usize> {
-        // Keys that begin as the first one of a page does may stand at the end of the one before.
+    /// The pages that may have these entities.
+    fn pages(&self, firsts: &RangeInclusive<u128>) -> std::ops::Range<usize> {
+        // Others of the entity that is first in a page may stand at the end of the one before.
         let from = self.firsts.partition_point(|f| f < firsts.start());
         let below = self.firsts.partition_point(|f| f <= firsts.end());
         from.saturating_sub(1)..below
@@ -207,7 +208,7 @@ impl Table {
             let filter = self.filter.as_ref();
             filter.is_none_or(|filter| filter.may_have(*page, entity))
         };
-        // Nearly always one. Keys that begin alike may fill several.
+        // One, or two.
         for page in self.pages(&(begins..=begins)).filter(may_have) {
             let start = self.start(page);
             let mut bytes = vec![0; (self.ends[page] - start) as usize];
@@ -366,13 +367,13 @@ impl Writer {
     }
 }
 
-/// Rows of tables that follow each other, with keys that begin within these bounds.
+/// Rows of tables that follow each other, of entities within these bounds.
 #[derive(Debug)]
 pub struct Cursor {
     /// Those after the one that is read.
     tables: std::vec::IntoIter<Arc<Table>>,
     table: Option<Arc<Table>>,
-    firsts: RangeInclusive<u64>,
+    firsts: RangeInclusive<u128>,
     /// Of the table, those that are not read yet.
     pages: std::ops::Range<usize>,
     /// Bytes of the file from here on.
@@ -385,7 +386,7 @@ pub struct Cursor {
 impl Cursor {
     pub fn open(
         tables: Vec<Arc<Table>>,
-        firsts: RangeInclusive<u64>,
+        firsts: RangeInclusive<u128>,
     ) -> Result<Cursor, StateError> {
         let mut cursor = Cursor {
             tables: tables.into_iter(),

@@ -29,7 +29,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -38,10 +38,10 @@ const VERSION: u8 = 1;
 /// In the list: no table.
 const NO_TABLE: u64 = 0;
 
-/// The keys from `low` to the next segment's.
+/// Entities from `low` to the next segment's.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    pub low: u64,
+    pub low: u128,
     /// Runs up to this number are in it.
     pub through: u64,
     /// None as long as it has no row.
@@ -97,7 +97,7 @@ impl List {
         self.segments.iter().map(Segment::bytes).sum()
     }
 
-    fn segment_of(&self, first: u64) -> Option<&Segment> {
+    fn segment_of(&self, first: u128) -> Option<&Segment> {
         let behind = self.segments.partition_point(|s| s.low <= first);
         self.segments.get(behind.checked_sub(1)?)
     }
@@ -117,16 +117,17 @@ impl List {
         }
         for segment in &self.segments {
             let table = segment.table.as_ref().map_or(NO_TABLE, |t| t.number);
-            for n in [segment.low, segment.through, table] {
+            let (upper, lower) = ((segment.low >> 64) as u64, segment.low as u64);
+            for n in [upper, lower, segment.through, table] {
                 put(&mut out, n);
             }
         }
         out
     }
 
-    /// As encoded: version u8; how many runs, their numbers; of each segment where it begins, up to which run it is
-    /// merged, and its table or 0. u64 LE each.
-    fn decode(
+    /// As encoded: version u8; how many runs, their numbers; of each segment where it begins in two halves, the upper one first,
+    /// up to which run it is merged, and its table or 0. u64 LE each.
+    pub fn decode(
         bytes: &[u8],
         mut load: impl FnMut(u64) -> Result<Table, StateError>,
     ) -> Result<List, StateError> {
@@ -145,7 +146,9 @@ impl List {
         for number in numbers.by_ref().take(runs as usize) {
             list.runs.push(Arc::new(load(number)?));
         }
-        while let Some(low) = numbers.next() {
+        while let Some(upper) = numbers.next() {
+            let lower = numbers.next().ok_or_else(damaged)?;
+            let low = u128::from(upper) << 64 | u128::from(lower);
             let through = numbers.next().ok_or_else(damaged)?;
             let table = match numbers.next().ok_or_else(damaged)? {
                 NO_TABLE => None,
@@ -178,6 +181,8 @@ pub struct Tables {
     changing: Mutex<()>,
     /// The last number that was given to a table.
     number: AtomicU64,
+    /// RocksDB did not say that it took something in, and may have.
+    unknown: AtomicBool,
 }
 
 /// What was taken in, and is not known yet.
@@ -225,6 +230,7 @@ impl Tables {
             merging: Mutex::new(()),
             changing: Mutex::new(()),
             number: AtomicU64::new(number),
+            unknown: AtomicBool::new(false),
         })
     }
 
@@ -232,7 +238,7 @@ impl Tables {
         Arc::clone(&self.list.read())
     }
 
-    /// For a new table; higher than any before.
+    /// For a new table; higher than any that there is, and than all that were merged.
     pub fn next_number(&self) -> u64 {
         self.number.fetch_add(1, Ordering::AcqRel) + 1
     }
@@ -246,6 +252,10 @@ impl Tables {
         change: impl FnOnce(&mut List, Vec<Arc<Table>>),
     ) -> Result<Change<'_>, StateError> {
         let changing = self.changing.lock();
+        if self.unknown.load(Ordering::Acquire) {
+            let why = "what was taken in last may be on disk or not";
+            return Err(StateError::Failed(why.to_owned()));
+        }
         if !written.is_empty() {
             // Their names; what is in them is synced.
             let synced = File::open(&self.dir).and_then(|dir| dir.sync_all());
@@ -256,10 +266,18 @@ impl Tables {
         let mut list = List::clone(&self.list());
         change(&mut list, tables);
         let rows = self.dir.join(run::TEMPORARY);
+        // Never written over: should it be left from before, what RocksDB took in is the same file.
+        match fs::remove_file(&rows) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StateError::Failed(format!("{}: {error}", rows.display())));
+            }
+            _ => {}
+        }
         write_rows(&rows, &list.encode(), others).map_err(failed)?;
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         let taken = self.db.ingest_external_file_opts(&options, vec![rows]);
+        self.unknown.store(taken.is_err(), Ordering::Release);
         taken.map_err(failed)?;
         Ok(Change {
             tables: self,
@@ -322,9 +340,8 @@ impl Tables {
         Ok(found)
     }
 
-    /// All registers, as of now.
-    pub fn registers(&self) -> Result<Merged, StateError> {
-        let list = self.list();
+    /// All registers in these tables.
+    pub fn registers(list: &List) -> Result<Merged, StateError> {
         let runs = list.runs.iter().rev().map(|run| vec![Arc::clone(run)]);
         let segments = list
             .segments
@@ -332,7 +349,7 @@ impl Tables {
             .filter_map(|s| s.table.clone())
             .collect();
         let sources = runs.chain([segments]);
-        let cursors = sources.map(|tables| Cursor::open(tables, 0..=u64::MAX));
+        let cursors = sources.map(|tables| Cursor::open(tables, 0..=u128::MAX));
         Ok(Merged::new(cursors.collect::<Result<_, _>>()?))
     }
 

@@ -1,8 +1,13 @@
 //! Runs that are merged into segments, and tables that come and go.
 
-use super::{Applied, register, row, snapshot, tables, with_runs};
-use crate::state::{State, StateOptions, keys::RegisterKey, row::EXPIRED_KEPT_US, table};
-use hutong_proto::{Micros, Offset};
+use super::{Applied, applied, register, row, snapshot, tables, with_runs};
+use crate::state::{
+    State, StateOptions,
+    keys::{self, RegisterKey},
+    row::EXPIRED_KEPT_US,
+    table,
+};
+use hutong_proto::{Micros, Offset, wire};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Registers of many entities, in an order that has nothing to do with their keys.
@@ -14,9 +19,17 @@ fn spread(n: u64) -> RegisterKey {
 }
 
 fn put(state: &State, rows: impl Iterator<Item = (u64, u64)>, revision: u64) {
+    put_keys(
+        state,
+        rows.map(|(n, expires_at)| (spread(n), expires_at)),
+        revision,
+    );
+}
+
+fn put_keys(state: &State, rows: impl Iterator<Item = (RegisterKey, u64)>, revision: u64) {
     let mut group = state.begin().expect("begins");
-    for (n, expires_at) in rows {
-        group.put_register(&spread(n), &row(revision, expires_at));
+    for (key, expires_at) in rows {
+        group.put_register(&key, &row(revision, expires_at));
     }
     let next = group.applied().next.0 + 1;
     group.commit(Applied {
@@ -35,13 +48,13 @@ fn check_segments(state: &State) -> usize {
         .iter()
         .skip(1)
         .map(|s| s.low)
-        .chain([u64::MAX]);
+        .chain([u128::MAX]);
     for (segment, below) in list.segments.iter().zip(below) {
         let Some(table) = &segment.table else {
             continue;
         };
         let only = vec![Arc::clone(table)];
-        let mut rows = table::Cursor::open(only, 0..=u64::MAX).expect("reads");
+        let mut rows = table::Cursor::open(only, 0..=u128::MAX).expect("reads");
         while let Some(key) = rows.key() {
             let first = table::first(key);
             assert!(segment.low <= first && first < below);
@@ -155,4 +168,113 @@ fn tables_that_nobody_knows_are_forgotten_at_the_next_opening() {
     let next = tables(&state).next_number();
     assert!(next > unknown, "no number is given twice");
     assert_eq!(snapshot(&state), before);
+}
+
+/// As from a platform that fills its pseudonyms up with zeros: all keys begin alike.
+#[test]
+fn entities_that_begin_alike_are_found_in_pages_of_their_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let options = StateOptions {
+        runs_merged: usize::MAX,
+        segment_bytes: 8 << 10,
+        ..StateOptions::default()
+    };
+    let state = State::open(dir.path(), options).expect("opens");
+    let alike = |n: u64| {
+        let mut key = register(1);
+        key.entity.0 = u128::from(n + 1).to_be_bytes();
+        key
+    };
+    // The second time all of it was forgotten, and no segment has anything that says how large it will be.
+    for (round, expires_at) in [(1, 10), (2, 0)] {
+        let now = if round == 1 { 1 } else { EXPIRED_KEPT_US + 20 };
+        put_keys(&state, (0..4000).map(|n| (alike(n), expires_at)), now);
+        state.compact().expect("merges");
+        let segments = check_segments(&state);
+        assert!((1..200).contains(&segments), "{segments}");
+        put_keys(
+            &state,
+            [(spread(1), 0)].into_iter(),
+            EXPIRED_KEPT_US + 10 + now,
+        );
+        state.compact().expect("merges");
+        let kept = if round == 1 { 1 } else { 4001 };
+        assert_eq!(snapshot(&state).0.len(), kept);
+    }
+    for n in (0..4000).step_by(131) {
+        let found = state.entity(alike(n).entity).expect("reads");
+        assert_eq!(found.len(), 1, "{n}");
+    }
+}
+
+/// A state as layout 1 of the data folder has it: registers that are rows of RocksDB, in two files.
+fn layout_1(dir: &std::path::Path) -> BTreeMap<RegisterKey, u64> {
+    let mut options = rocksdb::Options::default();
+    options.create_if_missing(true);
+    let db = rocksdb::DB::open(&options, dir).expect("opens");
+    let mut registers = BTreeMap::new();
+    for half in 0..2u64 {
+        for n in half * 1500..(half + 1) * 1500 {
+            let mut row = vec![1];
+            for (field, value) in [(1, n + 1), (2, n), (4, n)] {
+                wire::put_number(&mut row, field, value);
+            }
+            wire::put_bytes(&mut row, 5, &[1; 16]);
+            wire::put_bytes(&mut row, 7, &[8, 1]);
+            let mut key = spread(n);
+            key.entity.0[0] = half as u8;
+            db.put(key.stored(), row).expect("written");
+            registers.insert(key, n + 1);
+        }
+        db.flush().expect("flushed");
+    }
+    let end = applied(3000);
+    db.put(keys::applied(), end.encode()).expect("written");
+    registers
+}
+
+#[test]
+fn registers_of_layout_1_are_brought_over_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let registers = layout_1(dir.path());
+    for _ in 0..2 {
+        let state = State::open(dir.path(), StateOptions::default()).expect("opens");
+        assert_eq!(snapshot(&state), (registers.clone(), applied(3000)));
+        let kind = keys::register_prefix()[0];
+        let left = tables(&state).db.iterator(rocksdb::IteratorMode::From(
+            &[kind],
+            rocksdb::Direction::Forward,
+        ));
+        assert_eq!(left.count(), 0);
+    }
+}
+
+/// Half of them cannot be read. They must not be taken for all, at the second opening either.
+#[test]
+fn what_cannot_be_brought_over_is_not_lost() {
+    let dir = tempfile::tempdir().expect("a folder");
+    layout_1(dir.path());
+    let files = || {
+        let files = std::fs::read_dir(dir.path()).expect("a folder");
+        let paths = files.map(|file| file.expect("an entry").path());
+        let mut paths: Vec<_> = paths
+            .filter(|path| path.extension().is_some_and(|e| e == "sst"))
+            .collect();
+        paths.sort();
+        paths
+    };
+    let second = files().pop().expect("files");
+    let bytes = std::fs::read(&second).expect("reads");
+    let mut damaged = bytes.clone();
+    damaged[3000] ^= 0xff;
+    std::fs::write(&second, damaged).expect("written");
+    for _ in 0..2 {
+        let opened = State::open(dir.path(), StateOptions::default());
+        let why = opened.expect_err("it cannot be read").to_string();
+        assert!(why.contains("Corruption"), "{why}");
+    }
+    assert!(files().contains(&second));
+    std::fs::write(&second, bytes).expect("written");
+    let state = State::open(dir.path(), StateOptions::default()).expect("opens");
+    assert_eq!(snapshot(&state).0.len(), 3000);
 }
