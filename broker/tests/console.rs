@@ -326,6 +326,32 @@ async fn what_went_wrong_last_with_a_platform_is_on_its_page_and_on_no_other() {
     assert!(refused["at_us"].as_u64() > Some(0), "{refused}");
     assert!(refused["text"].as_str() != refused["text_zh"].as_str());
 
+    // A batch of somebody else is refused as a whole; one that is not the next ends the stream. Each is the last one.
+    let one = [delta(3, 1, RED)];
+    let ack = producer
+        .publish(batch(SICHUAN, 2, &one))
+        .await
+        .expect("acknowledged");
+    assert!(ack.error.is_some(), "{ack:?}");
+    let last = json(&broker, "platform/340000").await["last"].clone();
+    let seen = (&last[0]["reason"], &last[0]["field"], &last[0]["ended"]);
+    assert_eq!(
+        seen,
+        (&json!("ISSUER_NOT_YOURS"), &json!("issuer"), &json!(false))
+    );
+    producer
+        .publish(batch(ANHUI, 9, &one))
+        .await
+        .expect_err("a gap");
+    let last = json(&broker, "platform/340000").await["last"].clone();
+    assert_eq!(last.as_array().map(Vec::len), Some(1), "{last}");
+    let ended = &last[0];
+    assert_eq!(
+        (&ended["side"], &ended["ended"]),
+        (&json!("publish"), &json!(true))
+    );
+    assert_eq!(ended["reason"], "SEQUENCE_OUT_OF_ORDER");
+
     let log_id = hutong_proto::LogId(1);
     let start = Start::Cursor(Cursor::both(log_id, hutong_proto::Offset(9)).to_api());
     let mut consumer = Consumer::open(&broker, ANHUI, open("main", start)).await;
@@ -334,7 +360,7 @@ async fn what_went_wrong_last_with_a_platform_is_on_its_page_and_on_no_other() {
     assert_eq!(last[0]["side"], "subscribe", "the newest is first: {last}");
     assert_eq!(last[0]["ended"], true);
     assert_eq!(last[0]["field"], "open.cursor.log_id");
-    assert_eq!(last[1], *refused, "each direction has its own");
+    assert_eq!(last[1], *ended, "each direction has its own");
     assert_eq!(json(&broker, "platform/510000").await["last"], json!([]));
     broker.shutdown().await;
 }

@@ -1,8 +1,9 @@
 //! The console in a real browser, while one of 32 platforms does not apply, after it healed, and in a surge: clicked
 //! through by mouse and keyboard, in both languages, light and dark, wide and narrow, with the rules of axe-core.
-//! Pictures of the screens stay in the target folder.
+//! Pictures of the screens stay in the target folder. And what an open page costs the broker.
 
 mod scene;
+mod watch;
 
 use hutong_cli::demo::embedded::Embedded;
 use scene::{
@@ -14,11 +15,11 @@ use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::Command,
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
 };
 
 const ENTITY: &str = "000102030405060708090a0b0c0d0e0f";
@@ -31,9 +32,16 @@ const BYTES_MAX: u64 = 300 << 10;
 const SURGE_PATIENCE: Duration = Duration::from_secs(120);
 /// What the platforms publish in the surge, in bulk: 4 x 150 each 200 ms. A machine that has much to do may do half.
 const SURGE_BULK_A_SECOND: f64 = 1_500.0;
+/// Of a core, more than without a page.
+const OPEN_PAGE_SHARE_MAX: f64 = 0.01;
+const WINDOW: Duration = Duration::from_secs(10);
+/// What a broker does now and then falls into one window or another; what a page costs is in each.
+const WINDOWS: usize = 3;
+/// The unit of `/proc/PID/stat`, the same on every machine that Linux runs on.
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// The browser, with what it is to look at.
-fn browser(broker: &Embedded, phase: &str, sick: u32, issuer: u32) -> Command {
+fn browser(console: &str, phase: &str, sick: u32, issuer: u32) -> Command {
     let modules = std::env::var("HUTONG_TEST_BROWSER").expect(
         "HUTONG_TEST_BROWSER names the folder with playwright-core and axe-core; run the tests with `./dev test`",
     );
@@ -43,7 +51,7 @@ fn browser(broker: &Embedded, phase: &str, sick: u32, issuer: u32) -> Command {
     let mut command = Command::new("node");
     command
         .arg(script)
-        .args([&modules, broker.console()])
+        .args([&modules, console])
         .arg(&folder)
         .args([phase, &sick.to_string(), ENTITY, &issuer.to_string()])
         .kill_on_drop(true);
@@ -52,7 +60,7 @@ fn browser(broker: &Embedded, phase: &str, sick: u32, issuer: u32) -> Command {
 
 /// What the browser found.
 async fn browse(broker: &Embedded, phase: &str, sick: u32, issuer: u32) -> Value {
-    let mut command = browser(broker, phase, sick, issuer);
+    let mut command = browser(broker.console(), phase, sick, issuer);
     let output = command.output().await.expect("node runs");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
@@ -71,6 +79,25 @@ async fn browse(broker: &Embedded, phase: &str, sick: u32, issuer: u32) -> Value
         found["bytes"].as_u64().expect("a number") < BYTES_MAX,
         "{found}"
     );
+    found
+}
+
+/// A page that is open, and what the browser says from then on.
+async fn open(mut browser: Command) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let browser = browser.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut browser = browser.spawn().expect("node runs");
+    let mut lines = BufReader::new(browser.stdout.take().expect("piped")).lines();
+    let first = lines.next_line().await.expect("a line");
+    assert_eq!(first.as_deref(), Some("open"));
+    (browser, lines)
+}
+
+/// What it found, at its end.
+async fn at_last(lines: &mut Lines<BufReader<ChildStdout>>) -> Value {
+    let line = lines.next_line().await.expect("a line");
+    let found: Value = serde_json::from_str(&line.expect("what it found")).expect("JSON");
+    let problems = found["problems"].as_array().map(Vec::len);
+    assert_eq!(problems, Some(0), "{found}");
     found
 }
 
@@ -248,28 +275,63 @@ async fn a_surge(broker: &Embedded, issuers: &[u32], [issuer, slow]: [u32; 2]) {
 
 /// A picture of a broker that ended: what was good then says nothing of now.
 async fn gone(broker: Embedded, [issuer, sick]: [u32; 2]) {
-    let mut open = browser(&broker, "gone", sick, issuer)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("node runs");
-    let mut lines = BufReader::new(open.stdout.take().expect("piped")).lines();
-    let first = lines.next_line().await.expect("a line");
-    assert_eq!(first.as_deref(), Some("open"));
+    let browser = browser(broker.console(), "gone", sick, issuer);
+    let (_browser, mut lines) = open(browser).await;
     broker.stop().await;
-    let found = lines
-        .next_line()
-        .await
-        .expect("a line")
-        .expect("what it found");
-    let found: Value = serde_json::from_str(&found).expect("JSON");
-    assert_eq!(
-        found["problems"].as_array().map(Vec::len),
-        Some(0),
-        "{found}"
-    );
+    let found = at_last(&mut lines).await;
     assert!(seen(&found, "before").contains("All 32"), "{found}");
     assert!(seen(&found, "banner").contains("No line"), "{found}");
     assert_eq!(seen(&found, "alert"), "alert");
     assert_eq!(seen(&found, "filter"), "grayscale(1)");
     assert_eq!(found["seen"]["good"], false, "{found}");
+}
+
+/// Processor time that a process has used so far, in seconds. The second field may hold spaces, so what is wanted is
+/// counted from its end.
+fn processor_seconds(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("it runs");
+    let (_, rest) = stat.rsplit_once(')').expect("a name");
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    // 14 and 15 of proc(5): utime and stime.
+    let ticks = [14 - 3, 15 - 3].map(|i| fields[i].parse::<f64>().expect("a number"));
+    ticks.iter().sum::<f64>() / TICKS_PER_SECOND
+}
+
+/// Of a core, during a window: a machine that has much else to do makes it longer, and not dearer.
+async fn core_share(process: u32) -> f64 {
+    let (used, begun) = (processor_seconds(process), Instant::now());
+    tokio::time::sleep(WINDOW).await;
+    (processor_seconds(process) - used) / begun.elapsed().as_secs_f64()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_page_costs_the_broker_less_than_a_hundredth_of_a_core_when_nothing_changes() {
+    let codes = scene::codes(PLATFORMS);
+    let dir = tempfile::tempdir().expect("a folder");
+    let setup = watch::Setup {
+        platforms: codes.clone(),
+        ..Default::default()
+    };
+    let broker = watch::Broker::start_with(dir.path(), setup).await;
+    let mut sinks = Vec::new();
+    for code in &codes {
+        sinks.push(watch::clients::Sink::start(&broker, *code).await);
+    }
+    let console = format!("http://{}/console/", broker.http);
+    let mut costs = Vec::new();
+    while costs.len() < WINDOWS {
+        let without = core_share(broker.id()).await;
+        let (mut browser, mut lines) = open(browser(&console, "idle", codes[0], codes[1])).await;
+        let with = core_share(broker.id()).await;
+        // It looked all the time.
+        drop(browser.stdin.take());
+        let found = at_last(&mut lines).await;
+        assert_eq!(found["seen"]["up"], true, "{found}");
+        assert_ne!(seen(&found, "before"), seen(&found, "after"), "{found}");
+        costs.push(with - without);
+        if with - without < OPEN_PAGE_SHARE_MAX {
+            return;
+        }
+    }
+    panic!("of a core, more than without a page: {costs:?}");
 }

@@ -264,7 +264,11 @@ async fn receive(inlet: &mut BrokerInlet, count: usize) -> (Cursor, Micros) {
 }
 
 async fn publish(outlet: &mut impl Outlet, delta: Delta) {
-    let pending = outlet.publish(Lane::Urgent, vec![delta]).await;
+    publish_batch(outlet, vec![delta]).await;
+}
+
+async fn publish_batch(outlet: &mut impl Outlet, deltas: Vec<Delta>) {
+    let pending = outlet.publish(Lane::Urgent, deltas).await;
     pending.expect("taken").await.expect("acknowledged");
 }
 
@@ -355,6 +359,53 @@ async fn one_trace_leads_to_32_platforms_and_names_each_of_them() {
         assert_eq!(receivers, everybody, "{name}");
     }
     collector.links_into(&trace).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_more_than_the_broker_takes_on_a_part_is_traced_to_every_platform_and_the_rest_is_counted()
+ {
+    /// In one batch, so within one second; 32 platforms have one trace a second each.
+    const SAMPLED: u64 = 6;
+    const LEFT_OUT: &str = "hutong_spans_left_out_total{platform=\"340000\"}";
+    let (collector, otlp) = Collector::start().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let setup = Setup {
+        platforms: PLATFORMS.to_vec(),
+        ..pushing(otlp)
+    };
+    let broker = Broker::start_with(dir.path(), setup).await;
+    let traces = traces(otlp, 1.0);
+    for code in [SICHUAN, SHANGHAI] {
+        sink(&broker, code, traces.clone()).await;
+    }
+    let mut outlet = outlet(&broker, dir.path(), traces).await;
+    let deltas = (1..=SAMPLED).map(|n| clients::delta(n, n, Colour::Red));
+    publish_batch(&mut outlet, deltas.collect()).await;
+    until("spans of all ends", async || {
+        let of = |name| collector.named(name).len();
+        let counts = ["hutong.apply", "hutong.broker", "hutong.deliver"].map(of);
+        // What connectors make is all there, because it is not theirs to leave anything out.
+        match counts[0] == 2 * SAMPLED as usize && counts[1] >= 1 && counts[2] >= 2 {
+            true => Ok(()),
+            false => Err(format!("{counts:?}")),
+        }
+    })
+    .await;
+    let ingested = collector.named("hutong.broker");
+    assert_eq!(ingested.len(), 1, "{ingested:?}");
+    let delivered = collector.named("hutong.deliver");
+    let receivers: Vec<_> = delivered
+        .iter()
+        .map(|span| attribute(span, "hutong.receiver"))
+        .collect();
+    assert_eq!(receivers.len(), 2, "{receivers:?}");
+    assert_ne!(receivers[0], receivers[1]);
+    let trace = &ingested[0].trace_id;
+    assert!(delivered.iter().all(|span| span.trace_id == *trace));
+    collector.links_into(trace).await;
+    let page = broker.metrics().expect("a page");
+    let left_out = watch::metric(&page, LEFT_OUT);
+    assert_eq!(left_out, Some((SAMPLED - 1) as f64), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,9 +8,14 @@ mod processes;
 #[allow(dead_code, reason = "each test file uses its part")]
 mod testing;
 
-use hutong_connectors::state::State;
+use hutong_connectors::{
+    client::{Endpoint, Event, Identity, Start, Subscriber, SubscriberOptions},
+    state::State,
+};
+use hutong_proto::Issuer;
 use processes::{Broker, Connector, free_address, until};
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     ops::RangeInclusive,
@@ -73,6 +78,29 @@ async fn insert(url: &str, persons: RangeInclusive<u64>) {
     session.await.expect("its end").expect("a clean one");
 }
 
+/// Of whom the broker has a result, by what it sends to who asks for all.
+async fn persons(broker: &Broker) -> BTreeSet<u128> {
+    let issuer = Issuer::new(ISSUER).expect("six digits");
+    let endpoint = Endpoint::new(broker.address(), Identity::Platform(issuer));
+    let mut options = SubscriberOptions::new(endpoint, "all");
+    options.start = Start::Snapshot;
+    options.filter.include_own = true;
+    let mut subscriber = Subscriber::open(options).await.expect("opened");
+    let mut persons = BTreeSet::new();
+    loop {
+        match subscriber.next().await.expect("a snapshot") {
+            Event::Rows(rows) => {
+                persons.extend(
+                    rows.iter()
+                        .map(|row| u128::from_be_bytes(row.delta.entity.0)),
+                );
+            }
+            Event::SnapshotEnd { .. } => return persons,
+            _ => {}
+        }
+    }
+}
+
 /// The value of its metric, as whoever scrapes the connector gets it.
 fn metric(http: SocketAddr) -> Option<f64> {
     let mut stream = TcpStream::connect(http).ok()?;
@@ -126,6 +154,10 @@ async fn a_connector_says_that_it_is_held_back_while_the_broker_takes_nothing() 
         }
     })
     .await;
+    // What it counts may come twice and hide what is lost.
+    let expected: BTreeSet<u128> = (1..=ROWS.into()).collect();
+    let missing = expected.difference(&persons(&broker).await).count();
+    assert_eq!(missing, 0, "of {ROWS} persons");
     // The metric is a sum, which the connector adds to each second: that it is over shows in that it stays.
     let mut last = (metric(http), Instant::now());
     until("the metric stands still", async || {

@@ -1,7 +1,7 @@
 //! Traces: spans that are made when what they are about is over, so that it is known whether they are worth keeping.
 //!
 //! Two ways lead to a span. A share of changes is sampled at its source, and whoever meets one of those on its way adds
-//! a span to its trace. And what was slow or refused is kept whether it was sampled or not (tail sampling): as far as
+//! a span to its trace, as far as its own bound goes. And what was slow or refused is kept whether it was sampled or not (tail sampling): as far as
 //! an [`Allowance`] goes, because in a flood of errors the first ones say as much as all.
 //!
 //! Spans wait in a bounded queue and are pushed by OTLP; what has no room is dropped and counted by the SDK. Nothing in a
@@ -76,8 +76,7 @@ struct Inner {
     slow: Duration,
 }
 
-/// How many spans are kept in one second of what is slow or refused. Who has one of its own leaves those of others
-/// alone.
+/// How many of something are traced in one second. Who has one of its own leaves those of others alone.
 #[derive(Debug)]
 pub struct Allowance {
     per_second: u16,
@@ -93,7 +92,8 @@ impl Allowance {
         }
     }
 
-    fn take(&self, now_us: u64) -> bool {
+    /// One of them, if there is one left.
+    pub fn take(&self, now_us: u64) -> bool {
         let second = now_us / 1_000_000;
         let take = |was: u64| {
             let (last, count) = (was >> 16, was & 0xffff);

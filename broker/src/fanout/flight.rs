@@ -18,7 +18,7 @@ pub struct Flight {
     pub durable_at: Micros,
     pub records: usize,
     pub sent_at: Micros,
-    /// Of its deltas that are traced.
+    /// Some of its deltas that were sampled at their source; first those whose way is traced.
     pub traces: Vec<TraceContext>,
 }
 

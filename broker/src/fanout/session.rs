@@ -14,7 +14,7 @@ use crate::{
     filter::FilterSpec,
     ingress::{check_name, first_frame},
     metrics::{
-        Conflict, Direction, Hop,
+        Conflict, Direction, Hop, Recorder,
         faults::Side,
         spans::{self, Delivered},
     },
@@ -31,8 +31,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Status, Streaming};
 
-/// Deltas of one delivery whose way is traced.
-const TRACES_PER_DELIVERY_MAX: usize = 16;
+/// Sampled deltas of one delivery that are remembered.
+const SAMPLED_PER_DELIVERY_MAX: usize = 16;
 const BOOKMARK_EVERY: Duration = Duration::from_millis(limits::BOOKMARK_EVERY_MS);
 
 pub type Out = mpsc::Sender<Result<Frame, Status>>;
@@ -306,8 +306,10 @@ impl Session {
                 let whole = now.seconds_since(flight.committed_at);
                 metrics.hop(Hop::SourceToPlatform, lane, whole);
                 for trace in &flight.traces {
-                    let span = spans::deliver(*trace, &delivered(flight));
-                    metrics.traces().record(span, None);
+                    if metrics.traces_delivery(self.platform, trace, now) {
+                        let span = spans::deliver(*trace, &delivered(flight));
+                        metrics.traces().record(span, None);
+                    }
                 }
             }
             // The first has waited longest: it speaks for all that this ack is about.
@@ -373,7 +375,7 @@ impl Session {
                 }
                 read = read, if credit.available() && turn.is_ok() => {
                     bulk.reading = None;
-                    let chunk = read_chunk(read, lease)?;
+                    let chunk = self.whole(read, lease)?;
                     self.deliver(Lane::Bulk, chunk, lease, credit).await?;
                     bulk.turns.bulk_sent();
                 }
@@ -407,7 +409,10 @@ impl Session {
         let target = limits::DELIVERY_BYTES_TARGET;
         let chunk = match self.read_ring(Lane::Urgent, target, lease)? {
             Some(chunk) => chunk,
-            None => read_chunk(self.read_log(Lane::Urgent, target, lease).await, lease)?,
+            None => {
+                let read = self.read_log(Lane::Urgent, target, lease).await;
+                self.whole(read, lease)?
+            }
         };
         let records = chunk.records;
         let on = self.deliver(Lane::Urgent, chunk, lease, credit).await?;
@@ -449,9 +454,17 @@ impl Session {
     ) -> Result<Option<Chunk>, Refusal> {
         let from = lease.subscription.position(lane);
         match self.shared.rings.read(lane, from, &lease.filter, target) {
-            TailRead::Entries { entries, next } => chunk(entries, next, lease).map(Some),
+            TailRead::Entries { entries, next } => {
+                chunk(entries, next, lease, &self.shared.metrics).map(Some)
+            }
             TailRead::Behind => Ok(None),
         }
+    }
+
+    /// What was read from the log; `None` if the reading broke off.
+    fn whole(&self, read: Option<Read>, lease: &Lease) -> Result<Chunk, Refusal> {
+        let (entries, next) = read.ok_or_else(|| Refusal::from(Reason::Internal))??;
+        chunk(entries, next, lease, &self.shared.metrics)
     }
 
     fn read_log(&self, lane: Lane, target: usize, lease: &Lease) -> Reading {
@@ -584,11 +597,6 @@ fn parse(frame: &Frame) -> Result<Option<api::subscribe_request::Message>, Refus
 type Read = Result<(Vec<TailEntry>, Offset), Refusal>;
 type Reading = Begun<Read>;
 
-fn read_chunk(read: Option<Read>, lease: &Lease) -> Result<Chunk, Refusal> {
-    let (entries, next) = read.ok_or_else(|| Refusal::from(Reason::Internal))??;
-    chunk(entries, next, lease)
-}
-
 /// Whether a platform is sent away because what it says to have cannot be.
 fn conflict(reason: Reason) -> Option<Conflict> {
     match reason {
@@ -621,7 +629,12 @@ impl Waited {
 }
 
 /// One that is wanted in part is cut.
-fn chunk(entries: Vec<TailEntry>, next: Offset, lease: &Lease) -> Result<Chunk, Refusal> {
+fn chunk(
+    entries: Vec<TailEntry>,
+    next: Offset,
+    lease: &Lease,
+    metrics: &Recorder,
+) -> Result<Chunk, Refusal> {
     let filter = &lease.filter;
     let mut pieces = Vec::with_capacity(entries.len() * 2);
     for entry in &entries {
@@ -639,15 +652,11 @@ fn chunk(entries: Vec<TailEntry>, next: Offset, lease: &Lease) -> Result<Chunk, 
     let oldest = entries
         .iter()
         .map(|e| e.committed_at.unwrap_or(e.head.durable_at));
-    let traced = entries.iter().filter_map(|e| e.traces.as_deref());
+    let sampled = entries.iter().filter_map(|e| e.traces.as_deref()).flatten();
     Ok(Chunk {
         records: entries.len(),
         pieces,
-        traces: traced
-            .flatten()
-            .copied()
-            .take(TRACES_PER_DELIVERY_MAX)
-            .collect(),
+        traces: metrics.chosen_first(sampled, SAMPLED_PER_DELIVERY_MAX),
         below: entries.last().map(|e| e.head.offset.next()),
         committed_at: oldest.min().unwrap_or_default(),
         durable_at: first.map_or(Micros::ZERO, |e| e.head.durable_at),

@@ -328,6 +328,8 @@ impl Session {
         let (routed, error) = match admission::admit(&bytes, &rules) {
             Ok(mut admitted) => {
                 traces = mem::take(&mut admitted.traces);
+                let metrics = &self.shared.metrics;
+                metrics.choose(self.platform, &mut traces, rules.now);
                 let newest = admitted
                     .accepted
                     .iter()

@@ -81,6 +81,7 @@ fn read(counters: &Counters, name: Name, emit: Emit<'_>) {
             by(counters, emit, (Label::Colour, colours), |p| &p.colours);
         }
         Name::FlipFlops => platforms(counters, emit, |p| &p.flip_flops),
+        Name::SpansLeftOut => platforms(counters, emit, |p| &p.spans_left_out),
         Name::Credit => {
             let directions = Direction::ALL.map(Direction::name);
             by(counters, emit, (Label::Direction, directions), |p| {

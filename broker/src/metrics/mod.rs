@@ -8,6 +8,7 @@ mod export;
 pub mod faults;
 pub mod pairs;
 mod process;
+mod sampled;
 mod skew;
 pub mod spans;
 mod totals;
@@ -18,6 +19,7 @@ use hutong_proto::{Issuer, Lane, Micros, Offset, Reason, delta::Colour};
 pub use hutong_telemetry::catalogue::Broker as Name;
 use hutong_telemetry::{Allowance, Exporter, Traces, catalogue};
 use opentelemetry::metrics::{BoundHistogram, Histogram};
+use sampled::Chosen;
 use skew::Skew;
 use std::{
     fmt,
@@ -250,12 +252,17 @@ struct PlatformCounters {
     faults: [parking_lot::Mutex<Option<Fault>>; 2],
     batches_kept: Allowance,
     deliveries_kept: Allowance,
+    /// Of deltas that were sampled at their source: of those that came, and of those that go to the platform.
+    sampled_chosen: Allowance,
+    deliveries_chosen: Allowance,
+    spans_left_out: AtomicU64,
     /// By position in [`Reason::ALL`].
     refused: Box<[AtomicU64]>,
 }
 
 impl PlatformCounters {
-    fn new(issuer: Option<Issuer>) -> PlatformCounters {
+    /// One of so many platforms.
+    fn new(issuer: Option<Issuer>, platforms: usize) -> PlatformCounters {
         PlatformCounters {
             issuer,
             accepted: Default::default(),
@@ -275,6 +282,9 @@ impl PlatformCounters {
             faults: Default::default(),
             batches_kept: Allowance::new(KEPT_PER_SECOND),
             deliveries_kept: Allowance::new(KEPT_PER_SECOND),
+            sampled_chosen: Allowance::new(sampled::chosen_per_second(platforms)),
+            deliveries_chosen: Allowance::new(sampled::deliveries_per_second(platforms)),
+            spans_left_out: AtomicU64::default(),
             refused: Reason::ALL.iter().map(|_| AtomicU64::default()).collect(),
         }
     }
@@ -305,6 +315,7 @@ struct Counters {
     records_applied: AtomicU64,
     state_rows: AtomicU64,
     state_bytes: AtomicU64,
+    chosen: Chosen,
     observed: Mutex<Observed>,
 }
 
@@ -566,9 +577,12 @@ impl Metrics {
         let mut platforms: Vec<Issuer> = platforms.into_iter().collect();
         platforms.sort_unstable();
         platforms.dedup();
+        let count = platforms.len();
         let places = platforms.into_iter().map(Some).chain([None]);
         let counters = Arc::new(Counters {
-            platforms: places.map(PlatformCounters::new).collect(),
+            platforms: places
+                .map(|place| PlatformCounters::new(place, count))
+                .collect(),
             log_records: AtomicU64::default(),
             log_bytes: AtomicU64::default(),
             commit_failures: AtomicU64::default(),
@@ -580,6 +594,7 @@ impl Metrics {
             records_applied: AtomicU64::default(),
             state_rows: AtomicU64::default(),
             state_bytes: AtomicU64::default(),
+            chosen: Chosen::new(traces.is_on()),
             observed: Mutex::default(),
         });
         let meter = exporter.meter("hutong-broker");

@@ -211,8 +211,8 @@ impl Part<'_> {
     /// As many as make pieces of one size, if keys are spread evenly, as those of entities are.
     fn piece_bytes(&self, runs: &[Arc<Table>], old: &[Arc<Table>]) -> u64 {
         let bytes = |tables: &[Arc<Table>]| tables.iter().map(|t| t.bytes).sum::<u64>();
-        let keys = self.keys.end() - self.keys.start() >> u64::BITS;
-        let of_runs = u128::from(bytes(runs)) * keys >> u64::BITS;
+        let keys = (self.keys.end() - self.keys.start()) >> u64::BITS;
+        let of_runs = (u128::from(bytes(runs)) * keys) >> u64::BITS;
         let expected = bytes(old) + of_runs as u64;
         let most = self.shared.options.segment_bytes;
         let pieces = expected.div_ceil(most.max(1));

@@ -4,7 +4,8 @@
 //
 // MODULES has playwright-core and axe-core; pictures of the screen go into FOLDER. PHASE is `fault`, while the
 // platform CODE does not apply what ISSUER said of ENTITY; or `healed`; or `surge`, while CODE applies bulk too slowly;
-// or `gone`: it writes a line once a page is open, and the broker ends.
+// or `gone`: it writes a line once a page is open, and the broker ends; or `idle`: it writes that line too, and the page
+// stays open until standard input ends.
 
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -37,6 +38,7 @@ const expect = (holds, what) => {
 const browser = await chromium.launch({ executablePath: process.env.HUTONG_TEST_CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu", "--no-first-run"] });
 try {
   if (phase === "gone") await gone();
+  else if (phase === "idle") await idle();
   else {
     for (const [name, screen] of Object.entries(SCREENS)) {
       for (const locale of ["en-GB", "zh-CN"]) await look(name, screen, locale);
@@ -185,6 +187,20 @@ async function gone() {
   // Of the line that is gone, and not of what the page does about it.
   const since = result.problems.splice(0);
   result.problems.push(...before, ...since.filter((problem) => !/^console: Failed to load resource/.test(problem)));
+  await context.close();
+}
+
+// The page stays open, and pictures come.
+async function idle() {
+  const [context, page] = await open(SCREENS.desktop, "en-GB");
+  await page.goto(url);
+  await shown(page);
+  const taken = () => page.locator("#foot").textContent();
+  result.seen.before = await taken();
+  console.log("open");
+  for await (const nothing of process.stdin) expect(!nothing.length, "nobody has anything to say");
+  result.seen.after = await taken();
+  result.seen.up = await page.locator("#line.up").isVisible();
   await context.close();
 }
 

@@ -171,6 +171,8 @@ metrics! {
         "Rows sent in snapshots.";
     ViewConflicts "hutong_view_conflicts_total" Counter "{conflict}" [Conflict Platform]
         "Times that a platform said to have something else than the broker knows it has: a cursor beyond what was sent to it, one below what it had acknowledged, or one of another log.";
+    SpansLeftOut "hutong_spans_left_out_total" Counter "{span}" [Platform]
+        "Spans of deltas sampled at their source that were not made, because the broker had traced its share of that second: of what comes from the platform, where a delta counts once, or of what goes to it.";
 
     SchedulingDelay "hutong_scheduling_delay_seconds" Gauge "s" []
         "How late tasks run; the processors are busy when it is long.";
