@@ -66,7 +66,11 @@ enum Searches {
 }
 
 fn main() -> ExitCode {
-    let done = match Arguments::parse().command {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return not_understood(&error),
+    };
+    let done = match arguments.command {
         Command::Drills(drills) => match tokio::runtime::Runtime::new() {
             Ok(runtime) => {
                 let done = runtime.block_on(drill(drills));
@@ -93,6 +97,17 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// A mistake, or somebody who asks for help.
+fn not_understood(error: &clap::Error) -> ExitCode {
+    // Who cannot be told cannot be told that either.
+    error.print().ok();
+    let command = std::env::args().nth(1);
+    if let Some(why) = commands::refusal::why(error, command.as_deref()) {
+        eprintln!("\nhutong-chaos: {why}");
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE))
 }
 
 async fn drill(drills: Drills) -> Result<u8, ChaosError> {

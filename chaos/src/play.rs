@@ -79,6 +79,8 @@ pub async fn play(
             duration_us: options.overrides.duration.map(|d| d.as_micros() as u64),
             rate: options.overrides.rate,
             load: options.overrides.load,
+            edge: options.overrides.edge.map(|edge| edge.name().to_owned()),
+            nth: options.overrides.nth,
             commit: commit(),
             machine: description(),
             trial: options.trial.as_ref().map(|trial| trial.marker.clone()),
@@ -228,7 +230,7 @@ async fn stop_condition(stage: &Stage) -> Text {
 
 /// Of the source that this program was built from, which a checkout need not have any more. Broker and connectors
 /// stand beside it, of the same build.
-fn commit() -> String {
+pub fn commit() -> String {
     format!(
         "{} (version {})",
         env!("HUTONG_CHAOS_COMMIT"),
@@ -236,7 +238,8 @@ fn commit() -> String {
     )
 }
 
-fn description() -> String {
+/// Of this machine, for reports.
+pub fn description() -> String {
     let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let memory = read(Path::new("/proc/meminfo"));

@@ -4,9 +4,11 @@ mod program;
 mod support;
 
 use hutong_chaos::{
+    drill::What,
     history::{Event, Phase},
     report,
 };
+use hutong_plants::Failpoint;
 use program::{Chaos, exit_code};
 use serde_json::Value;
 use std::{io::Write, process::Stdio};
@@ -132,6 +134,32 @@ fn an_old_history_is_judged_again_with_exit_codes_for_each_verdict() {
     assert!(shown.contains("nonsense.jsonl:1"), "{shown}");
 }
 
+/// The drill's file says one edge, and who typed the command another.
+#[test]
+fn an_old_history_is_judged_with_the_edge_that_was_asked_for() {
+    let crash = "crash-at-edge\"\nedge = \"commit-taken";
+    let made = Made::of(&support::drill("", crash)).change(
+        |event| matches!(event, Event::Header(_)),
+        |event| {
+            let Event::Header(header) = event else { return };
+            header.edge = Some("commit-synced".to_owned());
+            header.nth = Some(3);
+        },
+    );
+    let (history, verdict) = (made.history(), made.judged());
+    let (edge, nth) = (Failpoint::CommitSynced, 3);
+    assert_eq!(
+        history.drill.faults[0].what,
+        What::CrashAtEdge { edge, nth }
+    );
+    let page = report::html(&[(&history, &verdict)]);
+    assert!(page.contains(" --edge commit-synced --nth 3"), "{page}");
+    assert!(
+        page.contains("broker dies at commit-synced, time 3"),
+        "{page}"
+    );
+}
+
 #[test]
 fn a_page_stands_alone_and_speaks_both_languages() {
     let history = Made::sound().history();
@@ -218,6 +246,102 @@ fn a_simulation_has_no_bug_that_somebody_left_in_the_environment() {
     };
     assert_eq!(sim(&[]), Some(0));
     assert_eq!(sim(&["--plant", "byte-flipped"]), Some(1));
+}
+
+/// What does nothing would be believed.
+#[test]
+fn an_option_that_a_command_cannot_have_is_refused_with_the_reason() {
+    let chaos = Chaos::new();
+    for (args, why) in [
+        (["list", "--rate", "5"].as_slice(), "it plays nothing"),
+        (
+            &["list", "--report", "page.html"],
+            "a page shows what was seen",
+        ),
+        (
+            &["judge", "old.jsonl", "--seed=5"],
+            "its history says with what",
+        ),
+        (&["sim", "--rate", "5"], "each seed draws a load of its own"),
+        (&["sweep", "--rate", "5"], "a number of operations"),
+        (
+            &["sim", "--seed", "5", "--duration", "9s"],
+            "cannot be used with",
+        ),
+        (
+            &["sweep", "--edge", "commit-told", "--duration", "9s"],
+            "cannot be used with",
+        ),
+        (
+            &["run", "kill-broker", "--edge", "commit-told"],
+            "for drills with crash-at-edge",
+        ),
+        (
+            &[
+                "run",
+                "crash-at-edge",
+                "--edge",
+                "recovery-mended",
+                "--nth",
+                "2",
+            ],
+            "leave --nth out",
+        ),
+    ] {
+        let output = chaos.run(args);
+        assert_eq!(exit_code(output.status), Some(2), "{args:?}: {output:?}");
+        let shown = String::from_utf8_lossy(&output.stderr);
+        assert!(shown.contains(why), "{args:?}: {shown}");
+    }
+}
+
+#[test]
+fn a_simulation_whose_time_is_over_says_how_many_seeds_it_ran() {
+    let chaos = Chaos::new();
+    let sim = |more: &[&str]| {
+        let args = [
+            &["sim", "--seeds", "1000000", "--duration", "1s", "--no-keep"],
+            more,
+        ]
+        .concat();
+        let output = chaos.run(&args);
+        assert_eq!(exit_code(output.status), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let json: Value = serde_json::from_str(&sim(&["--json"])).expect("JSON");
+    let seeds = json["seeds"].as_u64().expect("a number");
+    assert!(seeds > 0 && seeds < 1_000_000, "{json:#}");
+    assert_eq!(json["out_of_time"], true, "{json:#}");
+    assert_eq!(json["asked"], 1_000_000, "{json:#}");
+    let text = sim(&["--report", "page.html"]);
+    assert!(text.contains("the time was over after"), "{text}");
+    let page = std::fs::read_to_string(chaos.dir().join("page.html")).expect("a page");
+    assert!(page.contains("of 1000000 seeds"), "{page}");
+    assert!(page.contains("--duration 1000000us"), "{page}");
+}
+
+#[test]
+fn a_sweep_whose_time_is_over_says_how_many_points_it_judged() {
+    let chaos = Chaos::new();
+    let args = [
+        "sweep",
+        "--operations",
+        "60",
+        "--duration",
+        "1ms",
+        "--json",
+        "--report",
+        "page.html",
+    ];
+    let output = chaos.run(&args);
+    assert_eq!(exit_code(output.status), Some(0), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    // It does not end before it has shown something.
+    assert!(json["acknowledged_checked"].as_u64() > Some(0), "{json:#}");
+    assert!(json["points"].as_u64() < Some(1000), "{json:#}");
+    assert_eq!(json["out_of_time"], true, "{json:#}");
+    let page = std::fs::read_to_string(chaos.dir().join("page.html")).expect("a page");
+    assert!(page.contains("of 10000 crash points"), "{page}");
 }
 
 #[test]

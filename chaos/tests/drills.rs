@@ -1,5 +1,5 @@
 //! Six drills, played for real: the broker's release binary, real gRPC, real faults; two that are stopped on the
-//! way; and one more of a broker with a bug in it, which must fail. One after the other, because each wants the machine for itself.
+//! way; two of a broker that dies at places in its own code; and one more of a broker with a bug in it, which must fail. One after the other, because each wants the machine for itself.
 
 mod program;
 
@@ -126,6 +126,64 @@ fn a_stop_condition_that_is_met_before_the_first_fault_says_nothing() {
     let too_soon = |reason: &Value| reason["kind"] == "stopped-too-soon";
     assert!(reasons.iter().any(too_soon), "{json:#}");
     assert!(json["faults"][0]["begin_s"].is_null(), "{json:#}");
+}
+
+/// Of the broker that is built for drills; one that is built for people has no such place.
+const AT_EDGES: &str = r#"# A broker that dies at an edge of a commit, and then in the recovery of a kill.
+name = "at-edges"
+title = "t"
+title_zh = "t"
+why = "w"
+why_zh = "w"
+duration = "16s"
+
+[hypothesis]
+recovery = "4s"
+
+[workload]
+platforms = 2
+rate = 200
+
+[[faults]]
+kind = "crash-at-edge"
+edge = "commit-synced"
+nth = 5
+at = "3s"
+for = "1s"
+
+[[faults]]
+kind = "crash-at-edge"
+edge = "recovery-mended"
+at = "9s"
+for = "1500ms"
+"#;
+
+#[test]
+fn a_broker_dies_at_the_edges_that_a_drill_names_and_comes_back() {
+    let chaos = Chaos::new();
+    std::fs::write(chaos.dir().join("at-edges.toml"), AT_EDGES).expect("written");
+    let (status, json, log) = chaos.play("at-edges.toml", &[]);
+    assert_eq!(exit_code(status), Some(0), "{json:#}\n{log}");
+    let seen = |fault: usize| {
+        let proof = &json["faults"][fault]["proof"];
+        assert_eq!(proof[1]["holds"], true, "{json:#}");
+        proof[0]["seen"]["en"].as_str().expect("a text").to_owned()
+    };
+    assert!(seen(0).starts_with("5 of 5, process "), "{json:#}");
+    assert!(seen(1).starts_with("1 of 1, process "), "{json:#}");
+    // The first one, one after each crash, and none that the second crash let become ready.
+    assert_eq!(json["totals"]["broker_starts"], 3, "{json:#}");
+}
+
+#[test]
+fn an_edge_that_nobody_comes_to_proves_nothing() {
+    let chaos = Chaos::new();
+    std::fs::write(chaos.dir().join("at-edges.toml"), AT_EDGES).expect("written");
+    let more = ["--edge", "commit-told", "--nth", "1000000"];
+    let (status, json, log) = chaos.play("at-edges.toml", &more);
+    assert_eq!(exit_code(status), Some(3), "{json:#}\n{log}");
+    assert_eq!(json["reasons"][0]["kind"], "proof-is-missing", "{json:#}");
+    assert_eq!(json["totals"]["broker_starts"], 1, "{json:#}");
 }
 
 /// Not only the simulation sees a bug: so does a drill, in processes, from what clients saw.

@@ -1,5 +1,6 @@
 //! A page says everything in English and in Chinese: whatever the verdict is and whatever was found.
 
+mod program;
 mod support;
 
 use hutong_chaos::{
@@ -259,6 +260,42 @@ fn the_table_of_all_drills_is_in_both_languages() {
     let verdict = Made::sound().judged();
     assert_eq!(verdict.outcome, Outcome::Pass, "{:?}", verdict.reasons);
     is_in_both(&report::html_of_all(&rows, &[(&history, &verdict)]));
+}
+
+/// Of what passed, of what was found, and of each command that searches.
+#[test]
+fn the_page_of_a_search_is_in_both_languages_and_stands_alone() {
+    let chaos = program::Chaos::new();
+    for (args, code, word) in [
+        (["sim", "--seeds", "2", "--no-keep"].as_slice(), 0, "PASS"),
+        (
+            &["sim", "--seed", "1", "--plant", "byte-flipped"],
+            1,
+            "FAIL",
+        ),
+        (
+            &["sweep", "--edge", "commit-told", "--operations", "60"],
+            0,
+            "PASS",
+        ),
+        (
+            &["sweep", "--operations", "60", "--duration", "1ms"],
+            0,
+            "PASS",
+        ),
+    ] {
+        let output = chaos.run(&[args, &["--report", "page.html"]].concat());
+        assert_eq!(program::exit_code(output.status), Some(code), "{output:?}");
+        let page = std::fs::read_to_string(chaos.dir().join("page.html")).expect("a page");
+        assert!(
+            page.contains(&format!("class=\"verdict {word}\"")),
+            "{page}"
+        );
+        is_in_both(&page);
+        for elsewhere in ["<script", "<link", "url(", "src=", "http://", "https://"] {
+            assert!(!page.contains(elsewhere), "{args:?}: {elsewhere}");
+        }
+    }
 }
 
 /// What each fault is called, and what each drill says of itself.

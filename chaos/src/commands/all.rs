@@ -91,7 +91,7 @@ impl Row {
 
 pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
     let machine = Machine::look();
-    arguments.playing.options()?;
+    let options = arguments.playing.options()?;
     let mut interrupts = Interrupts::listen()?;
     if let Some(code) = isolate::enter(&machine, &mut interrupts).await? {
         return Ok(code);
@@ -102,17 +102,17 @@ pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
             turns.push((find(name)?, *load));
         }
     }
-    play_all(turns, &machine, &arguments.playing, &mut interrupts).await
+    let playing = (&arguments.playing, &options);
+    play_all(turns, &machine, playing, &mut interrupts).await
 }
 
 /// What was played by then is shown also when it is interrupted.
 pub async fn play_all(
     turns: Vec<Turn>,
     machine: &Machine,
-    playing: &Playing,
+    (playing, options): (&Playing, &Options),
     interrupts: &mut Interrupts,
 ) -> Result<u8, ChaosError> {
-    let options = playing.options()?;
     let mut rows = Vec::new();
     let mut interrupted = false;
     for (i, (drill, load)) in turns.iter().enumerate() {

@@ -6,6 +6,7 @@ pub mod check;
 pub mod judge;
 pub mod list;
 pub mod recovery;
+pub mod refusal;
 pub mod replay;
 pub mod run;
 pub mod soak;
@@ -82,7 +83,7 @@ impl Playing {
             overrides: Overrides {
                 duration: self.duration,
                 rate: self.rate,
-                load: None,
+                ..Overrides::default()
             },
             out: self.out.clone(),
             trial: None,

@@ -2,7 +2,7 @@
 
 use crate::{
     commands::{Interrupts, Playing, all, play_and_judge},
-    drill::find,
+    drill::{Drill, Overrides, What, find},
     error::ChaosError,
     out,
     play::Options,
@@ -10,7 +10,7 @@ use crate::{
     stage::{isolate, machine::Machine, trial},
 };
 use clap::Args;
-use hutong_plants::Plant;
+use hutong_plants::{Failpoint, Plant};
 
 #[derive(Clone, Debug, Args)]
 pub struct Arguments {
@@ -25,6 +25,21 @@ pub struct Arguments {
     /// a check that is missing. `hutong-chaos plants` names the bugs.
     #[arg(long, value_name = "BUG", value_parser = plant)]
     plant: Option<Plant>,
+    /// Another edge of a commit for the drills that crash the broker at one, such as commit-synced: the first time
+    /// that the broker comes there, unless --nth says otherwise.
+    #[arg(long, value_parser = edge)]
+    edge: Option<Failpoint>,
+    /// The how-manieth time that it comes there.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    nth: Option<u32>,
+}
+
+/// An edge by its name; `sweep` takes them as well.
+pub fn edge(name: &str) -> Result<Failpoint, String> {
+    Failpoint::from_name(name).ok_or_else(|| {
+        let known: Vec<_> = Failpoint::ALL.iter().map(|edge| edge.name()).collect();
+        format!("no edge is called so; there are {}", known.join(", "))
+    })
 }
 
 fn plant(name: &str) -> Result<Plant, String> {
@@ -35,16 +50,51 @@ fn plant(name: &str) -> Result<Plant, String> {
     })
 }
 
+impl Arguments {
+    fn options(&self, drills: &[Drill]) -> Result<Options, ChaosError> {
+        let mut options = self.playing.options()?;
+        options.trial = self.trial.trial();
+        options.overrides.edge = self.edge;
+        options.overrides.nth = self.nth;
+        for drill in drills {
+            crash_fits(drill, &options.overrides)?;
+        }
+        Ok(options)
+    }
+}
+
+/// Does the command line ask for a crash that this drill can have?
+fn crash_fits(drill: &Drill, overrides: &Overrides) -> Result<(), ChaosError> {
+    if overrides.edge.is_none() && overrides.nth.is_none() {
+        return Ok(());
+    }
+    let drill = drill.clone().with(overrides);
+    let edges = drill.faults.iter().filter_map(|fault| match fault.what {
+        What::CrashAtEdge { edge, nth } => Some((edge, nth)),
+        _ => None,
+    });
+    let edges: Vec<_> = edges.collect();
+    let refused = |why: String| Err(ChaosError::Usage(format!("{}: {why}", drill.name)));
+    if edges.is_empty() {
+        return refused("--edge and --nth are for drills with crash-at-edge".to_owned());
+    }
+    let twice = edges.iter().find(|(e, nth)| e.is_of_a_start() && *nth > 1);
+    match twice {
+        None => Ok(()),
+        Some((edge, _)) => refused(format!(
+            "a broker comes to {} once, when it starts; leave --nth out",
+            edge.name()
+        )),
+    }
+}
+
 pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
     let mut drills = Vec::new();
     for name in &arguments.drills {
         drills.push(find(name)?);
     }
     let playing = &arguments.playing;
-    let options = Options {
-        trial: arguments.trial.trial(),
-        ..playing.options()?
-    };
+    let options = arguments.options(&drills)?;
     let machine = Machine::look().with_plant(arguments.plant);
     let mut interrupts = Interrupts::listen()?;
     if options.trial.is_some() && arguments.plant.is_some() {
@@ -65,7 +115,7 @@ pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
     }
     if drills.len() > 1 {
         let turns = drills.into_iter().map(|drill| (drill, None)).collect();
-        return all::play_all(turns, &machine, playing, &mut interrupts).await;
+        return all::play_all(turns, &machine, (playing, &options), &mut interrupts).await;
     }
     let page = playing.report.as_deref();
     let drill = &drills[0];

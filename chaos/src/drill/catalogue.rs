@@ -16,8 +16,11 @@ macro_rules! drills {
 drills! {
     "kill-broker",
     "crash-at-sync",
+    "crash-at-edge",
+    "crash-at-run",
     "pause-broker",
     "power-loss",
+    "power-in-slow-sync",
     "partition",
     "partition-one-way",
     "drop-packets",

@@ -1,5 +1,6 @@
 //! The faults that a drill may ask for, with their parameters and their names in both languages.
 
+use hutong_plants::Failpoint;
 use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +67,7 @@ pub enum Claim {
     Clock,
     Memory,
     Processor,
+    Edge,
 }
 
 impl Claim {
@@ -76,6 +78,7 @@ impl Claim {
             Claim::Clock => "the broker's clock",
             Claim::Memory => "the limit of memory",
             Claim::Processor => "the limit of processors",
+            Claim::Edge => "the edge at which the broker dies",
         }
     }
 }
@@ -86,6 +89,11 @@ pub enum What {
     /// The broker dies in its n-th sync from then on.
     CrashAtSync {
         sync: u32,
+    },
+    /// The broker dies when it comes to this edge of a commit for the n-th time from then on.
+    CrashAtEdge {
+        edge: Failpoint,
+        nth: u32,
     },
     PauseBroker,
     KillConnector,
@@ -155,6 +163,7 @@ impl What {
         match self {
             What::KillBroker => "kill-broker",
             What::CrashAtSync { .. } => "crash-at-sync",
+            What::CrashAtEdge { .. } => "crash-at-edge",
             What::PauseBroker => "pause-broker",
             What::KillConnector => "kill-connector",
             What::CrashPostgres => "crash-postgres",
@@ -202,6 +211,13 @@ impl What {
             What::CrashAtSync { sync } => (
                 format!("broker killed inside sync number {sync}"),
                 format!("在第 {sync} 次落盘时终止互通"),
+            ),
+            What::CrashAtEdge { edge, nth } => (
+                format!(
+                    "broker dies at {}, time {nth} that it comes there",
+                    edge.name()
+                ),
+                format!("互通第 {nth} 次到达 {} 时终止", edge.name()),
             ),
             What::PauseBroker => both("broker paused (SIGSTOP)", "暂停互通进程（SIGSTOP）"),
             What::KillConnector => both("sink's connector killed", "强制终止下游连接器"),
@@ -311,6 +327,9 @@ impl What {
         let way = |direction: &Direction| format!("direction = \"{}\"\n", direction.name());
         match self {
             What::CrashAtSync { sync } => format!("sync = {sync}\n"),
+            What::CrashAtEdge { edge, nth } => {
+                format!("edge = \"{}\"\nnth = {nth}\n", edge.name())
+            }
             What::Partition {
                 clients: who,
                 direction,
@@ -378,6 +397,7 @@ impl What {
             What::ClockStep { .. } => Some(Claim::Clock),
             What::MemorySqueeze { .. } => Some(Claim::Memory),
             What::CpuSqueeze { .. } => Some(Claim::Processor),
+            What::CrashAtEdge { .. } => Some(Claim::Edge),
             _ => None,
         }
     }
@@ -388,6 +408,7 @@ impl What {
             self,
             What::KillBroker
                 | What::CrashAtSync { .. }
+                | What::CrashAtEdge { .. }
                 | What::PowerLoss
                 | What::TornTail
                 | What::FlippedByte
@@ -414,6 +435,11 @@ impl What {
     /// The data must be on a disk of its own.
     pub fn needs_disk(&self) -> bool {
         matches!(self, What::DiskFull | What::PowerLoss | What::ReadOnly)
+    }
+
+    /// The broker must be the one that was built for drills, which has places to die at.
+    pub fn needs_failpoints(&self) -> bool {
+        matches!(self, What::CrashAtEdge { .. })
     }
 
     pub fn needs_fake_clock(&self) -> bool {

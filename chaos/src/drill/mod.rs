@@ -9,6 +9,7 @@ pub use catalogue::{BUILT_IN, find};
 pub use fault::{Claim, Clients, DISK_BYTES, Direction, Fault, What};
 
 use hutong_config::{ConfigErrors, Document};
+use hutong_plants::Failpoint;
 use serde::{Deserialize, Serialize};
 use std::{path::Path, time::Duration};
 
@@ -97,6 +98,9 @@ pub struct Overrides {
     pub duration: Option<Duration>,
     pub rate: Option<f64>,
     pub load: Option<Loading>,
+    /// Of the faults that crash the broker at an edge.
+    pub edge: Option<Failpoint>,
+    pub nth: Option<u32>,
 }
 
 /// The load beside the faults, in place of what the file says.
@@ -155,6 +159,15 @@ impl Drill {
             Some(Loading::Quiet) => self.workload.surge = None,
             Some(Loading::Surge) => self.workload.surge = Some(self.covering()),
             None => {}
+        }
+        for fault in &mut self.faults {
+            if let What::CrashAtEdge { edge, nth } = &mut fault.what {
+                if let Some(other) = overrides.edge {
+                    // How often the file waits for its own edge says nothing of another one.
+                    (*edge, *nth) = (other, 1);
+                }
+                *nth = overrides.nth.unwrap_or(*nth);
+            }
         }
         self
     }
@@ -270,6 +283,41 @@ mod tests {
         assert_eq!(twice.faults[0].at, at * 2);
         assert_eq!(twice.faults[0].lasting, lasting * 2);
         assert!((twice.workload.rate - 10.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn another_edge_counts_from_one_unless_something_else_is_said() {
+        let with = |edge, nth| {
+            let drill = find("crash-at-edge").expect("built in");
+            let overrides = Overrides {
+                edge,
+                nth,
+                ..Overrides::default()
+            };
+            drill.with(&overrides).faults[0].what.clone()
+        };
+        let crash = |edge, nth| What::CrashAtEdge { edge, nth };
+        let (file, other) = (Failpoint::CommitWritten, Failpoint::ApplyVisible);
+        assert_eq!(with(None, None), crash(file, 40));
+        assert_eq!(with(None, Some(3)), crash(file, 3));
+        assert_eq!(with(Some(other), None), crash(other, 1));
+        assert_eq!(with(Some(other), Some(3)), crash(other, 3));
+    }
+
+    #[test]
+    fn an_edge_that_is_reached_once_is_not_waited_for_twice() {
+        let edge = |edge: &str, nth: u32| {
+            mistakes(&format!(
+                "[[faults]]\nkind = \"crash-at-edge\"\nedge = \"{edge}\"\nnth = {nth}\nat = \"5s\"\nfor = \"1s\"\n"
+            ))
+        };
+        assert_eq!(edge("commit-told", 2), Vec::<String>::new());
+        assert_eq!(edge("recovery-mended", 1), Vec::<String>::new());
+        let found = edge("recovery-mended", 2);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("12: "), "{found:?}");
+        let found = edge("commit-tolt", 1);
+        assert!(found[0].contains("commit-told"), "{found:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::drill::{
     Workload,
 };
 use hutong_config::{ByteSize, Document, Table, Value, read};
+use hutong_plants::Failpoint;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -244,9 +245,10 @@ fn together(tables: &[Table<'_>], faults: &[Option<Fault>]) {
     }
 }
 
-const KINDS: [&str; 26] = [
+const KINDS: [&str; 27] = [
     "kill-broker",
     "crash-at-sync",
+    "crash-at-edge",
     "pause-broker",
     "kill-connector",
     "crash-postgres",
@@ -325,6 +327,21 @@ fn count(table: &mut Table<'_>) -> usize {
     })
 }
 
+fn edge(table: &mut Table<'_>) -> Option<What> {
+    let words: Vec<_> = Failpoint::ALL.iter().map(|e| (e.name(), *e)).collect();
+    let edge = table.required_as("edge", read::one_of(&words));
+    let nth = table.with_default_as("nth", 1, read::integer(1..=1_000_000u32));
+    let edge = edge?;
+    if nth > 1 && edge.is_of_a_start() {
+        table.fail(
+            "nth",
+            "a broker comes to this edge once, when it starts",
+            "leave it out",
+        );
+    }
+    Some(What::CrashAtEdge { edge, nth })
+}
+
 fn what(table: &mut Table<'_>, kind: &str) -> Option<What> {
     let time = |low: Duration| read::duration(low..=Duration::from_secs(3600));
     let size = |low: ByteSize| read::bytes(low..=ByteSize::gib(64));
@@ -334,6 +351,7 @@ fn what(table: &mut Table<'_>, kind: &str) -> Option<What> {
         "crash-at-sync" => What::CrashAtSync {
             sync: table.with_default_as("sync", 50, read::integer(1..=100_000u32)),
         },
+        "crash-at-edge" => edge(table)?,
         "pause-broker" => What::PauseBroker,
         "kill-connector" => What::KillConnector,
         "crash-postgres" => What::CrashPostgres,

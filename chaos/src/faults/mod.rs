@@ -3,6 +3,7 @@
 
 mod clients;
 mod disk;
+mod edge;
 mod filter;
 mod network;
 mod process;
@@ -101,6 +102,7 @@ enum Active<'a> {
     ConnectorDown(process::ConnectorDown<'a>),
     PostgresDown(process::PostgresDown<'a>),
     Crash(sync::Crash<'a>),
+    AtEdge(edge::AtEdge<'a>),
     Syncs(sync::Syncs<'a>),
     Network(network::Network<'a>),
     Storm(network::Storm<'a>),
@@ -133,6 +135,9 @@ async fn inject<'a>(stage: &'a Stage, fault: &Fault) -> Result<Active<'a>, Chaos
             Active::PostgresDown(process::PostgresDown::begin(sink(stage)?).await?)
         }
         What::CrashAtSync { sync } => Active::Crash(sync::Crash::begin(stage, *sync).await?),
+        What::CrashAtEdge { edge, nth } => {
+            Active::AtEdge(edge::AtEdge::begin(stage, *edge, *nth).await?)
+        }
         What::SyncError => Active::Syncs(sync::Syncs::fail(stage).await?),
         What::SlowSync { delay } => Active::Syncs(sync::Syncs::slow(stage, *delay).await?),
         What::Partition { .. }
@@ -191,6 +196,7 @@ impl<'a> Active<'a> {
             Active::ConnectorDown(fault) => Ok(fault.heal()),
             Active::PostgresDown(fault) => fault.heal().await,
             Active::Crash(fault) => fault.heal().await,
+            Active::AtEdge(fault) => Ok(fault.heal()),
             Active::Syncs(fault) => fault.heal().await,
             Active::Network(fault) => Ok(fault.heal()),
             Active::Storm(fault) => Ok(fault.heal()),

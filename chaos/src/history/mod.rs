@@ -342,6 +342,11 @@ pub struct Header {
     /// What the command line says in its place, in microseconds and deltas a second.
     pub duration_us: Option<u64>,
     pub rate: Option<f64>,
+    /// The edge of a commit at which the broker dies, and how often it comes there before.
+    #[serde(default)]
+    pub edge: Option<String>,
+    #[serde(default)]
+    pub nth: Option<u32>,
     /// Whether its surge is another one than the file says.
     #[serde(default)]
     pub load: Option<Loading>,

@@ -9,6 +9,7 @@ use crate::{
     },
     text::Text,
 };
+use hutong_plants::Failpoint;
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -273,10 +274,19 @@ impl Gather {
         }
         let drill = Drill::parse(&header.drill_file, &header.drill)
             .map_err(|e| format!("the drill in the header has mistakes: {e}"))?;
+        let edge = match &header.edge {
+            None => None,
+            Some(name) => Some(
+                Failpoint::from_name(name)
+                    .ok_or_else(|| format!("no edge of a commit is called {name:?}"))?,
+            ),
+        };
         let drill = drill.with(&Overrides {
             duration: header.duration_us.map(Duration::from_micros),
             rate: header.rate,
             load: header.load,
+            edge,
+            nth: header.nth,
         });
         let faults = vec![FaultSeen { phases: Vec::new() }; drill.faults.len()];
         Ok(Gather {

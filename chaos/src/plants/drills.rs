@@ -36,16 +36,10 @@ const fn prey(plant: Plant, drill: &'static str, invariants: &'static [&'static 
 
 /// Drills for bugs alone: what they break is another order of what the others break, so that they are no part of
 /// those that one plays.
-const OWN: &[(&str, &str)] = &[
-    (
-        "power-in-slow-sync",
-        include_str!("../../planted/drills/power-in-slow-sync.toml"),
-    ),
-    (
-        "narrow-in-surge",
-        include_str!("../../planted/drills/narrow-in-surge.toml"),
-    ),
-];
+const OWN: &[(&str, &str)] = &[(
+    "narrow-in-surge",
+    include_str!("../../planted/drills/narrow-in-surge.toml"),
+)];
 
 /// In the order of a delta's way; twenty seconds to a minute each.
 pub const PREY: &[Prey] = &[

@@ -42,36 +42,39 @@ pub fn html(drills: &[(&History, &Verdict)]) -> String {
         [(history, _)] => format!("{} {}", history.drill.title, history.drill.title_zh),
         _ => format!("{} {}", ALL.0, ALL.1),
     };
-    page(&title, "", drills)
+    page(&title, &sections(drills))
 }
 
 /// A table of all, and then a section for each that has one.
 pub fn html_of_all(rows: &[Row], drills: &[(&History, &Verdict)]) -> String {
     let title = format!("{} {}", ALL.0, ALL.1);
-    page(&title, &overview(rows), drills)
+    page(&title, &(overview(rows) + &sections(drills)))
 }
 
 const ALL: (&str, &str) = ("Chaos drills", "故障演练");
 
-fn page(title: &str, first: &str, drills: &[(&History, &Verdict)]) -> String {
-    let mut out = format!(
+pub(super) fn page(title: &str, body: &str) -> String {
+    format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\"><title>{}</title>\n\
-         <style>{STYLE}</style></head>\n<body>\n{first}",
+         <style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n",
         escape(title)
-    );
-    for (i, (history, verdict)) in drills.iter().enumerate() {
-        out += &section(i, history, verdict);
-    }
-    out + "</body></html>\n"
+    )
 }
 
-fn heading(level: u8, en: &str, zh: &str) -> String {
+fn sections(drills: &[(&History, &Verdict)]) -> String {
+    let drills = drills.iter().enumerate();
+    drills
+        .map(|(i, (history, verdict))| section(i, history, verdict))
+        .collect()
+}
+
+pub(super) fn heading(level: u8, en: &str, zh: &str) -> String {
     format!("<h{level}>{}</h{level}>\n", both(en, zh))
 }
 
 /// The beginning of a table: a title above each column, or none.
-fn table(columns: &[(&str, &str)]) -> String {
+pub(super) fn table(columns: &[(&str, &str)]) -> String {
     let mut out = String::from("<table><tr>");
     for (en, zh) in columns {
         let title = match zh.is_empty() {
@@ -126,7 +129,7 @@ fn overview(rows: &[Row]) -> String {
 }
 
 /// Class and sign.
-fn mark(good: bool) -> (&'static str, &'static str) {
+pub(super) fn mark(good: bool) -> (&'static str, &'static str) {
     if good { ("ok", "✓") } else { ("no", "✗") }
 }
 
@@ -159,16 +162,22 @@ fn banner(verdict: &Verdict) -> String {
         Outcome::Fail => ("a promise was broken", "承诺被违反"),
         Outcome::Invalid => ("this says nothing", "本次演练不能得出结论"),
     };
-    let word = verdict.outcome.text();
+    let reasons: Vec<_> = verdict.reasons.iter().map(|reason| reason.text()).collect();
+    verdict_box(verdict.outcome, (en, zh), &reasons)
+}
+
+/// The word that one looks for first, what it means here, and why.
+pub(super) fn verdict_box(outcome: Outcome, (en, zh): (&str, &str), reasons: &[Text]) -> String {
+    let word = outcome.text();
     let mut out = format!(
         "<div class=\"verdict {}\"><p>{}</p>",
         word.en,
         both(&format!("{}: {en}", word.en), &format!("{}：{zh}", word.zh))
     );
-    if !verdict.reasons.is_empty() {
+    if !reasons.is_empty() {
         out += "<ul>";
-        for reason in &verdict.reasons {
-            put!(out, "<li>{}</li>", said(&reason.text()));
+        for reason in reasons {
+            put!(out, "<li>{}</li>", said(reason));
         }
         out += "</ul>";
     }
@@ -370,6 +379,12 @@ fn command(history: &History, verdict: &Verdict) -> String {
     }
     if let Some(plant) = &header.plant {
         write!(command, " --plant {plant}").expect("a text takes all");
+    }
+    if let Some(edge) = &header.edge {
+        write!(command, " --edge {edge}").expect("a text takes all");
+    }
+    if let Some(nth) = header.nth {
+        write!(command, " --nth {nth}").expect("a text takes all");
     }
     let trial = [
         ("--trial", &header.trial_at),

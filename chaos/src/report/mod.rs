@@ -2,9 +2,11 @@
 
 mod html;
 mod plot;
+mod search;
 mod words;
 
 pub use html::{html, html_of_all};
+pub use search::{More, Searched, html_of_search};
 
 use crate::{
     commands::all::{Played, Row},

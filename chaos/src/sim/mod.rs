@@ -9,13 +9,14 @@ pub mod judge;
 mod log;
 mod net;
 mod node;
+mod page;
 mod publisher;
 mod scenario;
 mod subscriber;
 mod watch;
 pub mod world;
 
-use crate::{out, random::Random};
+use crate::{clock::Clock, commands::duration, out, random::Random, report};
 use serde::Serialize;
 use std::{
     path::{Path, PathBuf},
@@ -30,16 +31,19 @@ const SEEDS: &str = "chaos/seeds";
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// One seed, with its trace on standard error when it fails.
-    #[arg(long, conflicts_with_all = ["seeds", "from"])]
+    #[arg(long, conflicts_with_all = ["seeds", "from", "duration", "minutes"])]
     pub seed: Option<u64>,
-    /// How many seeds.
-    #[arg(long, default_value_t = 1000)]
+    /// How many seeds, at most.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: u64,
     /// The first one.
     #[arg(long, default_value_t = 1)]
     pub from: u64,
-    /// Stops after so long.
-    #[arg(long)]
+    /// Begins no seed any more after so long, such as 90s or 2h, and says how many were run.
+    #[arg(long, value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// The same in minutes.
+    #[arg(long, conflicts_with = "duration")]
     pub minutes: Option<u64>,
     /// Runs each seed twice and compares the traces.
     #[arg(long)]
@@ -60,6 +64,9 @@ pub struct Args {
     /// One line of JSON instead of text.
     #[arg(long)]
     pub json: bool,
+    /// A page with what was run and found, for people.
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
 }
 
 /// What a seed did.
@@ -88,6 +95,10 @@ impl Outcome {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     pub seeds: u64,
+    /// How many were to be run.
+    pub asked: u64,
+    /// The time was over before all of them were.
+    pub out_of_time: bool,
     pub simulated_hours: f64,
     pub acknowledged: u64,
     pub delivered: u64,
@@ -118,6 +129,13 @@ impl Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.out_of_time {
+            write!(
+                f,
+                "the time was over after {} of {}: ",
+                self.seeds, self.asked
+            )?;
+        }
         write!(
             f,
             "{} seeds ({} of them twice), {:.1} hours simulated, {} faults, {} deltas acknowledged, {} delivered, {} failures; {:.0} s",
@@ -223,16 +241,32 @@ impl Args {
                 plant.ok_or_else(|| format!("no plant is called {name}"))?,
             ));
         }
+        let clock = Clock::start();
+        let report = self.search()?;
+        if let Some(page) = &self.report {
+            let html = report::html_of_search(&page::of(self, &report), clock);
+            std::fs::write(page, html).map_err(|e| format!("{}: {e}", page.display()))?;
+        }
+        match self.json {
+            true => out::line(serde_json::to_string(&report).map_err(|e| e.to_string())?),
+            false => out::line(&report),
+        }
+        Ok(report.failures.is_empty())
+    }
+
+    fn search(&self) -> Result<Report, String> {
         let started = Instant::now();
         let (from, count) = match self.seed {
             Some(seed) => (seed, 1),
             None => (self.from, self.seeds),
         };
-        let mut report = Report::default();
-        let late = || {
-            let minutes = self.minutes.map(|m| Duration::from_secs(m * 60));
-            minutes.is_some_and(|most| started.elapsed() > most)
+        let mut report = Report {
+            asked: count,
+            ..Report::default()
         };
+        let minutes = self.minutes.map(|m| Duration::from_secs(m * 60));
+        let most = self.duration.or(minutes);
+        let late = || most.is_some_and(|most| started.elapsed() > most);
         // No seed is believed before the first ones were the same twice.
         let mut first = Vec::new();
         for seed in (from..from + count).take(TWICE_FIRST as usize) {
@@ -265,11 +299,9 @@ impl Args {
             self.show(&outcome)?;
         }
         report.seconds = started.elapsed().as_secs_f64();
-        match self.json {
-            true => out::line(serde_json::to_string(&report).map_err(|e| e.to_string())?),
-            false => out::line(&report),
-        }
-        Ok(report.failures.is_empty())
+        let enough = !all_the_same || report.failures.len() >= FAILURES_MAX;
+        report.out_of_time = !enough && report.seeds < count;
+        Ok(report)
     }
 
     fn show(&self, outcome: &Outcome) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! What this machine can do: which faults are available, and why not.
 
 use crate::{
-    drill::{What, Workload},
+    drill::{Drill, What, Workload},
     stage::{cgroup::Cgroup, disk::TRIGGER, shell::has},
     text::Text,
 };
@@ -69,11 +69,25 @@ impl Machine {
             return self;
         }
         Machine {
-            broker: self.broker.with_file_name("hutong-planted-broker"),
+            broker: self.broker_for_drills(),
             connect: self.connect.with_file_name("hutong-planted-connect"),
             plant,
             ..self
         }
+    }
+
+    /// The same with what this drill needs: a broker that can die at an edge of a commit is another program.
+    pub fn for_drill(&self, drill: &Drill) -> Machine {
+        let mut machine = self.clone();
+        if drill.faults.iter().any(|f| f.what.needs_failpoints()) {
+            machine.broker = self.broker_for_drills();
+        }
+        machine
+    }
+
+    /// The same source as the broker's, with places for crashes and bugs in it.
+    fn broker_for_drills(&self) -> PathBuf {
+        self.broker.with_file_name("hutong-planted-broker")
     }
 
     pub fn plant(&self) -> Option<Plant> {
@@ -155,6 +169,7 @@ impl Machine {
                 can_break_down(Path::new(EXT4))
             }
             What::SyncError | What::SlowSync { .. } | What::CrashAtSync { .. } => self.strace(),
+            What::CrashAtEdge { .. } => self.failpoints(),
             What::DropPackets { .. } => {
                 self.root("to filter packets", "用于过滤数据包")?;
                 program("nft", "nftables")
@@ -192,6 +207,7 @@ impl Machine {
             What::SyncError | What::SlowSync { .. } | What::CrashAtSync { .. } => {
                 vec!["strace", "ptrace"]
             }
+            What::CrashAtEdge { .. } => vec!["a broker built for drills"],
             What::DropPackets { .. } => vec!["root", "nftables"],
             What::ClockStep { .. } => vec!["a C compiler"],
             What::MemorySqueeze { .. } | What::CpuSqueeze { .. } => vec!["root", "control groups"],
@@ -222,6 +238,23 @@ impl Machine {
             true => Ok(()),
             false => Err(("this kernel has no loop devices", "内核不支持回环设备").into()),
         }
+    }
+
+    fn failpoints(&self) -> Result<(), Text> {
+        let program = self.broker_for_drills();
+        if program.is_file() {
+            return Ok(());
+        }
+        let program = program.display();
+        Err(Text::new(
+            format!(
+                "the broker here was not built for drills, so it has no edge to die at: {program} is not there; \
+                 build all programs first, with ./dev build"
+            ),
+            format!(
+                "此处的互通不是为演练构建的，没有可供终止的提交边界：缺少 {program}；请先用 ./dev build 构建全部程序"
+            ),
+        ))
     }
 
     fn strace(&self) -> Result<(), Text> {
@@ -286,6 +319,29 @@ fn can_break_down(dir: &Path) -> Result<(), Text> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drill::find;
+
+    #[test]
+    fn a_broker_dies_at_an_edge_only_where_one_was_built_for_drills() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let machine = Machine {
+            broker: dir.path().join("hutong-broker"),
+            ..Machine::look()
+        };
+        let drill = find("crash-at-edge").expect("built in");
+        let what = &drill.faults[0].what;
+        std::fs::write(machine.broker(), "").expect("written");
+        let why = machine.available(what).expect_err("a release broker");
+        assert!(why.en.contains("not built for drills"), "{why}");
+        assert!(why.zh.contains("hutong-planted-broker"), "{}", why.zh);
+        let built = dir.path().join("hutong-planted-broker");
+        std::fs::write(&built, "").expect("written");
+        assert_eq!(machine.available(what), Ok(()));
+        assert_eq!(machine.for_drill(&drill).broker(), built);
+        // All other drills have the broker that one runs.
+        let other = machine.for_drill(&find("kill-broker").expect("built in"));
+        assert_eq!(other.broker(), machine.broker());
+    }
 
     #[test]
     fn a_file_system_can_break_down_where_its_trigger_is() {

@@ -37,6 +37,7 @@ use crate::{
     },
 };
 use hutong_connectors::client::{AdminClient, Endpoint, Identity, admin};
+use hutong_plants::EDGE_VARIABLE;
 use hutong_proto::api;
 use std::{
     fmt::Write as _,
@@ -101,6 +102,24 @@ async fn places(drill: &Drill, dir: &Path) -> Result<(Option<Disk>, Option<Cgrou
     Ok((disk, cgroup))
 }
 
+/// What some faults need the broker to be started with.
+async fn environment(
+    drill: &Drill,
+    machine: &Machine,
+    dir: &Path,
+) -> Result<Vec<(String, String)>, ChaosError> {
+    let any = |is: fn(&What) -> bool| drill.faults.iter().any(|fault| is(&fault.what));
+    let mut env = machine.env();
+    if any(What::needs_fake_clock) {
+        env.extend(fake_clock(dir).await?);
+    }
+    if any(What::needs_failpoints) {
+        let file = edge_file(dir);
+        env.push((EDGE_VARIABLE.to_owned(), shell::text(&file)?.to_owned()));
+    }
+    Ok(env)
+}
+
 /// The broker, and where it listens.
 async fn started(spec: Spec, history: &Writer) -> Result<(Process, SocketAddr), ChaosError> {
     let broker = Process::start(spec, history.clone());
@@ -114,6 +133,10 @@ fn configuration_file(dir: &Path) -> PathBuf {
 
 fn clock_file(dir: &Path) -> PathBuf {
     dir.join("clock")
+}
+
+fn edge_file(dir: &Path) -> PathBuf {
+    dir.join("edge")
 }
 
 /// How a broker of this folder is started.
@@ -139,6 +162,8 @@ fn header_of(drill: &Drill, clock: Clock, platforms: &[u32], broker: String) -> 
         drill_file: drill.file.clone(),
         duration_us: None,
         rate: None,
+        edge: None,
+        nth: None,
         load: None,
         platforms: platforms.to_vec(),
         observer: OBSERVER,
@@ -167,7 +192,7 @@ impl Stage {
             .map_err(ChaosError::stage("no folder for the drill"))?;
         let clock = Clock::start();
         let history = Writer::create(history_file, clock)?;
-        let faults = || drill.faults.iter().map(|fault| &fault.what);
+        let machine = &machine.for_drill(drill);
         let (disk, cgroup) = places(drill, dir.path()).await?;
         let data = disk.as_ref().map_or(dir.path(), Disk::path).join("data");
         let platforms = &PLATFORMS[..drill.workload.platforms];
@@ -178,15 +203,11 @@ impl Stage {
             std::fs::write(&file, text).map_err(ChaosError::file("cannot write", &file))
         };
         write(&configuration(any))?;
-        let mut env = machine.env();
-        if faults().any(|what| what.needs_fake_clock()) {
-            env.extend(fake_clock(dir.path()).await?);
-        }
         let made = header(header_of(drill, clock, platforms, configuration(any)));
         let deltas = Deltas::of(&made, &drill.workload);
         history.record(Event::Header(Box::new(made)));
         let spec = Spec {
-            env,
+            env: environment(drill, machine, dir.path()).await?,
             join: cgroup.as_ref().map(Cgroup::join).unwrap_or_default(),
             ..broker(machine, dir.path(), &file)
         };
@@ -286,6 +307,11 @@ impl Stage {
     /// The file that the broker is started with.
     pub fn configuration(&self) -> PathBuf {
         configuration_file(self.dir())
+    }
+
+    /// The file that a broker built for drills looks at whenever it comes to an edge of a commit.
+    pub fn edge_file(&self) -> PathBuf {
+        edge_file(self.dir())
     }
 
     /// How the broker's clock is to differ from this machine's, in seconds.

@@ -175,6 +175,21 @@ impl Process {
         }
     }
 
+    /// Waits until there is a process, ready or on its way to it; which one.
+    pub async fn started(&self, within: Duration) -> Result<u32, ChaosError> {
+        let mut state = self.shared.state.clone();
+        let pid = |state: &State| match state {
+            State::Starting { pid } => *pid,
+            State::Ready { pid, .. } => Some(*pid),
+            State::Down => None,
+        };
+        let started = state.wait_for(|state| pid(state).is_some());
+        let started = tokio::time::timeout(within, started).await;
+        let seen = started.ok().and_then(Result::ok);
+        let seen = seen.and_then(|state| pid(&state));
+        seen.ok_or_else(|| does_not_run(self.name()))
+    }
+
     /// Waits until it has ended.
     pub async fn down(&self, within: Duration) -> Result<(), ChaosError> {
         let mut state = self.shared.state.clone();

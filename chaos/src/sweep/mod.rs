@@ -6,13 +6,20 @@
 
 pub mod check;
 pub mod disk;
+mod page;
 pub mod plan;
 pub mod store;
 pub mod timing;
 pub mod trace;
 pub mod workload;
 
-use crate::{interrupt, out, random::Random};
+use crate::{
+    clock::Clock,
+    commands::{duration, run::edge},
+    interrupt, out,
+    random::Random,
+    report,
+};
 use check::{Checker, Recovered, Said};
 use disk::{Contents, Cut, Disk};
 use hutong_plants::{Failpoint, Plant};
@@ -22,7 +29,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use store::of_the_machine;
 use timing::Timing;
@@ -32,6 +39,8 @@ use trace::{Ending, Step, TraceError, Traced};
 const POINTS_MIN: usize = 10 * RECOVERY_SHARE;
 /// Of all points, one in so many is of a recovery.
 const RECOVERY_SHARE: usize = 5;
+/// Of one workload, where there is a time: few, so that a short one sees all of its length.
+const POINTS_TIMED: usize = 200;
 /// Points of one traced recovery.
 const POINTS_A_RECOVERY: usize = 60;
 
@@ -46,6 +55,17 @@ pub struct Args {
     /// Of one workload.
     #[arg(long, default_value_t = 400)]
     pub operations: usize,
+    /// Judges no point any more after so long, such as 90s or 2h, and says how many were; of each workload fewer
+    /// then, spread over all of it.
+    #[arg(long, value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Kills the workload when it comes to this edge of a commit, such as commit-synced, and cuts the power there:
+    /// four points.
+    #[arg(long, value_parser = edge, conflicts_with_all = ["points", "duration", "large"])]
+    pub edge: Option<Failpoint>,
+    /// The how-manieth time that it comes there.
+    #[arg(long, requires = "edge", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub nth: u64,
     /// Where folders are rebuilt; a file system in memory is faster.
     #[arg(long)]
     pub scratch: Option<PathBuf>,
@@ -55,31 +75,56 @@ pub struct Args {
     /// One line of JSON instead of text.
     #[arg(long)]
     pub json: bool,
+    /// A page with what was swept and found, for people.
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
 }
 
 impl Args {
     pub fn run(&self) -> Result<bool, String> {
+        let clock = Clock::start();
         let program = std::env::current_exe().map_err(|e| e.to_string())?;
         let mut sweep = Sweep::new(&program, self.scratch.as_deref(), None)?;
+        match self.edge {
+            Some(edge) => sweep.edge((self.seed, self.operations), edge, self.nth)?,
+            None => self.workloads(&mut sweep)?,
+        }
+        let report = &sweep.report;
+        if let Some(page) = &self.report {
+            let html = report::html_of_search(&page::of(self, report), clock);
+            std::fs::write(page, html).map_err(|e| format!("{}: {e}", page.display()))?;
+        }
+        match self.json {
+            true => out::line(serde_json::to_string(report).map_err(|e| e.to_string())?),
+            false => out::line(report),
+        }
+        Ok(report.failures.is_empty())
+    }
+
+    fn workloads(&self, sweep: &mut Sweep) -> Result<(), String> {
+        sweep.report.asked = self.points;
+        sweep.time_max = self.duration;
         let mut seed = self.seed;
-        while sweep.report.points < self.points && sweep.report.failures.is_empty() {
+        while sweep.report.points < self.points
+            && sweep.report.failures.is_empty()
+            && !sweep.is_late()
+        {
             // A handful of points is no workload: rather some more than were asked for.
             let left = (self.points - sweep.report.points).max(POINTS_MIN);
+            // In order they come from a workload's beginning: one of which there is no end shows little.
+            let left = self.duration.map_or(left, |_| left.min(POINTS_TIMED));
             sweep.workload(seed, self.operations, left)?;
             if !self.json {
                 eprintln!("seed {seed}: {}", sweep.report);
             }
             seed += 1;
         }
-        if self.large > 0 {
+        let report = &mut sweep.report;
+        report.out_of_time = report.failures.is_empty() && report.points < self.points;
+        if self.large > 0 && !sweep.is_late() {
             sweep.time_large(self.large)?;
         }
-        let report = &sweep.report;
-        match self.json {
-            true => out::line(serde_json::to_string(report).map_err(|e| e.to_string())?),
-            false => out::line(report),
-        }
-        Ok(report.failures.is_empty())
+        Ok(())
     }
 }
 
@@ -88,6 +133,10 @@ impl Args {
 pub struct Report {
     pub workloads: u64,
     pub points: usize,
+    /// How many were to be judged.
+    pub asked: usize,
+    /// The time was over before all of them were.
+    pub out_of_time: bool,
     pub recovery_points: usize,
     /// By what became of that which was not synced.
     pub cuts: BTreeMap<&'static str, usize>,
@@ -101,6 +150,13 @@ pub struct Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.out_of_time {
+            write!(
+                f,
+                "the time was over after {} of {}: ",
+                self.points, self.asked
+            )?;
+        }
         write!(
             f,
             "{} crash points ({} of them during recovery; {}), {} acknowledged records looked for, {} failures; \
@@ -138,6 +194,7 @@ pub struct Sweep {
     scratch: tempfile::TempDir,
     plant: Option<Plant>,
     started: Instant,
+    time_max: Option<Duration>,
     attempt: u64,
     recovered: Vec<Recovered>,
     pub report: Report,
@@ -171,10 +228,17 @@ impl Sweep {
             scratch: scratch.map_err(|e| e.to_string())?,
             plant,
             started: Instant::now(),
+            time_max: None,
             attempt: 1,
             recovered: Vec::new(),
             report: Report::default(),
         })
+    }
+
+    /// Not before something acknowledged was looked for: until then nothing is shown.
+    fn is_late(&self) -> bool {
+        let late = |most| self.started.elapsed() > most;
+        self.time_max.is_some_and(late) && self.report.acknowledged_checked > 0
     }
 
     /// Sweeps one workload, and some recoveries of it, up to so many points.
@@ -234,7 +298,7 @@ impl Sweep {
             }
             let folder = self.rebuild(&disk, point.cut, random)?;
             self.check(&checker, &folder, &said, (&place, point.cut, false))?;
-            if !self.report.failures.is_empty() {
+            if self.is_late() || !self.report.failures.is_empty() {
                 break;
             }
         }
@@ -280,7 +344,7 @@ impl Sweep {
                 point.cut.name()
             );
             self.check(checker, &folder, &said, (&place, point.cut, true))?;
-            if !self.report.failures.is_empty() {
+            if self.is_late() || !self.report.failures.is_empty() {
                 break;
             }
         }

@@ -358,6 +358,8 @@ fn header(drill: &str) -> Event {
         drill_file: "made.toml".to_owned(),
         duration_us: None,
         rate: None,
+        edge: None,
+        nth: None,
         load: None,
         platforms: vec![ANHUI, SICHUAN],
         observer: OBSERVER,

@@ -6,9 +6,14 @@
 //! that [`VARIABLE`] names when it starts.
 //! `chaos/planted` says why nothing of this is in a release.
 
+mod edge;
+
+pub use edge::{EDGE_VARIABLE, Order, Reached};
+
+use edge::Asked;
 use parking_lot::RwLock;
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
 };
 
@@ -167,6 +172,13 @@ named! {
     }
 }
 
+impl Failpoint {
+    /// A process comes to it once, when it starts, and to the others as long as it runs.
+    pub fn is_of_a_start(self) -> bool {
+        self == Failpoint::RecoveryMended
+    }
+}
+
 /// The environment variable that plants a bug in one of [`PROGRAMS`] from its beginning.
 pub const VARIABLE: &str = "HUTONG_PLANT";
 
@@ -181,6 +193,7 @@ static PLANTED: AtomicU8 = AtomicU8::new(UNREAD);
 static PASSED: AtomicU64 = AtomicU64::new(0);
 static WATCHED: AtomicBool = AtomicBool::new(false);
 static WATCHER: RwLock<Option<Watcher>> = RwLock::new(None);
+static ASKED: OnceLock<Option<Asked>> = OnceLock::new();
 
 type Watcher = Arc<dyn Fn(Failpoint) + Send + Sync>;
 
@@ -200,10 +213,8 @@ pub fn is(plant: Plant) -> bool {
 
 /// A name that is no plant ends the process: a hunt for nothing would find nothing, and prove nothing.
 fn from_environment() -> u8 {
-    let own = std::env::current_exe().unwrap_or_default();
-    let name = own.file_name().unwrap_or_default().to_string_lossy();
     let planted = match std::env::var(VARIABLE) {
-        _ if !name.starts_with(PROGRAMS) => NONE,
+        _ if !is_for_drills() => NONE,
         Err(_) => NONE,
         Ok(name) => match Plant::from_name(&name) {
             Some(plant) => plant as u8,
@@ -220,6 +231,13 @@ fn from_environment() -> u8 {
         Ok(_) => planted,
         Err(now) => now,
     }
+}
+
+/// Is this one of [`PROGRAMS`]?
+fn is_for_drills() -> bool {
+    let own = std::env::current_exe().unwrap_or_default();
+    let name = own.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(PROGRAMS)
 }
 
 /// Says yes once in so many times, beginning with the last of them.
@@ -244,5 +262,9 @@ pub fn reach(point: Failpoint) {
         if let Some(watcher) = watcher {
             watcher(point);
         }
+    }
+    let asked = || Asked::new(std::env::var_os(EDGE_VARIABLE), is_for_drills());
+    if let Some(asked) = ASKED.get_or_init(asked) {
+        asked.reached(point);
     }
 }
