@@ -208,7 +208,7 @@ impl Columns {
         page.entities(rows, &mut self.keys)?;
         let keys = &mut self.keys;
         page.choice::<4>(rows, |i, last| {
-            keys[i][ENTITY_BYTES..].copy_from_slice(last)
+            keys[i][ENTITY_BYTES..].copy_from_slice(last);
         })?;
         page.numbers(rows, &mut self.revision)?;
         page.numbers(rows, &mut self.committed_at)?;
