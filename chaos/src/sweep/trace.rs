@@ -216,7 +216,7 @@ fn read(
         let (thread, call) = line.split_once(' ').ok_or_else(unreadable)?;
         let call = call.trim_start();
         // A call that did not return before the process died promised nothing to anybody.
-        let died_in_it = call.ends_with("= ?");
+        let died_in_it = call.ends_with("= ?") || call.ends_with("<detached ...>");
         if call.starts_with("+++") || call.starts_with("---") || died_in_it {
             continue;
         }
@@ -583,5 +583,23 @@ mod tests {
             ),
         ]);
         assert!(found.is_empty(), "{found:?}");
+    }
+
+    /// The tracer may not even have read which call it was.
+    #[test]
+    fn what_a_thread_was_in_when_the_process_died_is_left_out() {
+        let found = steps(&[
+            format!(
+                "7 openat(AT_FDCWD, {}, O_RDWR|O_CREAT, 0644) = 3",
+                hex("/data/a")
+            ),
+            "8 fdatasync(3 <unfinished ...>".to_owned(),
+            format!("7 write(3, {}, 2) = ?", hex("ab")),
+            "9 ???( <detached ...>".to_owned(),
+            "8 <... fdatasync resumed> <detached ...>".to_owned(),
+            format!("10 write(3, {}, 2 <detached ...>", hex("ab")),
+            "7 +++ killed by SIGABRT +++".to_owned(),
+        ]);
+        assert_eq!(found.len(), 1, "only that it was made: {found:?}");
     }
 }
