@@ -46,6 +46,13 @@ const PADDING: usize = 8;
 const SLOTS: usize = 512;
 const TEXT_CHOICES_MAX: usize = 16;
 
+/// Where a row is: in one of several pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub page: u32,
+    pub row: u32,
+}
+
 /// Rows in the order of their keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Columns {
@@ -156,6 +163,35 @@ impl Columns {
         self.provenance.push(other.provenance[i]);
         self.evidence.push(other.evidence.get(i));
         self.value.push(other.value.get(i));
+    }
+
+    /// Some of these rows, in order, as many as there is room for; says how many. Column by column, since rows of many
+    /// pages are in many places: so the processor waits for several of them at once.
+    pub fn push_all<'a>(&mut self, rows: &[Place], page: impl Fn(u32) -> &'a Columns) -> usize {
+        let rows = &rows[..rows.len().min(ROWS_MAX - self.len().min(ROWS_MAX))];
+        let bytes = |row: &Place| {
+            let (page, i) = (page(row.page), row.row as usize);
+            page.evidence.get(i).len() + page.value.get(i).len()
+        };
+        let texts = self.evidence.bytes.len() + self.value.bytes.len();
+        // Long ones are rare; then no page is fuller than if each had come by itself.
+        let rows = match texts + rows.iter().map(bytes).sum::<usize>() > TEXT_BYTES_MAX {
+            true => &rows[..1],
+            false => rows,
+        };
+        let each = || rows.iter().map(|row| (page(row.page), row.row as usize));
+        self.keys.extend(each().map(|(page, i)| page.keys[i]));
+        let (revision, committed) = (&mut self.revision, &mut self.committed_at);
+        revision.extend(each().map(|(page, i)| page.revision[i]));
+        committed.extend(each().map(|(page, i)| page.committed_at[i]));
+        let (expires, offset) = (&mut self.expires_at, &mut self.offset);
+        expires.extend(each().map(|(page, i)| page.expires_at[i]));
+        offset.extend(each().map(|(page, i)| page.offset[i]));
+        let provenance = &mut self.provenance;
+        provenance.extend(each().map(|(page, i)| page.provenance[i]));
+        each().for_each(|(page, i)| self.evidence.push(page.evidence.get(i)));
+        each().for_each(|(page, i)| self.value.push(page.value.get(i)));
+        rows.len()
     }
 
     /// Appends the page.
@@ -570,6 +606,20 @@ mod tests {
                 copied.push_from(&read, i);
             }
             let mut again = Vec::new();
+            copied.encode(&mut again);
+            prop_assert_eq!(&again, &page);
+            // And from two pages, as far as each time there is room for.
+            let other = copied.clone();
+            copied.clear();
+            let place = |row| Place { page: row % 2, row };
+            let places: Vec<_> = (0..rows.len() as u32).map(place).collect();
+            let mut rest = &places[..];
+            while !rest.is_empty() {
+                prop_assert!(!copied.is_full());
+                let pushed = copied.push_all(rest, |page| if page == 0 { &read } else { &other });
+                rest = &rest[pushed..];
+            }
+            again.clear();
             copied.encode(&mut again);
             prop_assert_eq!(&again, &page);
             prop_assert_eq!(read.decode(&page[..cut.index(page.len())]), None);

@@ -1,11 +1,13 @@
 //! How runs become segments: what they have of a part of the keys is merged with the segment of that part, which is written
 //! anew, one part after the other. Values that are forgotten go.
 //!
-//! A pass over all segments costs as much as these are large, however many runs it takes in: so it waits for many. At any
-//! moment the disk has one segment twice, not all of them.
+//! A segment costs as much as it is large, however many runs are taken in: so many wait. Its turn comes when it has waited
+//! longest, and turns are spread: were all segments due at once, runs that come meanwhile would wait beside those that the
+//! last segment still needs. At any moment the disk has one segment twice, not all of them.
 
 use crate::state::{
     Shared, StateError,
+    columns::Place,
     merged::Merged,
     row, table,
     table::{Cursor, Table, Writer},
@@ -17,57 +19,73 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-/// Runs that wait when a pass begins, at most: what comes during the pass needs room too.
-const RUNS_MERGED_MAX: usize = 64;
+/// Runs that wait for the segment that has waited longest, at most.
+const RUNS_MERGED_MAX: usize = 80;
 /// Fewer are enough if they have so many times the bytes of the segments.
 const SHARE: u64 = 4;
-/// Rows between two looks whether to stop.
-const LOOK_EVERY_ROWS: u64 = 1 << 12;
 
 /// Merges when enough waits, until it is told to stop.
 pub fn merge_loop(shared: &Shared, tables: &Tables) {
     loop {
-        {
+        let due = {
             let mut signal = shared.signal.lock();
-            while !signal.ends() && !due(shared, &tables.list()) {
-                shared.changed.wait(&mut signal);
+            loop {
+                if signal.ends() {
+                    return;
+                }
+                match due(&tables.list(), shared.options.runs_merged) {
+                    Some(due) => break due,
+                    None => shared.changed.wait(&mut signal),
+                }
             }
-            if signal.ends() {
-                return;
-            }
-        }
-        if let Err(error) = pass(shared, tables) {
+        };
+        let merging = tables.merging.lock();
+        let merged = merge(shared, tables, due);
+        drop(merging);
+        if let Err(error) = merged {
             return shared.fail(&error);
         }
     }
 }
 
-fn due(shared: &Shared, list: &List) -> bool {
-    let runs = list.runs.len();
-    let enough = list.run_bytes() >= SHARE * list.segment_bytes();
-    let least = shared.options.runs_merged;
-    runs >= least && (enough || runs >= RUNS_MERGED_MAX)
+/// Where the segment begins that has waited longest, if enough waits.
+pub(super) fn due(list: &List, least: usize) -> Option<u128> {
+    let waiting = |segment: &Segment| list.waiting(segment.through).len();
+    let next = list.segments.iter().min_by_key(|segment| segment.through)?;
+    let (runs, run_bytes) = (list.runs.len() as u64, list.run_bytes().max(1));
+    let enough = (SHARE * list.segment_bytes() * runs).div_ceil(run_bytes);
+    let enough = (enough as usize).min(RUNS_MERGED_MAX).max(least);
+    // Half of it in the mean, once turns are spread evenly.
+    let all: usize = list.segments.iter().map(waiting).sum();
+    let spread = 2 * all >= enough.saturating_mul(list.segments.len() + 1);
+    (waiting(next) >= enough || spread).then_some(next.low)
 }
 
-/// Merges into all segments, unless it is told to stop before.
+/// Merges into all segments, whatever waits, unless it is told to stop before.
+#[cfg(test)]
 pub fn pass(shared: &Shared, tables: &Tables) -> Result<(), StateError> {
     let _one = tables.merging.lock();
     let mut low = Some(0);
-    while let Some(from) = low {
-        if shared.signal.lock().ends() {
-            return Ok(());
-        }
-        let Some(step) = Step::new(shared, tables, from)? else {
-            return Ok(());
-        };
-        low = step.below;
-        step.take_in()?;
-        let signal = shared.signal.lock();
-        shared.changed.notify_all();
-        drop(signal);
+    while let Some(from) = low
+        && !shared.signal.lock().ends()
+    {
+        low = merge(shared, tables, from)?;
     }
-    shared.stats.lock().merges += 1;
     Ok(())
+}
+
+/// Merges into the segment that begins here. Says where the next one begins, if there is one and it was not told to stop.
+fn merge(shared: &Shared, tables: &Tables, low: u128) -> Result<Option<u128>, StateError> {
+    let Some(step) = Step::new(shared, tables, low)? else {
+        return Ok(None);
+    };
+    let below = step.below;
+    step.take_in()?;
+    shared.stats.lock().merges += 1;
+    let signal = shared.signal.lock();
+    shared.changed.notify_all();
+    drop(signal);
+    Ok(below)
 }
 
 /// New segments in the place of old ones.
@@ -99,7 +117,7 @@ impl<'a> Step<'a> {
         let old = &list.segments[begin..end];
         let below = list.segments.get(end).map(|s| s.low);
         let merged_through = old.iter().map(|s| s.through).min().unwrap_or(0);
-        let runs = (list.runs.iter().rev()).filter(|run| run.number > merged_through);
+        let runs = list.waiting(merged_through).iter().rev();
         let runs: Vec<Arc<Table>> = runs.map(Arc::clone).collect();
         let through = runs.first().map_or(merged_through, |run| run.number);
         let old = old.iter().filter_map(|s| s.table.clone()).collect();
@@ -171,36 +189,25 @@ impl Part<'_> {
         let mut rows = Merged::new(cursors);
         // What is forgotten must be so for every record that a restart applies again, too.
         let log_time = Micros(self.shared.log_time.load(Ordering::Acquire));
-        let mut piece: Option<(u128, Writer)> = None;
-        let mut written = Vec::new();
-        let mut read = 0u64;
-        let mut before = None;
-        while rows.advance()? {
-            read += 1;
-            if read.is_multiple_of(LOOK_EVERY_ROWS) && self.shared.signal.lock().ends() {
+        let mut pieces = Pieces {
+            part: self,
+            bytes: piece_bytes,
+            piece: None,
+            written: Vec::new(),
+        };
+        let mut kept = Vec::new();
+        while rows.advance_many()? {
+            if self.shared.signal.lock().ends() {
                 return Ok(None);
             }
-            let (columns, i) = rows.row();
-            let first = table::first(&columns.keys()[i]);
-            if row::forgotten(columns.expires_at(i), log_time) {
-                continue;
-            }
-            // What is of one entity stays together.
-            let full = |piece: &Writer| piece.bytes() >= piece_bytes && before != Some(first);
-            if let Some((low, full)) = piece.take_if(|(_, piece)| full(piece)) {
-                written.push((low, full.finish()?));
-            }
-            let (_, piece) = match &mut piece {
-                Some(piece) => piece,
-                none => none.insert((first, self.create()?)),
-            };
-            piece.push_from(columns, i)?;
-            before = Some(first);
+            kept.clear();
+            kept.extend(rows.rows().iter().copied().filter(|row| {
+                let expires_at = rows.page(row.page).expires_at(row.row as usize);
+                !row::forgotten(expires_at, log_time)
+            }));
+            pieces.put(&rows, &kept)?;
         }
-        if let Some((low, last)) = piece {
-            written.push((low, last.finish()?));
-        }
-        Ok(Some(written))
+        pieces.finish().map(Some)
     }
 
     fn create(&self) -> Result<Writer, StateError> {
@@ -218,5 +225,55 @@ impl Part<'_> {
         let pieces = expected.div_ceil(most.max(1));
         // If they are not, at least not too small.
         expected.div_ceil(pieces.max(1)).max(most / 4).max(1)
+    }
+}
+
+/// What is written so far.
+struct Pieces<'a> {
+    part: &'a Part<'a>,
+    /// Of one.
+    bytes: u64,
+    /// The one that is being written, where it begins, and the last entity in it.
+    piece: Option<(u128, Writer, u128)>,
+    written: Vec<(u128, Table)>,
+}
+
+impl Pieces<'_> {
+    fn put(&mut self, rows: &Merged, mut put: &[Place]) -> Result<(), StateError> {
+        let first = |row: &Place| table::first(&rows.page(row.page).keys()[row.row as usize]);
+        while let Some(next) = put.first().map(first) {
+            let full = |piece: &Writer| piece.bytes() >= self.bytes;
+            // What is of one entity stays together.
+            let same = match &self.piece {
+                Some((_, piece, last)) if full(piece) => {
+                    put.iter().take_while(|row| first(row) == *last).count()
+                }
+                _ => put.len(),
+            };
+            if same == 0 {
+                self.end_piece()?;
+                continue;
+            }
+            let (_, piece, last) = match &mut self.piece {
+                Some(piece) => piece,
+                none => none.insert((next, self.part.create()?, next)),
+            };
+            let pushed = piece.push_all(&put[..same], |page| rows.page(page))?;
+            *last = first(&put[pushed - 1]);
+            put = &put[pushed..];
+        }
+        Ok(())
+    }
+
+    fn end_piece(&mut self) -> Result<(), StateError> {
+        if let Some((low, piece, _)) = self.piece.take() {
+            self.written.push((low, piece.finish()?));
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<(u128, Table)>, StateError> {
+        self.end_piece()?;
+        Ok(self.written)
     }
 }

@@ -1,109 +1,113 @@
 //! Rows of several tables as one: in the order of their keys, of each register the newest.
+//!
+//! They are put in order many at a time: all rows that are known, up to the key where one of the sources has to read on.
+//! Sorting them costs less than asking after each row which source comes next, and who takes them sees where the next
+//! ones are before it needs them.
 
 use crate::state::{
     StateError,
-    columns::{Columns, Key},
-    table::Cursor,
+    columns::{Columns, Place},
+    table::{Cursor, order},
 };
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, binary_heap::PeekMut},
-};
-
-/// The key where a source is, as numbers with the same order, and which source: of equal keys the newest
-/// comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Head {
-    key: (u64, u64, u32),
-    source: u32,
-}
-
-fn numbers(key: &Key) -> (u64, u64, u32) {
-    let eight = |at: usize| u64::from_be_bytes(key[at..at + 8].try_into().expect("8 bytes"));
-    let last = u32::from_be_bytes(key[16..].try_into().expect("4 bytes"));
-    (eight(0), eight(8), last)
-}
+use std::ops::Range;
 
 #[derive(Debug)]
 pub struct Merged {
-    /// Newest first. The last one is not in the heap: it has most of the rows, and they come in a row.
+    /// Newest first.
     sources: Vec<Cursor>,
-    heap: BinaryHeap<Reverse<Head>>,
-    oldest: Option<Head>,
-    /// Of the row that is current; other sources may have older ones.
-    key: Option<(u64, u64, u32)>,
-    current: usize,
+    /// Rows of the pages that they have read, in order.
+    rows: Vec<Place>,
+    /// Which of them is current.
+    at: usize,
+    /// While they are put in order: the first eight bytes of each key, then its source and row, four bytes each.
+    keys: Vec<u128>,
 }
 
 impl Merged {
     /// Newest first, each with its rows in order.
     pub fn new(sources: Vec<Cursor>) -> Merged {
-        let last = sources.len().saturating_sub(1);
-        let mut merged = Merged {
-            heap: BinaryHeap::with_capacity(last),
-            oldest: None,
-            key: None,
-            current: 0,
+        Merged {
             sources,
-        };
-        for source in 0..last {
-            merged.heap.extend(merged.head(source).map(Reverse));
-        }
-        merged.oldest = merged.head(last);
-        merged
-    }
-
-    fn head(&self, source: usize) -> Option<Head> {
-        let key = self.sources.get(source)?.key()?;
-        Some(Head {
-            key: numbers(key),
-            source: source as u32,
-        })
-    }
-
-    /// The lowest one.
-    fn lowest(&self) -> Option<Head> {
-        let newer = self.heap.peek().map(|head| head.0);
-        match (newer, self.oldest) {
-            (Some(newer), Some(oldest)) => Some(newer.min(oldest)),
-            (newer, oldest) => newer.or(oldest),
+            rows: Vec::new(),
+            at: 0,
+            keys: Vec::new(),
         }
     }
 
     /// Goes to the next register; says whether there is one.
     pub fn advance(&mut self) -> Result<bool, StateError> {
-        loop {
-            let Some(lowest) = self.lowest() else {
-                return Ok(false);
-            };
-            if self.key != Some(lowest.key) {
-                self.key = Some(lowest.key);
-                self.current = lowest.source as usize;
-                return Ok(true);
-            }
-            self.pass(lowest.source as usize)?;
-        }
-    }
-
-    /// This source goes on.
-    fn pass(&mut self, source: usize) -> Result<(), StateError> {
-        self.sources[source].next()?;
-        let head = self.head(source);
-        if source + 1 == self.sources.len() {
-            self.oldest = head;
-        } else if let Some(mut top) = self.heap.peek_mut() {
-            match head {
-                Some(head) => *top = Reverse(head),
-                None => {
-                    PeekMut::pop(top);
-                }
-            }
-        }
-        Ok(())
+        self.at += 1;
+        Ok(self.at < self.rows.len() || self.advance_many()?)
     }
 
     /// Where the current row is.
     pub fn row(&self) -> (&Columns, usize) {
-        self.sources[self.current].row()
+        let row = self.rows[self.at];
+        (self.page(row.page), row.row as usize)
+    }
+
+    /// Goes behind all rows that are known now; says whether there are more.
+    pub fn advance_many(&mut self) -> Result<bool, StateError> {
+        self.rows.clear();
+        self.keys.clear();
+        self.at = 0;
+        for source in &mut self.sources {
+            source.read_on()?;
+        }
+        // Whoever has rows of its page left has at least one that is not above this.
+        let Some(known) = self.sources.iter().map(Cursor::known).min() else {
+            return Ok(false);
+        };
+        let keys = &mut self.keys;
+        for (source, cursor) in self.sources.iter_mut().enumerate() {
+            cursor.pass(known, |(first, _), row| {
+                let place = (source as u128) << 32 | row as u128;
+                keys.push(first >> 64 << 64 | place);
+            });
+        }
+        self.put_in_order();
+        Ok(!self.rows.is_empty())
+    }
+
+    /// All rows that are known now.
+    pub fn rows(&self) -> &[Place] {
+        &self.rows
+    }
+
+    pub fn page(&self, page: u32) -> &Columns {
+        self.sources[page as usize].page()
+    }
+
+    fn put_in_order(&mut self) {
+        self.keys.sort_unstable();
+        let mut alike = 0..0;
+        while alike.end < self.keys.len() {
+            let first = self.keys[alike.end] >> 64;
+            let rest = &self.keys[alike.end..];
+            let count = rest.iter().take_while(|key| **key >> 64 == first).count();
+            alike = alike.end..alike.end + count;
+            match count {
+                1 => self.rows.push(place(self.keys[alike.start])),
+                _ => self.put_alike(alike.clone()),
+            }
+        }
+    }
+
+    /// Those whose keys begin with the same bytes.
+    fn put_alike(&mut self, alike: Range<usize>) {
+        let key = |row: Place| order(&self.page(row.page).keys()[row.row as usize]);
+        let rows = self.keys[alike].iter().map(|key| place(*key));
+        let mut rows: Vec<_> = rows.map(|row| (key(row), row)).collect();
+        rows.sort_unstable_by_key(|(key, row)| (*key, row.page));
+        // Of each register the newest.
+        rows.dedup_by_key(|(key, _)| *key);
+        self.rows.extend(rows.into_iter().map(|(_, row)| row));
+    }
+}
+
+fn place(key: u128) -> Place {
+    Place {
+        page: (key >> 32) as u32,
+        row: key as u32,
     }
 }

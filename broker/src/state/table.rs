@@ -9,7 +9,7 @@
 
 use crate::state::{
     StateError,
-    columns::{Columns, Key},
+    columns::{Columns, Key, Place},
     filter::Filter,
     row::Row,
 };
@@ -46,6 +46,14 @@ const READ_BYTES: u64 = 256 << 10;
 /// The entity of a key, as a number with the same order.
 pub fn first(key: &[u8]) -> u128 {
     u128::from_be_bytes(key[..16].try_into().expect("16 of 20 bytes"))
+}
+
+/// A key as numbers with the same order.
+pub type Order = (u128, u32);
+
+pub fn order(key: &Key) -> Order {
+    let last = key[16..].try_into().expect("4 of 20 bytes");
+    (first(key), u32::from_be_bytes(last))
 }
 
 pub fn path(dir: &Path, number: u64) -> PathBuf {
@@ -304,9 +312,15 @@ impl Writer {
         self.pushed()
     }
 
-    pub fn push_from(&mut self, columns: &Columns, i: usize) -> Result<(), StateError> {
-        self.columns.push_from(columns, i);
-        self.pushed()
+    /// Some of these rows of other pages, in order: as many as there is room for in one page; says how many.
+    pub fn push_all<'a>(
+        &mut self,
+        rows: &[Place],
+        page: impl Fn(u32) -> &'a Columns,
+    ) -> Result<usize, StateError> {
+        let pushed = self.columns.push_all(rows, page);
+        self.pushed()?;
+        Ok(pushed)
     }
 
     fn pushed(&mut self) -> Result<(), StateError> {
@@ -399,29 +413,43 @@ impl Cursor {
             at: 0,
         };
         cursor.next_page()?;
-        while cursor
-            .columns
-            .keys()
-            .get(cursor.at)
-            .is_some_and(|key| first(key) < *cursor.firsts.start())
-        {
-            cursor.next()?;
+        while cursor.at < cursor.columns.len() && cursor.first() < *cursor.firsts.start() {
+            cursor.at += 1;
+            cursor.read_on()?;
         }
         Ok(cursor)
     }
 
-    pub fn key(&self) -> Option<&Key> {
-        let key = self.columns.keys().get(self.at)?;
-        (first(key) <= *self.firsts.end()).then_some(key)
+    fn first(&self) -> u128 {
+        first(&self.columns.keys()[self.at])
     }
 
-    /// Where the row is.
-    pub fn row(&self) -> (&Columns, usize) {
-        (&self.columns, self.at)
+    /// The page that is read.
+    pub fn page(&self) -> &Columns {
+        &self.columns
     }
 
-    pub fn next(&mut self) -> Result<(), StateError> {
-        self.at += 1;
+    /// All its rows up to this key are passed or in the page.
+    pub fn known(&self) -> Order {
+        let more = !self.pages.is_empty() || self.tables.len() > 0;
+        let last = self.columns.keys().last().filter(|_| more);
+        last.map_or((*self.firsts.end(), u32::MAX), order)
+    }
+
+    /// Passes the rows of the page that are not above this, which is known; tells of each its key and where it is.
+    pub fn pass(&mut self, highest: Order, mut row: impl FnMut(Order, usize)) {
+        while let Some(key) = self.columns.keys().get(self.at) {
+            let key = order(key);
+            if key > highest {
+                return;
+            }
+            row(key, self.at);
+            self.at += 1;
+        }
+    }
+
+    /// If the page is read to its end, the next one takes its place.
+    pub fn read_on(&mut self) -> Result<(), StateError> {
         match self.at < self.columns.len() {
             true => Ok(()),
             false => self.next_page(),

@@ -97,12 +97,21 @@ impl List {
         self.segments.iter().map(Segment::bytes).sum()
     }
 
-    fn segment_of(&self, first: u128) -> Option<&Segment> {
+    /// Those that may have this entity, oldest first.
+    fn tables_of(&self, first: u128) -> impl DoubleEndedIterator<Item = &Arc<Table>> {
         let behind = self.segments.partition_point(|s| s.low <= first);
-        self.segments.get(behind.checked_sub(1)?)
+        // The first one begins with the lowest entity that there may be.
+        let segment = &self.segments[behind - 1];
+        (segment.table.iter()).chain(self.waiting(segment.through))
     }
 
-    /// Runs that are in all segments.
+    /// Runs that are not in a segment that has all up to this number, oldest first.
+    pub fn waiting(&self, through: u64) -> &[Arc<Table>] {
+        let merged = self.runs.partition_point(|run| run.number <= through);
+        &self.runs[merged..]
+    }
+
+    /// Forgets runs that are in all segments.
     pub fn drop_merged(&mut self) {
         let through = self.segments.iter().map(|s| s.through).min().unwrap_or(0);
         self.runs.retain(|run| run.number > through);
@@ -305,10 +314,8 @@ impl Tables {
     pub fn entity(&self, entity: EntityId) -> Result<BTreeMap<Key, Vec<u8>>, StateError> {
         let list = self.list();
         let mut found = BTreeMap::new();
-        let segment = list.segment_of(table::first(&entity.0));
         // Oldest first: what is newer takes its place.
-        let tables = segment.and_then(|s| s.table.as_ref()).into_iter();
-        for table in tables.chain(&list.runs) {
+        for table in list.tables_of(table::first(&entity.0)) {
             table.entity(entity, |key, row| {
                 let encoded = found.entry(*key).or_insert_with(Vec::new);
                 encoded.clear();
@@ -323,9 +330,7 @@ impl Tables {
         let list = self.list();
         let entity = EntityId(key[..16].try_into().expect("16 of 20 bytes"));
         let mut found = None;
-        let segment = list.segment_of(table::first(key));
-        let segment = segment.and_then(|s| s.table.as_ref());
-        for table in list.runs.iter().rev().chain(segment) {
+        for table in list.tables_of(table::first(key)).rev() {
             table.entity(entity, |other, row| {
                 if other == key {
                     let mut encoded = Vec::new();

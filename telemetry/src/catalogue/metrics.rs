@@ -153,7 +153,7 @@ metrics! {
     StateBytes "hutong_state_bytes_flushed_total" Counter "By" []
         "Bytes of state written in sorted runs.";
     StateMerges "hutong_state_merges_total" Counter "{merge}" []
-        "Passes in which the runs of state that waited were merged.";
+        "Parts of the keys for which runs of state that waited were merged.";
 
     TailBytes "hutong_tail_bytes" Gauge "By" [Lane]
         "Records in the ring that readers which keep up are served from.";

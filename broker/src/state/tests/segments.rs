@@ -4,8 +4,11 @@ use super::{Applied, applied, register, row, snapshot, tables, with_runs};
 use crate::state::{
     State, StateOptions,
     keys::{self, RegisterKey},
+    merge,
+    merged::Merged,
     row::EXPIRED_KEPT_US,
     table,
+    tables::Segment,
 };
 use hutong_proto::{Micros, Offset, wire};
 use std::{collections::BTreeMap, sync::Arc};
@@ -54,11 +57,12 @@ fn check_segments(state: &State) -> usize {
             continue;
         };
         let only = vec![Arc::clone(table)];
-        let mut rows = table::Cursor::open(only, 0..=u128::MAX).expect("reads");
-        while let Some(key) = rows.key() {
-            let first = table::first(key);
+        let rows = table::Cursor::open(only, 0..=u128::MAX).expect("reads");
+        let mut rows = Merged::new(vec![rows]);
+        while rows.advance().expect("reads") {
+            let (page, i) = rows.row();
+            let first = table::first(&page.keys()[i]);
             assert!(segment.low <= first && first < below);
-            rows.next().expect("reads");
         }
     }
     list.segments.len()
@@ -114,6 +118,46 @@ fn segments_split_as_they_grow_and_join_as_they_empty_and_nothing_is_lost() {
     assert!(
         segments.last().is_some_and(|last| *last < most),
         "{segments:?}"
+    );
+}
+
+/// However they began: here all are written at once.
+#[test]
+fn turns_of_segments_are_spread_and_none_waits_for_more_than_may() {
+    const PEOPLE: u64 = 6000;
+    const RUNS_MERGED: usize = 8;
+    let dir = tempfile::tempdir().expect("a folder");
+    let options = StateOptions {
+        runs_merged: RUNS_MERGED,
+        segment_bytes: 8 << 10,
+        ..StateOptions::default()
+    };
+    let state = State::open(dir.path(), options).expect("opens");
+    put(&state, (0..PEOPLE).map(|n| (n, 0)), 1);
+    state.compact().expect("merges");
+    let mut most = Vec::new();
+    for revision in 2..60 {
+        let before = tables(&state).list();
+        let some = (0..PEOPLE).filter(|n| (n + revision) % 4 != 0);
+        put(&state, some.map(|n| (n, 0)), revision);
+        let mut signal = state.shared.signal.lock();
+        while merge::due(&tables(&state).list(), RUNS_MERGED).is_some() {
+            state.shared.changed.wait(&mut signal);
+        }
+        drop(signal);
+        let list = tables(&state).list();
+        assert!(list.runs.len() < RUNS_MERGED, "{}", list.runs.len());
+        let number = |segment: &Segment| segment.table.as_ref().map(|t| t.number);
+        let kept =
+            |segment: &&Segment| before.segments.iter().any(|s| number(s) == number(segment));
+        let written = list.segments.len() - list.segments.iter().filter(kept).count();
+        most.push(100 * written / list.segments.len());
+    }
+    let settled = &most[3 * RUNS_MERGED..];
+    let most = settled.iter().max().expect("some");
+    assert!(
+        *most < 50,
+        "per cent of all segments after one run: {settled:?}"
     );
 }
 
