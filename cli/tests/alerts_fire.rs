@@ -1,5 +1,5 @@
 //! Every alert is fired for real: a Prometheus scrapes a broker and a connector while something is broken, the alert
-//! comes, with its page and its texts, and goes when it is mended. Only the times of the rules are shorter.
+//! comes, with its page and its texts, and goes when it is mended. Only times and thresholds of the rules are smaller.
 
 mod watch;
 
@@ -11,25 +11,31 @@ use std::{
     time::{Duration, Instant},
 };
 use watch::{
-    ANHUI, Broker, Connector, SHANGHAI, SICHUAN, SlowSyncs,
+    ANHUI, BadCalls, Broker, Connector, SHANGHAI, SICHUAN, Setup,
     clients::{Sink, Source, call_with_clock, claim_too_much},
     metric,
     prometheus::{Alert, Prometheus},
     rules, until,
 };
 
-/// Branches of `WriteStall`, with the times of a test.
+/// Branches of alerts, with the times of a test.
 const WRITE_HANGS: &str = "max by (instance) (hutong_commit_running_seconds) > 0.5";
 const BULK_IS_HELD: &str = "max by (instance) (hutong_bulk_held_seconds) > 0.5";
 const SYNCS_ARE_SLOW: &str = "sum by (instance) (rate(hutong_commit_sync_seconds_sum[4s])) \
      / sum by (instance) (rate(hutong_commit_sync_seconds_count[4s])) > 0.5";
+const WRITES_ARE_STOPPED: &str = "max by (instance) (hutong_store_writes_stopped) == 1";
+const NEARLY_FULL: &str = "hutong_disk_free_bytes / hutong_disk_size_bytes < 0.1";
+const WILL_BE_FULL: &str = "predict_linear(hutong_disk_free_bytes[8s], 32) < 0";
+const LITTLE_IS_FREE: &str = "hutong_disk_free_bytes / hutong_disk_size_bytes < 0.4";
+const REFUSED_AGAIN: &str =
+    "(increase(hutong_deltas_refused_total{reason!=\"REVISION_NOT_NEWER\"}[8s]) > 0)";
 
 /// Everything that a test needs, in one folder.
 struct Stage {
     dir: tempfile::TempDir,
     broker: Broker,
     connector: Connector,
-    source: Source,
+    source: Option<Source>,
     sichuan: Sink,
     shanghai: Option<Sink>,
     prometheus: Prometheus,
@@ -37,10 +43,10 @@ struct Stage {
 }
 
 impl Stage {
-    async fn build() -> Stage {
+    async fn build(setup: Setup) -> Stage {
         let dir = tempfile::tempdir().expect("a folder");
-        let broker = Broker::start(dir.path()).await;
-        let source = Source::start(&broker).await;
+        let broker = Broker::start_with(dir.path(), setup).await;
+        let source = Some(Source::start(&broker).await);
         let sichuan = Sink::start(&broker, SICHUAN).await;
         let shanghai = Some(Sink::start(&broker, SHANGHAI).await);
         let connector = Connector::start(dir.path(), &broker).await;
@@ -69,15 +75,35 @@ impl Stage {
         self.fired.insert(name.to_owned());
     }
 
+    fn source(&self) -> &Source {
+        self.source.as_ref().expect("it is there")
+    }
+
     /// Of an alert with several branches, that it fires by this one.
     async fn by(&self, branch: &str) {
-        until(branch, async || {
-            match self.prometheus.query(branch)?.is_empty() {
-                true => Err("it says nothing".to_owned()),
+        assert!(rules::alerts_have(branch), "no alert has {branch}");
+        self.says(branch, true).await;
+    }
+
+    /// Waits until an expression has a value, or has none.
+    async fn says(&self, expression: &str, something: bool) {
+        until(expression, async || {
+            let said = self.prometheus.query(expression)?;
+            match said.is_empty() == something {
+                true => Err(format!("it says {said:?}")),
                 false => Ok(()),
             }
         })
         .await;
+    }
+
+    /// What an expression says now is nothing.
+    fn is_silent(&self, expression: &str) {
+        assert_eq!(
+            self.prometheus.query(expression),
+            Ok(Vec::new()),
+            "{expression}"
+        );
     }
 
     async fn clears(&self, names: &[&str]) {
@@ -106,14 +132,16 @@ fn check_texts(alert: &Alert) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_alert_fires_for_its_fault_and_clears_when_it_is_mended() {
-    let mut stage = Stage::build().await;
+    let mut stage = Stage::build(Setup::default()).await;
     stage.fires("Watchdog", &[]).await;
     stage.prometheus.is_quiet().await;
     a_platform_stops_applying(&mut stage).await;
     a_platform_is_gone_and_one_is_silent(&mut stage).await;
+    a_platform_that_only_publishes_is_gone(&mut stage).await;
     a_wave_a_wrong_clock_and_a_wrong_cursor(&mut stage).await;
     what_is_refused(&mut stage).await;
     files_that_are_wrong(&mut stage).await;
+    a_disk_that_will_be_full(&mut stage).await;
     a_state_that_is_not_written_down(&mut stage).await;
     a_disk_that_is_slow_and_then_full(&mut stage).await;
     a_broker_that_is_gone(&mut stage).await;
@@ -141,7 +169,7 @@ async fn a_platform_stops_applying(stage: &mut Stage) {
         )
         .await;
     stage.fires("LagGrowing", &[("platform", "510000")]).await;
-    stage.source.publish_bulk().await;
+    stage.source().publish_bulk().await;
     let bulk = [
         ("platform", "510000"),
         ("lane", "bulk"),
@@ -175,7 +203,7 @@ async fn who_since_when_and_which_change(stage: &mut Stage) {
     })
     .await;
     // Nothing new comes, so that all of them look at the same moment.
-    stage.source.be_silent(true);
+    stage.source().be_silent(true);
     let operator = Identity::Operator("test".to_owned());
     let endpoint = Endpoint::new(stage.broker.address(), operator);
     let mut admin = admin(&endpoint).expect("an address");
@@ -221,7 +249,7 @@ async fn who_since_when_and_which_change(stage: &mut Stage) {
     .await;
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(5), "{took:?}");
-    stage.source.be_silent(false);
+    stage.source().be_silent(false);
 }
 
 /// Of a pair: records, and since when; and the offset of the oldest change.
@@ -262,19 +290,41 @@ fn command_line(address: &str) -> Result<Said, String> {
 
 async fn a_platform_is_gone_and_one_is_silent(stage: &mut Stage) {
     stage.shanghai = None;
-    stage.source.be_silent(true);
+    stage.source().be_silent(true);
     stage.fires("PlatformDown", &[("platform", "310000")]).await;
     stage
         .fires("PlatformSilent", &[("platform", "340000")])
         .await;
-    stage.source.be_silent(false);
+    stage.source().be_silent(false);
     stage.shanghai = Some(Sink::start(&stage.broker, SHANGHAI).await);
+    stage.prometheus.is_quiet().await;
+}
+
+/// Nothing is delivered to it, so it has no lag by which it would be known.
+async fn a_platform_that_only_publishes_is_gone(stage: &mut Stage) {
+    stage.is_silent(r#"hutong_subscription_lag_seconds{platform="340000"}"#);
+    stage.connector.kill();
+    stage.source = None;
+    stage.fires("PlatformDown", &[("platform", "340000")]).await;
+    stage
+        .fires("PlatformSilent", &[("platform", "340000")])
+        .await;
+    let firing = stage.prometheus.firing().expect("alerts");
+    let other = |a: &&Alert| a.labels.get("platform").map(String::as_str) != Some("340000");
+    assert_eq!(firing.iter().find(other).map(Alert::name), None);
+    // It is connected by that alone, and still says nothing.
+    stage.connector.start_again().await;
+    stage.clears(&["PlatformDown"]).await;
+    stage
+        .fires("PlatformSilent", &[("platform", "340000")])
+        .await;
+    stage.source = Some(Source::start(&stage.broker).await);
     stage.prometheus.is_quiet().await;
 }
 
 async fn a_wave_a_wrong_clock_and_a_wrong_cursor(stage: &mut Stage) {
     let log_id = log_id(&stage.broker).await;
-    stage.source.publish(300, Colour::Red).await;
+    stage.source().publish(300, Colour::Red).await;
     call_with_clock(&stage.broker, SICHUAN, -120).await;
     claim_too_much(&stage.broker, SHANGHAI, log_id).await;
     stage.fires("ColourWave", &[("platform", "340000")]).await;
@@ -303,13 +353,16 @@ async fn log_id(broker: &Broker) -> LogId {
 }
 
 async fn what_is_refused(stage: &mut Stage) {
-    stage.source.publish_wrong().await;
+    stage.source().publish_wrong().await;
     let refused = [("platform", "340000"), ("reason", "TIME_IN_FUTURE")];
     stage.fires("DeadLettersGrowing", &refused).await;
+    // What was not there before has no increase.
+    stage.is_silent(REFUSED_AGAIN);
     stage.clears(&["DeadLettersGrowing"]).await;
     // The reason is known by now: another branch of the alert than the first time.
-    stage.source.publish_wrong().await;
+    stage.source().publish_wrong().await;
     stage.fires("DeadLettersGrowing", &refused).await;
+    stage.by(REFUSED_AGAIN).await;
     stage.clears(&["DeadLettersGrowing"]).await;
     stage.connector.poison("2022-12-01.json");
     let letters = [("job", "hutong-connect")];
@@ -330,30 +383,70 @@ async fn files_that_are_wrong(stage: &mut Stage) {
     stage.broker.write_config("6d");
     stage.broker.reload();
     stage.prometheus.is_quiet().await;
+    // One that cannot be read is as good as expired.
+    stage.broker.spoil_certificate();
+    stage
+        .fires("CertificateExpiring", &[("certificate", "proxy.pem")])
+        .await;
+    stage.broker.certificate("until-2126.pem");
+    stage.prometheus.is_quiet().await;
+}
+
+/// It has more room than it needs, and would not have it for long.
+async fn a_disk_that_will_be_full(stage: &mut Stage) {
+    let mut filled = stage.broker.fill_disk(0.45);
+    // What came at once is no forecast: it leaves the window first.
+    stage
+        .says(
+            "hutong_disk_free_bytes / hutong_disk_size_bytes < 0.5",
+            true,
+        )
+        .await;
+    stage.says(WILL_BE_FULL, false).await;
+    // 3 MB a second, of 256; where it ends, more is free than is too little.
+    let growing = tokio::spawn(async move {
+        filled
+            .grow_steadily(75 << 20, Duration::from_secs(25))
+            .await;
+        filled
+    });
+    stage.fires("DiskFullSoon", &[]).await;
+    stage.by(WILL_BE_FULL).await;
+    stage.is_silent(NEARLY_FULL);
+    let filled = growing.await.expect("there is room");
+    // It stays as full as it is, and that is no alert.
+    stage.prometheus.is_quiet().await;
+    stage.by(LITTLE_IS_FREE).await;
+    drop(filled);
+    stage.says(LITTLE_IS_FREE, false).await;
 }
 
 /// The log is as fast as ever, and what is gathered of the state does not go down: bulk is held, and nothing else.
 async fn a_state_that_is_not_written_down(stage: &mut Stage) {
     let delay = Duration::from_secs(10);
-    let slow = SlowSyncs::of_thread(stage.broker.id(), "state-flush", delay).await;
-    let flood = stage.source.flood();
+    let slow = BadCalls::slow_syncs_of(stage.broker.id(), "state-flush", delay).await;
+    let flood = stage.source().flood();
     stage.fires("WriteStall", &[]).await;
     stage.by(BULK_IS_HELD).await;
-    let others = [WRITE_HANGS, SYNCS_ARE_SLOW].map(|branch| stage.prometheus.query(branch));
-    assert_eq!(others, [Ok(Vec::new()), Ok(Vec::new())]);
+    stage.is_silent(WRITE_HANGS);
+    stage.is_silent(SYNCS_ARE_SLOW);
     drop((flood, slow));
     stage.prometheus.is_quiet().await;
 }
 
 async fn a_disk_that_is_slow_and_then_full(stage: &mut Stage) {
-    let slow = SlowSyncs::of(stage.broker.id(), Duration::from_millis(1500)).await;
+    let slow = BadCalls::slow_syncs(stage.broker.id(), Duration::from_millis(1500)).await;
     stage.fires("WriteStall", &[]).await;
     stage.by(WRITE_HANGS).await;
     stage.by(SYNCS_ARE_SLOW).await;
     drop(slow);
     stage.prometheus.is_quiet().await;
-    let filled = stage.broker.fill_disk();
+    let filled = stage.broker.fill_disk(0.05);
     stage.fires("DiskFullSoon", &[]).await;
+    // It fires on when nothing more is taken.
+    stage.says(WILL_BE_FULL, false).await;
+    stage.fires("DiskFullSoon", &[]).await;
+    stage.by(NEARLY_FULL).await;
     drop(filled);
     stage.prometheus.is_quiet().await;
 }
@@ -365,4 +458,83 @@ async fn a_broker_that_is_gone(stage: &mut Stage) {
     stage.broker.start_again().await;
     stage.clears(&["BrokerDown"]).await;
     assert!(stage.dir.path().exists());
+}
+
+/// A disk that is large enough for what the log has in memory before it stops.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_cannot_write_is_told_and_so_is_a_broker_that_stops_because_of_it() {
+    let disk = "size=1g";
+    let setup = Setup {
+        disk,
+        ..Setup::default()
+    };
+    let mut stage = Stage::build(setup).await;
+    stage.prometheus.is_quiet().await;
+    a_database_that_takes_no_writes(&mut stage).await;
+    a_log_that_is_poisoned_while_the_broker_drains(&mut stage).await;
+    a_broker_that_stops_because_a_sync_failed(&mut stage).await;
+}
+
+/// What the log has in memory does not become files, until it takes no more.
+async fn a_database_that_takes_no_writes(stage: &mut Stage) {
+    let delay = Duration::from_secs(60);
+    let slow = BadCalls::slow_files_of(stage.broker.id(), "rocksdb:high", delay).await;
+    let flood = stage.source().flood();
+    stage.by(WRITES_ARE_STOPPED).await;
+    stage.fires("WriteStall", &[]).await;
+    stage
+        .says(r#"hutong_store_writes_stopped{store="log"} == 1"#, true)
+        .await;
+    drop((flood, slow));
+    stage.prometheus.is_quiet().await;
+}
+
+/// A broker that runs stops at once when its log is poisoned, too soon to be asked. One that was told to stop waits for
+/// its clients first, and can be.
+async fn a_log_that_is_poisoned_while_the_broker_drains(stage: &mut Stage) {
+    let broker = stage.broker.id();
+    // Bulk that waits for the state holds up the drain.
+    let held = BadCalls::slow_syncs_of(broker, "state-flush", Duration::from_secs(120)).await;
+    let flood = stage.source().flood();
+    stage.by(BULK_IS_HELD).await;
+    // The one that floods waits with all that it has; what is urgent of another one is committed.
+    let other = Source::start_as(&stage.broker, SICHUAN).await;
+    let failing = BadCalls::failing_syncs_of(broker, "log-writer", Duration::from_secs(5)).await;
+    until("a commit that will fail", async || {
+        let page = stage.broker.metrics()?;
+        let running = metric(&page, "hutong_commit_running_seconds ").ok_or("no series")?;
+        match running > 0.0 {
+            true => Ok(()),
+            false => Err("none is running".to_owned()),
+        }
+    })
+    .await;
+    stage.broker.stop();
+    stage.fires("WriteStall", &[("cause", "poisoned")]).await;
+    drop((flood, other, held, failing));
+    // It ends as it was told to: nobody got an ack for what is lost.
+    ends_and_comes_back(stage, 0).await;
+}
+
+async fn a_broker_that_stops_because_a_sync_failed(stage: &mut Stage) {
+    let broker = stage.broker.id();
+    let failing = BadCalls::failing_syncs_of(broker, "log-writer", Duration::ZERO).await;
+    ends_and_comes_back(stage, 3).await;
+    drop(failing);
+}
+
+async fn ends_and_comes_back(stage: &mut Stage, code: i32) {
+    let mut ended = None;
+    until("the broker ends", async || {
+        ended = stage.broker.ended()?;
+        Ok(())
+    })
+    .await;
+    assert_eq!(ended, Some(code));
+    stage.fires("BrokerDown", &[]).await;
+    // On an empty disk, so a source that was there before is as good as a new one.
+    stage.source = None;
+    stage.broker.start_again().await;
+    stage.source = Some(Source::start(&stage.broker).await);
+    stage.clears(&["BrokerDown", "WriteStall"]).await;
 }

@@ -37,7 +37,7 @@ pub fn endpoint(broker: &Broker, code: u32) -> Endpoint {
     Endpoint::new(broker.address(), Identity::Platform(issuer))
 }
 
-/// Publishes as Anhui, now and then until it is told to be silent.
+/// Publishes now and then until it is told to be silent.
 pub struct Source {
     publisher: Publisher,
     revision: Arc<AtomicU64>,
@@ -47,10 +47,15 @@ pub struct Source {
 
 impl Source {
     pub async fn start(broker: &Broker) -> Source {
-        let options = PublisherOptions::new(endpoint(broker, ANHUI), "source");
+        Source::start_as(broker, ANHUI).await
+    }
+
+    pub async fn start_as(broker: &Broker, code: u32) -> Source {
+        let options = PublisherOptions::new(endpoint(broker, code), "source");
         let publisher = Publisher::connect(options).await.expect("connected");
         let (silent, mut told) = watch::channel(false);
-        let revision = Arc::new(AtomicU64::new(1));
+        // Above those of a source that was there before.
+        let revision = Arc::new(AtomicU64::new(now().0));
         let talking = tokio::spawn({
             let (publisher, revision) = (publisher.clone(), Arc::clone(&revision));
             async move {

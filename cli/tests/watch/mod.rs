@@ -18,6 +18,7 @@ use std::{
 /// Ends a test that would hang; nothing here takes nearly as long.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(100);
+const FILL_EVERY: Duration = Duration::from_millis(250);
 
 pub const ANHUI: u32 = 340_000;
 pub const SICHUAN: u32 = 510_000;
@@ -164,6 +165,8 @@ pub struct Setup {
     /// What takes longer is traced.
     pub slow: &'static str,
     pub platforms: Vec<u32>,
+    /// Of what its data are on, for `mount`.
+    pub disk: &'static str,
 }
 
 impl Default for Setup {
@@ -172,6 +175,7 @@ impl Default for Setup {
             otlp: None,
             slow: "1s",
             platforms: vec![ANHUI, SICHUAN, SHANGHAI],
+            disk: DISK,
         }
     }
 }
@@ -215,7 +219,8 @@ impl Broker {
         } else {
             &["--user", "--map-root-user", "--mount"]
         });
-        command.args(["sh", "-c", script, "sh", DISK]).arg(&disk);
+        let size = self.setup.disk;
+        command.args(["sh", "-c", script, "sh", size]).arg(&disk);
         command.arg(ours("hutong-broker")).arg(self.config());
         self.program = Some(Program::start(&self.dir, "broker", &mut command));
         let http = self.http;
@@ -248,6 +253,10 @@ impl Broker {
         std::fs::copy(from, self.dir.join("proxy.pem")).expect("copied");
     }
 
+    pub fn spoil_certificate(&self) {
+        std::fs::write(self.dir.join("proxy.pem"), "no certificate").expect("written");
+    }
+
     pub fn reload(&self) {
         self.program().signal("-HUP");
     }
@@ -264,11 +273,11 @@ impl Broker {
         self.program().id()
     }
 
-    /// A file beside its data that takes almost all that is left.
-    pub fn fill_disk(&self) -> Filled {
+    /// A file beside its data, so large that only this share of the disk is left.
+    pub fn fill_disk(&self, left: f64) -> Filled {
         let page = self.metrics().expect("metrics");
-        let free = metric(&page, "hutong_disk_free_bytes").expect("known") as u64;
-        let size = metric(&page, "hutong_disk_size_bytes").expect("known") as u64;
+        let free = metric(&page, "hutong_disk_free_bytes").expect("known");
+        let size = metric(&page, "hutong_disk_size_bytes").expect("known");
         // Seen through the broker's own mounts.
         let disk = format!(
             "/proc/{}/root{}",
@@ -276,12 +285,22 @@ impl Broker {
             self.dir.join("disk").display()
         );
         let path = Path::new(&disk).join("fill");
-        let mut file = File::create(&path).expect("created");
-        let zeros = vec![0u8; 1 << 20];
-        for _ in 0..free.saturating_sub(size / 20) / zeros.len() as u64 {
-            file.write_all(&zeros).expect("room");
-        }
-        Filled(path)
+        let file = File::create(&path).expect("created");
+        let mut filled = Filled { path, file };
+        filled.grow((free - size * left).max(0.0) as usize);
+        filled
+    }
+
+    /// SIGTERM: it drains.
+    pub fn stop(&self) {
+        self.program().signal("-TERM");
+    }
+
+    /// With what it ended by itself; an error while it runs.
+    pub fn ended(&mut self) -> Result<Option<i32>, String> {
+        let program = self.program.as_mut().expect("it was started");
+        let ended = program.child.try_wait().map_err(|e| e.to_string())?;
+        Ok(ended.ok_or("it runs")?.code())
     }
 
     pub fn kill(&mut self) {
@@ -294,12 +313,37 @@ impl Broker {
 }
 
 /// Gives the room back when dropped.
-pub struct Filled(PathBuf);
+pub struct Filled {
+    path: PathBuf,
+    file: File,
+}
+
+impl Filled {
+    fn grow(&mut self, bytes: usize) {
+        let zeros = vec![0u8; 1 << 20];
+        let mut left = bytes;
+        while left > 0 {
+            let piece = left.min(zeros.len());
+            self.file.write_all(&zeros[..piece]).expect("room");
+            left -= piece;
+        }
+    }
+
+    /// Takes so much more, evenly over this time; what is left of it is not taken when this is dropped.
+    pub async fn grow_steadily(&mut self, bytes: usize, over: Duration) {
+        let mut pace = tokio::time::interval(FILL_EVERY);
+        let pieces = over.as_millis() / FILL_EVERY.as_millis();
+        for _ in 0..pieces {
+            pace.tick().await;
+            self.grow(bytes / pieces as usize);
+        }
+    }
+}
 
 impl Drop for Filled {
     fn drop(&mut self) {
         // Gone with the broker at the latest.
-        drop(std::fs::remove_file(&self.0));
+        drop(std::fs::remove_file(&self.path));
     }
 }
 
@@ -309,12 +353,14 @@ fn is_root() -> bool {
     uid.and_then(|ids| ids.split_whitespace().next()) == Some("0")
 }
 
-/// Syncs of a process take so long, until this is dropped.
-pub struct SlowSyncs(Child);
+const SYNCS: &str = "fsync,fdatasync";
 
-impl SlowSyncs {
-    pub async fn of(process: u32, delay: Duration) -> SlowSyncs {
-        let slow = SlowSyncs::start(&["-f"], process, delay);
+/// Calls by which a process asks the kernel take so long, or fail, until this is dropped.
+pub struct BadCalls(Child);
+
+impl BadCalls {
+    pub async fn slow_syncs(process: u32, delay: Duration) -> BadCalls {
+        let slow = BadCalls::start(&["-f"], process, SYNCS, &delayed(delay));
         until("strace", async || {
             match threads(process).all(|(_, status)| is_traced(&status)) {
                 true => Ok(()),
@@ -326,12 +372,27 @@ impl SlowSyncs {
     }
 
     /// Those of one thread alone; the others are as fast as before.
-    pub async fn of_thread(process: u32, name: &str, delay: Duration) -> SlowSyncs {
+    pub async fn slow_syncs_of(process: u32, thread: &str, delay: Duration) -> BadCalls {
+        BadCalls::on_thread(process, thread, SYNCS, &delayed(delay)).await
+    }
+
+    /// After this time they answer that the disk is broken.
+    pub async fn failing_syncs_of(process: u32, thread: &str, after: Duration) -> BadCalls {
+        let inject = format!("error=EIO:{}", delayed(after));
+        BadCalls::on_thread(process, thread, SYNCS, &inject).await
+    }
+
+    /// Files that a thread creates, or opens.
+    pub async fn slow_files_of(process: u32, thread: &str, delay: Duration) -> BadCalls {
+        BadCalls::on_thread(process, thread, "openat", &delayed(delay)).await
+    }
+
+    async fn on_thread(process: u32, name: &str, calls: &str, inject: &str) -> BadCalls {
         let is = |status: &str| status.lines().next() == Some(&format!("Name:\t{name}"));
         let (thread, _) = threads(process)
             .find(|(_, status)| is(status))
             .unwrap_or_else(|| panic!("no thread {name}"));
-        let slow = SlowSyncs::start(&[], thread, delay);
+        let bad = BadCalls::start(&[], thread, calls, inject);
         until("strace", async || {
             match threads(process).any(|(_, status)| is(&status) && is_traced(&status)) {
                 true => Ok(()),
@@ -339,23 +400,26 @@ impl SlowSyncs {
             }
         })
         .await;
-        slow
+        bad
     }
 
-    fn start(options: &[&str], id: u32, delay: Duration) -> SlowSyncs {
-        const SYNCS: &str = "fsync,fdatasync";
-        let delay = delay.as_micros();
+    /// `inject` is strace's own language.
+    fn start(options: &[&str], id: u32, calls: &str, inject: &str) -> BadCalls {
         let child = Command::new("strace")
             .args(options)
-            .args(["-q", "-e", &format!("trace={SYNCS}")])
-            .args(["-e", &format!("inject={SYNCS}:delay_enter={delay}")])
+            .args(["-q", "-e", &format!("trace={calls}")])
+            .args(["-e", &format!("inject={calls}:{inject}")])
             .args(["-o", "/dev/null", "-p", &id.to_string()])
             .stdin(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("strace");
-        SlowSyncs(child)
+        BadCalls(child)
     }
+}
+
+fn delayed(delay: Duration) -> String {
+    format!("delay_enter={}", delay.as_micros())
 }
 
 /// Each thread's id, and what the kernel says about it.
@@ -375,7 +439,7 @@ fn is_traced(status: &str) -> bool {
     tracer.is_some_and(|tracer| tracer.trim() != "0")
 }
 
-impl Drop for SlowSyncs {
+impl Drop for BadCalls {
     fn drop(&mut self) {
         // With SIGINT it lets go of the process; killed, it would leave it stopped.
         drop(
@@ -390,8 +454,8 @@ impl Drop for SlowSyncs {
 /// `hutong-connect` with a folder of lists as its source.
 pub struct Connector {
     pub http: SocketAddr,
-    lists: PathBuf,
-    _program: Program,
+    dir: PathBuf,
+    program: Program,
 }
 
 impl Connector {
@@ -412,19 +476,31 @@ impl Connector {
             lists.display(),
         );
         std::fs::write(&config, text).expect("written");
+        let dir = dir.to_owned();
+        let program = Connector::run(&dir, http).await;
+        Connector { http, dir, program }
+    }
+
+    async fn run(dir: &Path, http: SocketAddr) -> Program {
         let mut command = Command::new(ours("hutong-connect"));
-        let program = Program::start(dir, "connector", command.arg("run").arg(&config));
+        command.arg("run").arg(dir.join("connector.toml"));
+        let program = Program::start(dir, "connector", &mut command);
         until("the connector", async || get(http, "/metrics").map(drop)).await;
-        Connector {
-            http,
-            lists,
-            _program: program,
-        }
+        program
+    }
+
+    pub fn kill(&mut self) {
+        self.program.kill();
+    }
+
+    /// Where it listened before, with what it kept.
+    pub async fn start_again(&mut self) {
+        self.program = Connector::run(&self.dir, self.http).await;
     }
 
     /// A file that nobody can read: a dead letter.
     pub fn poison(&self, name: &str) {
-        std::fs::write(self.lists.join(name), "no list at all").expect("written");
+        std::fs::write(self.dir.join("lists").join(name), "no list at all").expect("written");
     }
 }
 

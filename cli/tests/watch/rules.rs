@@ -29,6 +29,10 @@ const SHORT: &[(&str, &str)] = &[
         "hutong_bulk_held_seconds) > 30",
         "hutong_bulk_held_seconds) > 0.5",
     ),
+    (
+        "(hutong_disk_free_bytes[6h], 86400)",
+        "(hutong_disk_free_bytes[8s], 32)",
+    ),
     (" > 600", " > 3"),
     (" > 7200", " > 6"),
     (
@@ -48,9 +52,42 @@ pub fn write_short(dir: &Path) -> [&'static str; 2] {
         );
     }
     for (name, text) in names.iter().zip(texts) {
-        std::fs::write(dir.join(name), short(&text)).expect("written");
+        let short = short(&text);
+        assert_eq!(
+            without_numbers(&short),
+            without_numbers(&text),
+            "more is different than times and thresholds"
+        );
+        std::fs::write(dir.join(name), short).expect("written");
     }
     names
+}
+
+/// Whether an alert has this in its expression, in a test.
+pub fn alerts_have(part: &str) -> bool {
+    let lines = short(&read("prometheus/alerts.yml"));
+    let words: Vec<&str> = lines.split_whitespace().collect();
+    words.join(" ").contains(part)
+}
+
+/// Numbers, with the unit of time that follows, as `#`; those within names stay.
+fn without_numbers(text: &str) -> String {
+    let number = |word: &str| {
+        let unit = word.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+        unit.len() < word.len() && ["", "ms", "s", "m", "h", "d", "w"].contains(&unit)
+    };
+    let in_word = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
+    let mut out = String::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c| !in_word(c)).unwrap_or(rest.len());
+        let (word, behind) = rest.split_at(end);
+        out += if number(word) { "#" } else { word };
+        let next = behind.chars().next().map_or(0, char::len_utf8);
+        out += &behind[..next];
+        rest = &behind[next..];
+    }
+    out
 }
 
 fn short(text: &str) -> String {
