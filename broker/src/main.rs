@@ -40,7 +40,7 @@ Exit codes:
   0    stopped as told, after draining; or the file is right; or the backup is whole
   1    could not start, back up or restore: the message says why
   2    the command line or the configuration file is wrong
-  3    stopped by itself, because a write to disk failed or stored data is damaged
+  3    a write to disk failed or stored data is damaged: it stopped by itself, or while it drained
   130  a second signal arrived while draining
 
 SIGTERM and SIGINT drain: no new batches, commits finish, subscribers take what is applied.
@@ -268,10 +268,16 @@ async fn serve(config: Config, file: &Path) -> u8 {
     drain(broker.shutdown(), stop).await
 }
 
-async fn drain(shutdown: impl Future<Output = ()>, mut stop: Stop) -> u8 {
+async fn drain(shutdown: impl Future<Output = Option<String>>, mut stop: Stop) -> u8 {
     let mut shutdown = Box::pin(shutdown);
     tokio::select! {
-        () = &mut shutdown => DONE,
+        failed = &mut shutdown => match failed {
+            None => DONE,
+            Some(reason) => {
+                tracing::error!(reason, "while it drained it could no longer keep its promises");
+                FAIL_STOP
+            }
+        },
         // Nothing acknowledged is lost by it: acks follow the sync.
         signal = stop.next() => {
             tracing::warn!(signal, "a second signal: stopping at once");

@@ -124,8 +124,14 @@ async fn drill(drills: Drills) -> Result<u8, ChaosError> {
 }
 
 fn search(searches: Searches) -> Result<u8, ChaosError> {
-    // A simulation has no folder, and what is swept ends with who sweeps it.
-    if matches!(searches, Searches::Sweep(_) | Searches::Plants(_)) {
+    let page = match &searches {
+        Searches::Sim(arguments) => arguments.report.as_deref(),
+        Searches::Sweep(arguments) => arguments.report.as_deref(),
+        Searches::Plants(_) | Searches::SweepWorkload(_) => None,
+    };
+    commands::can_be_written(page)?;
+    // What is swept ends with who sweeps it.
+    if !matches!(searches, Searches::SweepWorkload(_)) {
         interrupt::listen()?;
     }
     let clean = match searches {

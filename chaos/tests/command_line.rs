@@ -321,6 +321,34 @@ fn a_simulation_whose_time_is_over_says_how_many_seeds_it_ran() {
 }
 
 #[test]
+fn a_page_that_cannot_be_written_is_refused_before_anything_is_done() {
+    let chaos = Chaos::new();
+    let history = chaos.dir().join("history.jsonl");
+    let history = history.to_str().expect("UTF-8");
+    for command in [
+        &["sim", "--seeds", "1000000"][..],
+        &["sweep"],
+        &["run", "kill-broker"],
+        &["all"],
+        &["judge", history],
+    ] {
+        let output = chaos.run(&[command, &["--report", "missing/page.html"]].concat());
+        assert_eq!(exit_code(output.status), Some(2), "{output:?}");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("--report missing/page.html: cannot write it"), "{told}");
+    }
+    let output = chaos.run(&["sim", "--seeds", "1", "--report", "page.html", "--no-keep"]);
+    assert_eq!(exit_code(output.status), Some(0), "{output:?}");
+    // What one sees first is that nothing was caught.
+    let planted = ["sim", "--seeds", "1", "--plant", "ack-before-sync", "--report", "page.html"];
+    let output = chaos.run(&planted);
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("ack-before-sync was NOT caught"), "{told}");
+    let page = std::fs::read_to_string(chaos.dir().join("page.html")).expect("a page");
+    assert!(page.contains("the planted bug was not caught"), "{page}");
+}
+
+#[test]
 fn a_sweep_whose_time_is_over_says_how_many_points_it_judged() {
     let chaos = Chaos::new();
     let args = [

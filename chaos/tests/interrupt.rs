@@ -196,7 +196,7 @@ fn a_sweep_that_is_told_to_end_leaves_no_folder() {
         let tmp = chaos.tmp();
         let scratch = tmp.to_str().expect("UTF-8");
         let mut command = chaos.command(&["sweep", "--scratch", scratch, "--points", "100000"]);
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().expect("it starts");
         // The first points are looked at when there is a folder that was rebuilt.
         until("it sweeps", || {
@@ -207,6 +207,32 @@ fn a_sweep_that_is_told_to_end_leaves_no_folder() {
         signal(&child, name);
         let output = child.wait_with_output().expect("its end");
         is_undone("sweep", &chaos, &output, &[]);
+        let found = String::from_utf8_lossy(&output.stdout);
+        assert!(found.contains("interrupted after"), "{found}");
+    }
+}
+
+#[test]
+fn a_simulation_that_is_told_to_end_tells_what_it_found() {
+    for name in ["INT", "TERM"] {
+        let chaos = Chaos::new();
+        let trace = chaos.dir().join("trace");
+        let args = ["sim", "--seeds", "1000000", "--no-keep", "--json"];
+        let mut command = chaos.command(&args);
+        command.arg("--trace").arg(&trace);
+        command.args(["--report", "page.html"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().expect("it starts");
+        // It is written when the first seeds were played.
+        until("it plays", || trace.exists());
+        signal(&child, name);
+        let output = child.wait_with_output().expect("its end");
+        is_undone("sim", &chaos, &output, &[]);
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(found["interrupted"], true, "{found:#}");
+        assert!(found["seeds"].as_u64() > Some(0), "{found:#}");
+        let page = std::fs::read_to_string(chaos.dir().join("page.html")).expect("a page");
+        assert!(page.contains("interrupted after"), "{page}");
     }
 }
 

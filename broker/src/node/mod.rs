@@ -103,13 +103,15 @@ struct Stores {
 }
 
 impl Stores {
-    /// Blocks until what was appended is on disk and applied, and state is down.
-    fn close(&mut self) {
+    /// Blocks until what was appended is on disk and applied, and state is down. Why not, if it could not.
+    fn close(&mut self) -> Option<String> {
         let applied = self.stop();
         let closed = self.state.close();
         if !applied || closed.is_err() {
             tracing::error!(applied, ?closed, "not everything closed well");
         }
+        let failed = self.log.poisoned().or_else(|| self.state.failure());
+        failed.or_else(|| closed.err().map(|error| error.to_string()))
     }
 
     /// Blocks until the threads have ended; says whether apply ended well.
@@ -321,8 +323,9 @@ impl Broker {
         }
     }
 
-    /// Stops in data order under the configured deadline: intake, commits, subscribers, servers.
-    pub async fn shutdown(self) {
+    /// Stops in data order under the configured deadline: intake, commits, subscribers, servers. Tells why it could no
+    /// longer keep its promises, if it failed before its end.
+    pub async fn shutdown(self) -> Option<String> {
         let started = Instant::now();
         let deadline = started + self.live.running().drain_timeout;
         self.health.set_ready(Err("stopping".to_owned()));
@@ -365,10 +368,9 @@ impl Broker {
         .await;
         let mut stores = self.stores;
         let closed = tokio::task::spawn_blocking(move || stores.close()).await;
-        if let Err(error) = closed {
-            tracing::error!(%error, "closing failed");
-        }
+        let failed = closed.unwrap_or_else(|error| Some(format!("closing failed: {error}")));
         tracing::info!(seconds = started.elapsed().as_secs_f64(), "broker stopped");
+        failed
     }
 }
 

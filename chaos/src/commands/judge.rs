@@ -1,6 +1,6 @@
 //! `judge`: reads an old history and judges it again.
 
-use crate::{error::ChaosError, history, out, report};
+use crate::{commands::can_be_written, error::ChaosError, history, out, report};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -17,9 +17,10 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<u8, ChaosError> {
     let file = &arguments.history;
+    let page = arguments.report.as_deref();
+    can_be_written(page)?;
     let history = history::read(file)?;
     let verdict = crate::judge::judge(&history);
-    let page = arguments.report.as_deref();
     if let Some(page) = page {
         std::fs::write(page, report::html(&[(&history, &verdict)]))
             .map_err(ChaosError::file("cannot write", page))?;

@@ -64,6 +64,24 @@ pub struct Playing {
     pub out: PathBuf,
 }
 
+/// Before anything is begun: who mistypes a folder would learn of it after hours, and lose what was found.
+pub fn can_be_written(page: Option<&Path>) -> Result<(), ChaosError> {
+    let Some(page) = page else {
+        return Ok(());
+    };
+    let new = !page.exists();
+    let opened = std::fs::File::options().append(true).create(true).open(page);
+    opened.map_err(|why| {
+        let page = page.display();
+        ChaosError::Usage(format!("--report {page}: cannot write it: {why}"))
+    })?;
+    // As long as there is no page there is no file.
+    match new {
+        true => std::fs::remove_file(page).map_err(ChaosError::file("cannot remove", page)),
+        false => Ok(()),
+    }
+}
+
 pub fn duration(text: &str) -> Result<Duration, String> {
     hutong_config::parse_duration(text)
 }
@@ -78,6 +96,7 @@ impl Playing {
                 "--rate is from 1 to 1000000 deltas a second".to_owned(),
             ));
         }
+        can_be_written(self.report.as_deref())?;
         Ok(Options {
             seed: self.seed,
             overrides: Overrides {

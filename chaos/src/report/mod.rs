@@ -6,7 +6,7 @@ mod search;
 mod words;
 
 pub use html::{html, html_of_all};
-pub use search::{More, Searched, html_of_search};
+pub use search::{More, Searched, ended_early, html_of_search};
 
 use crate::{
     commands::all::{Played, Row},

@@ -40,6 +40,19 @@ pub struct More {
     pub rows: Vec<Vec<String>>,
 }
 
+/// Why a search ended before it had done all, if it did.
+pub fn ended_early((interrupted, out_of_time): (bool, bool), done: &Text) -> Option<Text> {
+    let (en, zh) = match (interrupted, out_of_time) {
+        (true, _) => ("interrupted", "被中断"),
+        (false, true) => ("the time was over", "时间用尽"),
+        (false, false) => return None,
+    };
+    Some(Text::new(
+        format!("{en} after {}", done.en),
+        format!("{zh}：{}", done.zh),
+    ))
+}
+
 /// `began` is its clock.
 pub fn html_of_search(searched: &Searched, began: Clock) -> String {
     let Text { en, zh } = &searched.title;
@@ -60,8 +73,22 @@ pub fn html_of_search(searched: &Searched, began: Clock) -> String {
 }
 
 fn banner(searched: &Searched) -> String {
-    let reasons: Vec<_> = searched.left.iter().cloned().collect();
+    let mut reasons: Vec<_> = searched.left.iter().cloned().collect();
+    if let Some(plant) = &searched.plant {
+        reasons.push(Text::new(
+            format!("the bug {plant} was planted, to see it found"),
+            format!("植入了缺陷 {plant}，以检验能否发现"),
+        ));
+    }
     match searched.failures.is_empty() {
+        true if searched.plant.is_some() => verdict_box(
+            Outcome::Invalid,
+            (
+                "the planted bug was not caught: this says nothing about the broker",
+                "未发现植入的缺陷：这不能说明互通的情况",
+            ),
+            &reasons,
+        ),
         true => verdict_box(
             Outcome::Pass,
             (

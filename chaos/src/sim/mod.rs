@@ -16,7 +16,7 @@ mod subscriber;
 mod watch;
 pub mod world;
 
-use crate::{clock::Clock, commands::duration, out, random::Random, report};
+use crate::{clock::Clock, commands::duration, interrupt, out, random::Random, report};
 use serde::Serialize;
 use std::{
     path::{Path, PathBuf},
@@ -99,6 +99,10 @@ pub struct Report {
     pub asked: u64,
     /// The time was over before all of them were.
     pub out_of_time: bool,
+    /// Somebody told it to end before.
+    pub interrupted: bool,
+    /// A bug was planted; it was caught if there are failures.
+    pub plant: Option<String>,
     pub simulated_hours: f64,
     pub acknowledged: u64,
     pub delivered: u64,
@@ -129,12 +133,13 @@ impl Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.out_of_time {
-            write!(
-                f,
-                "the time was over after {} of {}: ",
-                self.seeds, self.asked
-            )?;
+        let why = match (self.interrupted, self.out_of_time) {
+            (true, _) => Some("interrupted"),
+            (false, true) => Some("the time was over"),
+            (false, false) => None,
+        };
+        if let Some(why) = why {
+            write!(f, "{why} after {} of {}: ", self.seeds, self.asked)?;
         }
         write!(
             f,
@@ -151,7 +156,12 @@ impl std::fmt::Display for Report {
         for failure in &self.failures {
             write!(f, "\n  {failure}")?;
         }
-        Ok(())
+        match &self.plant {
+            Some(plant) if self.failures.is_empty() => {
+                write!(f, "\n  the planted bug {plant} was NOT caught")
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -251,7 +261,10 @@ impl Args {
             true => out::line(serde_json::to_string(&report).map_err(|e| e.to_string())?),
             false => out::line(&report),
         }
-        Ok(report.failures.is_empty())
+        match report.interrupted && report.failures.is_empty() {
+            true => Err(interrupt::INTERRUPTED_HERE.to_owned()),
+            false => Ok(report.failures.is_empty()),
+        }
     }
 
     fn search(&self) -> Result<Report, String> {
@@ -262,11 +275,12 @@ impl Args {
         };
         let mut report = Report {
             asked: count,
+            plant: self.plant.clone(),
             ..Report::default()
         };
         let minutes = self.minutes.map(|m| Duration::from_secs(m * 60));
         let most = self.duration.or(minutes);
-        let late = || most.is_some_and(|most| started.elapsed() > most);
+        let late = || interrupt::told() || most.is_some_and(|most| started.elapsed() > most);
         // No seed is believed before the first ones were the same twice.
         let mut first = Vec::new();
         for seed in (from..from + count).take(TWICE_FIRST as usize) {
@@ -300,14 +314,16 @@ impl Args {
         }
         report.seconds = started.elapsed().as_secs_f64();
         let enough = !all_the_same || report.failures.len() >= FAILURES_MAX;
-        report.out_of_time = !enough && report.seeds < count;
+        report.interrupted = !enough && report.seeds < count && interrupt::told();
+        report.out_of_time = !enough && report.seeds < count && !report.interrupted;
         Ok(report)
     }
 
     fn show(&self, outcome: &Outcome) -> Result<(), String> {
         let trace = outcome.trace.as_deref().unwrap_or_default();
         match &self.trace {
-            Some(file) => std::fs::write(file, trace).map_err(|e| e.to_string())?,
+            Some(file) => std::fs::write(file, trace)
+                .map_err(|e| format!("--trace {}: cannot write it: {e}", file.display()))?,
             None if outcome.violation.is_some() && self.seed.is_some() => eprint!("{trace}"),
             None => {}
         }

@@ -2,7 +2,7 @@
 
 use crate::{
     judge::Invariant,
-    report::Searched,
+    report::{Searched, ended_early},
     sim::{Args, Report},
     text::Text,
 };
@@ -23,12 +23,13 @@ pub fn of(args: &Args, report: &Report) -> Searched {
              is judged; then it heals, and everyone must agree.",
             "真实的互通及其客户端在种子控制下于单线程中运行。先让一切出错并逐步检查，随后恢复，各方必须一致。",
         ),
-        left: report.out_of_time.then(|| {
-            Text::new(
-                format!("the time was over after {seeds} of {asked} seeds"),
-                format!("时间用尽：{asked} 个种子中运行了 {seeds} 个"),
-            )
-        }),
+        left: ended_early(
+            (report.interrupted, report.out_of_time),
+            &Text::new(
+                format!("{seeds} of {asked} seeds"),
+                format!("{asked} 个种子中运行了 {seeds} 个"),
+            ),
+        ),
         invariants: Invariant::ALL.into_iter().filter(looked_at).collect(),
         failures: report.failures.clone(),
         numbers: vec![

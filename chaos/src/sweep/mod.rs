@@ -85,9 +85,14 @@ impl Args {
         let clock = Clock::start();
         let program = std::env::current_exe().map_err(|e| e.to_string())?;
         let mut sweep = Sweep::new(&program, self.scratch.as_deref(), None)?;
-        match self.edge {
-            Some(edge) => sweep.edge((self.seed, self.operations), edge, self.nth)?,
-            None => self.workloads(&mut sweep)?,
+        let swept = match self.edge {
+            Some(edge) => sweep.edge((self.seed, self.operations), edge, self.nth),
+            None => self.workloads(&mut sweep),
+        };
+        // What was found until then counts.
+        sweep.report.interrupted = swept.is_err() && interrupt::told();
+        if !sweep.report.interrupted {
+            swept?;
         }
         let report = &sweep.report;
         if let Some(page) = &self.report {
@@ -98,7 +103,10 @@ impl Args {
             true => out::line(serde_json::to_string(report).map_err(|e| e.to_string())?),
             false => out::line(report),
         }
-        Ok(report.failures.is_empty())
+        match report.interrupted && report.failures.is_empty() {
+            true => Err(interrupt::INTERRUPTED_HERE.to_owned()),
+            false => Ok(report.failures.is_empty()),
+        }
     }
 
     fn workloads(&self, sweep: &mut Sweep) -> Result<(), String> {
@@ -137,6 +145,8 @@ pub struct Report {
     pub asked: usize,
     /// The time was over before all of them were.
     pub out_of_time: bool,
+    /// Somebody told it to end before.
+    pub interrupted: bool,
     pub recovery_points: usize,
     /// By what became of that which was not synced.
     pub cuts: BTreeMap<&'static str, usize>,
@@ -150,12 +160,13 @@ pub struct Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.out_of_time {
-            write!(
-                f,
-                "the time was over after {} of {}: ",
-                self.points, self.asked
-            )?;
+        let why = match (self.interrupted, self.out_of_time) {
+            (true, _) => Some("interrupted"),
+            (false, true) => Some("the time was over"),
+            (false, false) => None,
+        };
+        if let Some(why) = why {
+            write!(f, "{why} after {} of {}: ", self.points, self.asked)?;
         }
         write!(
             f,

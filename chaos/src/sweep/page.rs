@@ -2,7 +2,7 @@
 
 use crate::{
     judge::Invariant,
-    report::{More, Searched},
+    report::{More, Searched, ended_early},
     sweep::{Args, Report},
     text::Text,
 };
@@ -26,12 +26,13 @@ pub fn of(args: &Args, report: &Report) -> Searched {
             "进程在真实存储上工作。在每次写入和每次落盘处断电，未落盘的内容丢失、部分保留或残缺。逐一打开这些目录并检查；\
              恢复过程也同样切断。",
         ),
-        left: report.out_of_time.then(|| {
-            Text::new(
-                format!("the time was over after {points} of {asked} crash points"),
-                format!("时间用尽：{asked} 个崩溃点中检查了 {points} 个"),
-            )
-        }),
+        left: ended_early(
+            (report.interrupted, report.out_of_time),
+            &Text::new(
+                format!("{points} of {asked} crash points"),
+                format!("{asked} 个崩溃点中检查了 {points} 个"),
+            ),
+        ),
         invariants: INVARIANTS.to_vec(),
         failures: report.failures.clone(),
         numbers: numbers(report),
