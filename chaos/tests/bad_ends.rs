@@ -342,6 +342,10 @@ fn a_history_that_was_cut_short_says_nothing() {
         made.lines.truncate(kept);
         let verdict = made.judged();
         let reasons = &verdict.reasons;
-        assert_eq!(verdict.outcome, Outcome::Invalid, "{kept} of {whole}: {reasons:?}");
+        assert_eq!(
+            verdict.outcome,
+            Outcome::Invalid,
+            "{kept} of {whole}: {reasons:?}"
+        );
     }
 }

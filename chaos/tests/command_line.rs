@@ -335,12 +335,23 @@ fn a_page_that_cannot_be_written_is_refused_before_anything_is_done() {
         let output = chaos.run(&[command, &["--report", "missing/page.html"]].concat());
         assert_eq!(exit_code(output.status), Some(2), "{output:?}");
         let told = String::from_utf8_lossy(&output.stderr);
-        assert!(told.contains("--report missing/page.html: cannot write it"), "{told}");
+        assert!(
+            told.contains("--report missing/page.html: cannot write it"),
+            "{told}"
+        );
     }
     let output = chaos.run(&["sim", "--seeds", "1", "--report", "page.html", "--no-keep"]);
     assert_eq!(exit_code(output.status), Some(0), "{output:?}");
     // What one sees first is that nothing was caught.
-    let planted = ["sim", "--seeds", "1", "--plant", "ack-before-sync", "--report", "page.html"];
+    let planted = [
+        "sim",
+        "--seeds",
+        "1",
+        "--plant",
+        "ack-before-sync",
+        "--report",
+        "page.html",
+    ];
     let output = chaos.run(&planted);
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(told.contains("ack-before-sync was NOT caught"), "{told}");

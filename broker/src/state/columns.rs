@@ -15,7 +15,7 @@
 //! | expires at | u8: 1 if less revision, 0 if as it is, where one never expires; numbers |
 //! | offset | numbers |
 //! | provenance id | choice of 16 bytes |
-//! | evidence | texts |
+//! | evidence | texts, or numbered |
 //! | value | texts |
 //!
 //! - *numbers*: the lowest u64; bytes of each n u8; what each is above the lowest, in n bytes. Differences wrap, and
@@ -23,28 +23,31 @@
 //! - *choice*: how many different ones u8, these; then which, u8 each, if there are two or more. 0: too many, each itself
 //! - *texts*: u8. 0: how many different ones u8, of each its length u16 and bytes; then which, u8 each, if there are two or
 //!   more. 1: bytes that all begin with, bytes that all end with, each length u16 and bytes; lengths of what is between,
-//!   numbers; what is between
+//!   numbers; what is between.
+//! - *numbered*: 2; head, tail, length u16 and bytes each; digits u8; numbers. Each is the head, so many decimal digits of its
+//!   number, and the tail
 //!
 //! Eight bytes of zero end it, so that each number can be read as eight bytes.
 
 use crate::state::{
+    evidence::Evidence,
     keys::REGISTER_BYTES,
     row::{ProvenanceId, Row},
+    texts::{Texts, put_texts},
 };
 use hutong_proto::{Micros, Offset, Revision};
 
 pub type Key = [u8; REGISTER_BYTES];
 
-/// Raised when the layout changes.
-const FORMAT: u8 = 1;
-const ROWS_MAX: usize = 256;
+/// Raised when the layout changes. Pages of 1 have nothing numbered, and are read.
+const FORMAT: u8 = 2;
+pub const ROWS_MAX: usize = 256;
 /// Of evidence and values: then a page is full too.
 const TEXT_BYTES_MAX: usize = 64 << 10;
 const ENTITY_BYTES: usize = 16;
 const PADDING: usize = 8;
 /// So many different values are looked up fast.
 const SLOTS: usize = 512;
-const TEXT_CHOICES_MAX: usize = 16;
 
 /// Where a row is: in one of several pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,38 +65,10 @@ pub struct Columns {
     expires_at: Vec<u64>,
     offset: Vec<u64>,
     provenance: Vec<[u8; 16]>,
-    evidence: Texts,
+    evidence: Evidence,
     value: Texts,
     /// Of one column, while it is written.
     differences: Vec<u64>,
-}
-
-/// One after the other.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Texts {
-    bytes: Vec<u8>,
-    ends: Vec<u32>,
-}
-
-impl Texts {
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
-    }
-
-    fn push(&mut self, text: &[u8]) {
-        self.bytes.extend_from_slice(text);
-        self.ends.push(self.bytes.len() as u32);
-    }
-
-    fn get(&self, i: usize) -> &[u8] {
-        let start = if i == 0 { 0 } else { self.ends[i - 1] };
-        &self.bytes[start as usize..self.ends[i] as usize]
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
-        (0..self.ends.len()).map(|i| self.get(i))
-    }
 }
 
 impl Columns {
@@ -118,8 +93,7 @@ impl Columns {
 
     /// Whether it makes a page.
     pub fn is_full(&self) -> bool {
-        self.len() >= ROWS_MAX
-            || self.evidence.bytes.len() + self.value.bytes.len() > TEXT_BYTES_MAX
+        self.len() >= ROWS_MAX || self.evidence.total() + self.value.total() > TEXT_BYTES_MAX
     }
 
     pub fn keys(&self) -> &[Key] {
@@ -131,14 +105,15 @@ impl Columns {
     }
 
     /// `None` if its evidence is no UTF-8.
-    pub fn row(&self, i: usize) -> Option<Row<'_>> {
+    pub fn row(&mut self, i: usize) -> Option<Row<'_>> {
+        let evidence = self.evidence.spelled_out().get(i);
         Some(Row {
             revision: Revision(self.revision[i]),
             committed_at: Micros(self.committed_at[i]),
             expires_at: Micros(self.expires_at[i]),
             offset: Offset(self.offset[i]),
             provenance: ProvenanceId(self.provenance[i]),
-            evidence: std::str::from_utf8(self.evidence.get(i)).ok()?,
+            evidence: std::str::from_utf8(evidence).ok()?,
             value: self.value.get(i),
         })
     }
@@ -161,7 +136,7 @@ impl Columns {
         self.expires_at.push(other.expires_at[i]);
         self.offset.push(other.offset[i]);
         self.provenance.push(other.provenance[i]);
-        self.evidence.push(other.evidence.get(i));
+        self.evidence.push_from(&other.evidence, i);
         self.value.push(other.value.get(i));
     }
 
@@ -171,9 +146,9 @@ impl Columns {
         let rows = &rows[..rows.len().min(ROWS_MAX - self.len().min(ROWS_MAX))];
         let bytes = |row: &Place| {
             let (page, i) = (page(row.page), row.row as usize);
-            page.evidence.get(i).len() + page.value.get(i).len()
+            page.evidence.len(i) + page.value.len(i)
         };
-        let texts = self.evidence.bytes.len() + self.value.bytes.len();
+        let texts = self.evidence.total() + self.value.total();
         // Long ones are rare; then no page is fuller than if each had come by itself.
         let rows = match texts + rows.iter().map(bytes).sum::<usize>() > TEXT_BYTES_MAX {
             true => &rows[..1],
@@ -189,7 +164,8 @@ impl Columns {
         offset.extend(each().map(|(page, i)| page.offset[i]));
         let provenance = &mut self.provenance;
         provenance.extend(each().map(|(page, i)| page.provenance[i]));
-        each().for_each(|(page, i)| self.evidence.push(page.evidence.get(i)));
+        self.evidence
+            .push_all(each().map(|(page, i)| (&page.evidence, i)));
         each().for_each(|(page, i)| self.value.push(page.value.get(i)));
         rows.len()
     }
@@ -216,7 +192,7 @@ impl Columns {
         }
         put_numbers(out, &self.offset);
         put_choice(out, &self.provenance, |id: &[u8; 16]| *id);
-        put_texts(out, &self.evidence);
+        self.evidence.encode(out);
         put_texts(out, &self.value);
         out.extend_from_slice(&[0; PADDING]);
     }
@@ -234,7 +210,7 @@ impl Columns {
     pub fn decode(&mut self, page: &[u8]) -> Option<()> {
         self.clear();
         let mut page = Page(page);
-        if page.byte()? != FORMAT {
+        if !(1..=FORMAT).contains(&page.byte()?) {
             return None;
         }
         let rows = usize::from(page.short()?);
@@ -257,8 +233,9 @@ impl Columns {
         page.numbers(rows, &mut self.offset)?;
         let provenance = &mut self.provenance;
         page.choice::<16>(rows, |_, id| provenance.push(*id))?;
-        page.texts(rows, &mut self.evidence)?;
-        page.texts(rows, &mut self.value)?;
+        self.evidence.decode(&mut page, rows)?;
+        let form = page.byte()?;
+        page.texts(form, rows, &mut self.value)?;
         (page.0.len() == PADDING).then_some(())
     }
 }
@@ -270,7 +247,7 @@ fn add(to: &mut [u64], what: &[u64]) {
 }
 
 /// How many bytes both begin with.
-fn common(a: &[u8], b: &[u8]) -> usize {
+pub fn common(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
@@ -284,7 +261,7 @@ fn put_entities(out: &mut Vec<u8>, keys: &[Key]) {
     }
 }
 
-fn put_numbers(out: &mut Vec<u8>, numbers: &[u64]) {
+pub fn put_numbers(out: &mut Vec<u8>, numbers: &[u64]) {
     let signed = || numbers.iter().map(|n| *n as i64);
     let lowest = signed().min().unwrap_or(0) as u64;
     let spread = (signed().max().unwrap_or(0) as u64).wrapping_sub(lowest);
@@ -344,85 +321,21 @@ fn put_choice<T, const N: usize>(out: &mut Vec<u8>, rows: &[T], of: impl Fn(&T) 
     }
 }
 
-fn put_text(out: &mut Vec<u8>, text: &[u8]) {
-    out.extend_from_slice(&(text.len() as u16).to_le_bytes());
-    out.extend_from_slice(text);
-}
-
-fn put_texts(out: &mut Vec<u8>, texts: &Texts) {
-    if put_few_texts(out, texts) {
-        return;
-    }
-    out.push(1);
-    let first = texts.get(0);
-    let shortest = texts.iter().map(<[u8]>::len).min().unwrap_or(0);
-    let mut head = shortest;
-    let mut tail = shortest;
-    for text in texts.iter().skip(1) {
-        if first[..head] != text[..head] {
-            head = common(&first[..head], text);
-        }
-        if first[first.len() - tail..] != text[text.len() - tail..] {
-            let same = first.iter().rev().zip(text.iter().rev());
-            tail = same.take(tail).take_while(|(a, b)| a == b).count();
-        }
-    }
-    let tail = tail.min(shortest - head);
-    put_text(out, &first[..head]);
-    put_text(out, &first[first.len() - tail..]);
-    let lengths = texts.iter().map(|text| (text.len() - head - tail) as u64);
-    let mut numbers = [0; ROWS_MAX];
-    for (place, n) in numbers.iter_mut().zip(lengths) {
-        *place = n;
-    }
-    put_numbers(out, &numbers[..texts.ends.len()]);
-    for text in texts.iter() {
-        out.extend_from_slice(&text[head..text.len() - tail]);
-    }
-}
-
-/// If there are few different ones.
-fn put_few_texts(out: &mut Vec<u8>, texts: &Texts) -> bool {
-    let mut choices: [&[u8]; TEXT_CHOICES_MAX] = [&[]; TEXT_CHOICES_MAX];
-    let mut which = [0u8; ROWS_MAX];
-    let mut known = 0;
-    for (text, place) in texts.iter().zip(&mut which) {
-        let found = choices[..known].iter().position(|choice| *choice == text);
-        if found.is_none() {
-            let Some(free) = choices.get_mut(known) else {
-                return false;
-            };
-            *free = text;
-            known += 1;
-        }
-        *place = found.unwrap_or(known - 1) as u8;
-    }
-    out.push(0);
-    out.push(known as u8);
-    choices[..known]
-        .iter()
-        .for_each(|choice| put_text(out, choice));
-    if known > 1 {
-        out.extend_from_slice(&which[..texts.ends.len()]);
-    }
-    true
-}
-
 /// What is left to read.
-struct Page<'a>(&'a [u8]);
+pub struct Page<'a>(&'a [u8]);
 
 impl<'a> Page<'a> {
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+    pub fn take(&mut self, n: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(n)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    pub fn byte(&mut self) -> Option<u8> {
         self.take(1).map(|byte| byte[0])
     }
 
-    fn short(&mut self) -> Option<u16> {
+    pub fn short(&mut self) -> Option<u16> {
         self.take(2).map(|two| u16::from_le_bytes([two[0], two[1]]))
     }
 
@@ -442,7 +355,7 @@ impl<'a> Page<'a> {
         Some(())
     }
 
-    fn numbers(&mut self, rows: usize, out: &mut Vec<u64>) -> Option<()> {
+    pub fn numbers(&mut self, rows: usize, out: &mut Vec<u64>) -> Option<()> {
         let lowest = u64::from_le_bytes(self.take(8)?.try_into().ok()?);
         let width = usize::from(self.byte()?);
         if width == 0 {
@@ -486,44 +399,6 @@ impl<'a> Page<'a> {
                     put(i, choices.get(usize::from(*which))?);
                 }
             }
-        }
-        Some(())
-    }
-
-    fn text(&mut self) -> Option<&'a [u8]> {
-        let bytes = self.short()?;
-        self.take(usize::from(bytes))
-    }
-
-    fn texts(&mut self, rows: usize, out: &mut Texts) -> Option<()> {
-        match self.byte()? {
-            0 => {
-                let known = usize::from(self.byte()?);
-                let mut choices: [&[u8]; TEXT_CHOICES_MAX] = [&[]; TEXT_CHOICES_MAX];
-                for choice in choices.get_mut(..known)? {
-                    *choice = self.text()?;
-                }
-                let choices = &choices[..known];
-                if let [only] = choices {
-                    (0..rows).for_each(|_| out.push(only));
-                    return Some(());
-                }
-                for which in self.take(rows)? {
-                    out.push(choices.get(usize::from(*which))?);
-                }
-            }
-            1 => {
-                let (head, tail) = (self.text()?, self.text()?);
-                let mut lengths = Vec::with_capacity(rows);
-                self.numbers(rows, &mut lengths)?;
-                for length in lengths {
-                    let between = self.take(usize::try_from(length).ok()?)?;
-                    out.bytes.extend_from_slice(head);
-                    out.bytes.extend_from_slice(between);
-                    out.push(tail);
-                }
-            }
-            _ => return None,
         }
         Some(())
     }

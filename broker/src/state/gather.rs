@@ -228,16 +228,23 @@ impl Gather {
     }
 
     pub fn sorted_registers(&self) -> impl ExactSizeIterator<Item = (Key, &[u8])> {
-        // Nearly all keys differ in their first bytes: compared as numbers, beside the places, so that a
-        // comparison touches nothing else.
+        // Most keys differ in their first bytes: compared as numbers, above the places, so that a comparison touches
+        // nothing else.
         let first = |key: &Key| u64::from_be_bytes(key[..8].try_into().expect("8 of 20 bytes"));
-        let mut places: Vec<(u64, Place)> = Vec::with_capacity(self.registers.len());
-        places.extend((self.rows.places()).map(|place| (first(self.rows.key(place)), place)));
-        places.sort_unstable_by(|(a, at), (b, bt)| {
-            a.cmp(b)
-                .then_with(|| self.rows.key(*at).cmp(self.rows.key(*bt)))
-        });
-        (places.into_iter()).map(|(_, place)| (*self.rows.key(place), self.rows.row(place)))
+        let number = |place| u128::from(first(self.rows.key(place))) << 64 | u128::from(place);
+        let place = |number: &u128| *number as Place;
+        let mut places: Vec<u128> = Vec::with_capacity(self.registers.len());
+        places.extend(self.rows.places().map(number));
+        places.sort_unstable();
+        for alike in places.chunk_by_mut(|a, b| a >> 64 == b >> 64) {
+            if alike.len() > 1 {
+                alike.sort_unstable_by_key(|number| self.rows.key(place(number)));
+            }
+        }
+        (places.into_iter()).map(move |number| {
+            let place = place(&number);
+            (*self.rows.key(place), self.rows.row(place))
+        })
     }
 
     pub fn registers(&self) -> usize {

@@ -20,7 +20,7 @@ use std::{
 };
 
 /// Runs that wait for the segment that has waited longest, at most.
-const RUNS_MERGED_MAX: usize = 80;
+const RUNS_MERGED_MAX: usize = 92;
 /// Fewer are enough if they have so many times the bytes of the segments.
 const SHARE: u64 = 4;
 
@@ -55,9 +55,14 @@ pub(super) fn due(list: &List, least: usize) -> Option<u128> {
     let (runs, run_bytes) = (list.runs.len() as u64, list.run_bytes().max(1));
     let enough = (SHARE * list.segment_bytes() * runs).div_ceil(run_bytes);
     let enough = (enough as usize).min(RUNS_MERGED_MAX).max(least);
-    // Half of it in the mean, once turns are spread evenly.
-    let all: usize = list.segments.iter().map(waiting).sum();
-    let spread = 2 * all >= enough.saturating_mul(list.segments.len() + 1);
+    // In the mean over all keys it is about half of that, once turns are spread evenly.
+    let lows = list.segments.iter().map(|segment| segment.low as f64);
+    let ends = lows.clone().skip(1).chain([u128::MAX as f64]);
+    let parts = list.segments.iter().zip(lows.zip(ends));
+    let mean: f64 =
+        (parts.map(|(segment, (low, end))| waiting(segment) as f64 * (end - low))).sum();
+    let turns = list.segments.len() as f64;
+    let spread = mean / u128::MAX as f64 >= enough as f64 * (turns + 1.0) / (2.0 * turns);
     (waiting(next) >= enough || spread).then_some(next.low)
 }
 

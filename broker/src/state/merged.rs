@@ -6,7 +6,7 @@
 
 use crate::state::{
     StateError,
-    columns::{Columns, Place},
+    columns::{Columns, Key, Place},
     table::{Cursor, order},
 };
 use std::ops::Range;
@@ -19,7 +19,8 @@ pub struct Merged {
     rows: Vec<Place>,
     /// Which of them is current.
     at: usize,
-    /// While they are put in order: the first eight bytes of each key, then its source and row, four bytes each.
+    /// While they are put in order, those that are not of the oldest source: the first eight bytes of each key, then its
+    /// source and row, four bytes each.
     keys: Vec<u128>,
 }
 
@@ -59,13 +60,16 @@ impl Merged {
             return Ok(false);
         };
         let keys = &mut self.keys;
-        for (source, cursor) in self.sources.iter_mut().enumerate() {
-            cursor.pass(known, |(first, _), row| {
-                let place = (source as u128) << 32 | row as u128;
-                keys.push(first >> 64 << 64 | place);
-            });
+        let (oldest, newer) = self.sources.split_last_mut().expect("there is one");
+        for (source, cursor) in newer.iter_mut().enumerate() {
+            let rows = cursor.pass(known);
+            for (key, row) in cursor.page().keys()[rows.clone()].iter().zip(rows) {
+                let place = u128::from(source as u32) << 32 | row as u128;
+                keys.push(u128::from(begins(key)) << 64 | place);
+            }
         }
-        self.put_in_order();
+        let oldest = oldest.pass(known);
+        self.put_in_order(oldest);
         Ok(!self.rows.is_empty())
     }
 
@@ -78,31 +82,52 @@ impl Merged {
         self.sources[page as usize].page()
     }
 
-    fn put_in_order(&mut self) {
+    /// The oldest source has most of the rows, and they are in order.
+    fn put_in_order(&mut self, oldest: Range<usize>) {
         self.keys.sort_unstable();
-        let mut alike = 0..0;
-        while alike.end < self.keys.len() {
-            let first = self.keys[alike.end] >> 64;
-            let rest = &self.keys[alike.end..];
-            let count = rest.iter().take_while(|key| **key >> 64 == first).count();
-            alike = alike.end..alike.end + count;
-            match count {
-                1 => self.rows.push(place(self.keys[alike.start])),
-                _ => self.put_alike(alike.clone()),
+        let source = self.sources.len() - 1;
+        let of_oldest = |row: usize| Place {
+            page: source as u32,
+            row: row as u32,
+        };
+        let mut next = oldest.start;
+        let mut at = 0;
+        while let Some(key) = self.keys.get(at) {
+            let first = (*key >> 64) as u64;
+            let page = self.sources[source].page().keys();
+            let below = page[next..oldest.end].iter();
+            let below = next + below.take_while(|key| begins(key) < first).count();
+            self.rows.extend((next..below).map(of_oldest));
+            let same = page[below..oldest.end].iter();
+            next = below + same.take_while(|key| begins(key) == first).count();
+            let rest = self.keys[at..].iter();
+            let count = rest.take_while(|key| (**key >> 64) as u64 == first).count();
+            match count == 1 && next == below {
+                true => self.rows.push(place(self.keys[at])),
+                false => {
+                    let newer = self.keys[at..at + count].iter().map(|key| place(*key));
+                    let alike = newer.chain((below..next).map(of_oldest)).collect();
+                    self.put_alike(alike);
+                }
             }
+            at += count;
         }
+        self.rows.extend((next..oldest.end).map(of_oldest));
     }
 
     /// Those whose keys begin with the same bytes.
-    fn put_alike(&mut self, alike: Range<usize>) {
-        let key = |row: Place| order(&self.page(row.page).keys()[row.row as usize]);
-        let rows = self.keys[alike].iter().map(|key| place(*key));
-        let mut rows: Vec<_> = rows.map(|row| (key(row), row)).collect();
-        rows.sort_unstable_by_key(|(key, row)| (*key, row.page));
+    fn put_alike(&mut self, mut alike: Vec<Place>) {
+        let key = |row: &Place| order(&self.page(row.page).keys()[row.row as usize]);
+        alike.sort_unstable_by_key(|row| (key(row), row.page));
         // Of each register the newest.
-        rows.dedup_by_key(|(key, _)| *key);
-        self.rows.extend(rows.into_iter().map(|(_, row)| row));
+        alike.dedup_by_key(|row| key(row));
+        self.rows.extend(alike);
     }
+}
+
+/// The first eight bytes, as a number with the same order.
+fn begins(key: &Key) -> u64 {
+    u64::from_be_bytes(key[..8].try_into().expect("8 of 20 bytes"))
 }
 
 fn place(key: u128) -> Place {

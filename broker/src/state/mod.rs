@@ -10,6 +10,7 @@
 mod applied;
 mod columns;
 mod earlier;
+mod evidence;
 mod filter;
 mod gather;
 mod gauges;
@@ -26,6 +27,7 @@ mod table;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod texts;
 
 use crate::{overload::BulkGate, rocks};
 use gather::Gather;

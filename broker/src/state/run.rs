@@ -38,7 +38,7 @@ const BLOCK_BYTES: usize = 4 << 10;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 const OTHERS_MERGED: i32 = 8;
 /// Runs that wait to be merged, at most: then the next one waits, and with it apply and bulk.
-pub(super) const RUNS_MAX: usize = 104;
+pub(super) const RUNS_MAX: usize = 116;
 /// How often it is looked whether RocksDB has failed; it does not tell.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 

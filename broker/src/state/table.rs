@@ -18,7 +18,7 @@ use hutong_proto::EntityId;
 use std::{
     fs::{self, File},
     io::{self, Write},
-    ops::RangeInclusive,
+    ops::{Range, RangeInclusive},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
@@ -181,7 +181,7 @@ impl Table {
     }
 
     /// The pages that may have these entities.
-    fn pages(&self, firsts: &RangeInclusive<u128>) -> std::ops::Range<usize> {
+    fn pages(&self, firsts: &RangeInclusive<u128>) -> Range<usize> {
         // Others of the entity that is first in a page may stand at the end of the one before.
         let from = self.firsts.partition_point(|f| f < firsts.start());
         let below = self.firsts.partition_point(|f| f <= firsts.end());
@@ -224,13 +224,12 @@ impl Table {
             self.decode(page, &bytes, &mut columns)?;
             let keys = columns.keys();
             let from = keys.partition_point(|key| key[..16] < entity.0[..]);
-            for (i, key) in keys.iter().enumerate().skip(from) {
-                if key[..16] != entity.0 {
-                    break;
-                }
+            let of_entity = keys[from..].iter().take_while(|key| key[..16] == entity.0);
+            for i in from..from + of_entity.count() {
+                let key = columns.keys()[i];
                 let row = columns.row(i);
                 found(
-                    key,
+                    &key,
                     row.ok_or_else(|| self.damaged(page, "a row does not decode"))?,
                 );
             }
@@ -389,7 +388,7 @@ pub struct Cursor {
     table: Option<Arc<Table>>,
     firsts: RangeInclusive<u128>,
     /// Of the table, those that are not read yet.
-    pages: std::ops::Range<usize>,
+    pages: Range<usize>,
     /// Bytes of the file from here on.
     window: Vec<u8>,
     window_start: u64,
@@ -436,16 +435,12 @@ impl Cursor {
         last.map_or((*self.firsts.end(), u32::MAX), order)
     }
 
-    /// Passes the rows of the page that are not above this, which is known; tells of each its key and where it is.
-    pub fn pass(&mut self, highest: Order, mut row: impl FnMut(Order, usize)) {
-        while let Some(key) = self.columns.keys().get(self.at) {
-            let key = order(key);
-            if key > highest {
-                return;
-            }
-            row(key, self.at);
-            self.at += 1;
-        }
+    /// Passes the rows of the page that are not above this, which is known; says which they are.
+    pub fn pass(&mut self, highest: Order) -> Range<usize> {
+        let from = self.at;
+        let rest = self.columns.keys()[from..].iter();
+        self.at += rest.take_while(|key| order(key) <= highest).count();
+        from..self.at
     }
 
     /// If the page is read to its end, the next one takes its place.

@@ -70,7 +70,10 @@ pub fn can_be_written(page: Option<&Path>) -> Result<(), ChaosError> {
         return Ok(());
     };
     let new = !page.exists();
-    let opened = std::fs::File::options().append(true).create(true).open(page);
+    let opened = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(page);
     opened.map_err(|why| {
         let page = page.display();
         ChaosError::Usage(format!("--report {page}: cannot write it: {why}"))
