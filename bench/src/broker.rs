@@ -56,7 +56,7 @@ pub struct Usage {
 pub struct StateWork {
     /// Runs that went down.
     pub flushes: u64,
-    /// Passes in which they were merged.
+    /// Merges of them, each into one part of the keys.
     pub merges: u64,
 }
 

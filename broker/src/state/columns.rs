@@ -148,12 +148,14 @@ impl Columns {
             let (page, i) = (page(row.page), row.row as usize);
             page.evidence.len(i) + page.value.len(i)
         };
-        let texts = self.evidence.total() + self.value.total();
-        // Long ones are rare; then no page is fuller than if each had come by itself.
-        let rows = match texts + rows.iter().map(bytes).sum::<usize>() > TEXT_BYTES_MAX {
-            true => &rows[..1],
-            false => rows,
-        };
+        let mut texts = self.evidence.total() + self.value.total();
+        // No page is fuller than if each had come by itself.
+        let fits = rows.iter().take_while(|row| {
+            let room = texts <= TEXT_BYTES_MAX;
+            texts += bytes(row);
+            room
+        });
+        let rows = &rows[..fits.count()];
         let each = || rows.iter().map(|row| (page(row.page), row.row as usize));
         self.keys.extend(each().map(|(page, i)| page.keys[i]));
         let (revision, committed) = (&mut self.revision, &mut self.committed_at);

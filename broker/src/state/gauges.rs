@@ -57,7 +57,7 @@ impl State {
         gauges.level_files[0] = list.runs.len() as u64;
         gauges.level_files[LEVELS - 1] = list.segments.len() as u64;
         gauges.running_compactions += u64::from(tables.merging.is_locked());
-        gauges.pending_compaction_bytes += list.run_bytes();
+        gauges.pending_compaction_bytes += list.waiting_mean().1 as u64;
         gauges.disk_bytes = tables.disk_bytes();
         gauges.table_readers_bytes += list.memory_bytes() as u64;
         gauges

@@ -27,20 +27,22 @@ const SHARE: u64 = 4;
 /// Merges when enough waits, until it is told to stop.
 pub fn merge_loop(shared: &Shared, tables: &Tables) {
     loop {
-        let due = {
+        let low = {
             let mut signal = shared.signal.lock();
             loop {
                 if signal.ends() {
                     return;
                 }
-                match due(&tables.list(), shared.options.runs_merged) {
-                    Some(due) => break due,
+                // Not held while it waits: tables that are replaced meanwhile would stay.
+                let due = due(&tables.list(), shared.options.runs_merged);
+                match due {
+                    Some(low) => break low,
                     None => shared.changed.wait(&mut signal),
                 }
             }
         };
         let merging = tables.merging.lock();
-        let merged = merge(shared, tables, due);
+        let merged = merge(shared, tables, low);
         drop(merging);
         if let Err(error) = merged {
             return shared.fail(&error);
@@ -50,20 +52,14 @@ pub fn merge_loop(shared: &Shared, tables: &Tables) {
 
 /// Where the segment begins that has waited longest, if enough waits.
 pub(super) fn due(list: &List, least: usize) -> Option<u128> {
-    let waiting = |segment: &Segment| list.waiting(segment.through).len();
     let next = list.segments.iter().min_by_key(|segment| segment.through)?;
     let (runs, run_bytes) = (list.runs.len() as u64, list.run_bytes().max(1));
     let enough = (SHARE * list.segment_bytes() * runs).div_ceil(run_bytes);
     let enough = (enough as usize).min(RUNS_MERGED_MAX).max(least);
-    // In the mean over all keys it is about half of that, once turns are spread evenly.
-    let lows = list.segments.iter().map(|segment| segment.low as f64);
-    let ends = lows.clone().skip(1).chain([u128::MAX as f64]);
-    let parts = list.segments.iter().zip(lows.zip(ends));
-    let mean: f64 =
-        (parts.map(|(segment, (low, end))| waiting(segment) as f64 * (end - low))).sum();
+    // In the mean it is about half of that once turns are spread evenly. By bytes, since keys may be anywhere.
     let turns = list.segments.len() as f64;
-    let spread = mean / u128::MAX as f64 >= enough as f64 * (turns + 1.0) / (2.0 * turns);
-    (waiting(next) >= enough || spread).then_some(next.low)
+    let spread = list.waiting_mean().0 >= enough as f64 * (turns + 1.0) / (2.0 * turns);
+    (list.waiting(next.through).len() >= enough || spread).then_some(next.low)
 }
 
 /// Merges into all segments, whatever waits, unless it is told to stop before.
@@ -107,10 +103,14 @@ struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    /// Writes the segment that begins at `low` anew, with small ones behind it; `None` if it was told to stop.
+    /// Writes the segment that begins at `low` anew, with small ones behind it; `None` if there is none or it was told to
+    /// stop.
     fn new(shared: &Shared, tables: &'a Tables, low: u128) -> Result<Option<Step<'a>>, StateError> {
         let list = tables.list();
-        let begin = list.segments.partition_point(|s| s.low < low);
+        let Ok(begin) = list.segments.binary_search_by_key(&low, |s| s.low) else {
+            // Another merge has joined it with the one before.
+            return Ok(None);
+        };
         let mut end = begin + 1;
         let mut bytes = list.segments[begin].bytes();
         while let Some(next) = list.segments.get(end)

@@ -70,7 +70,12 @@ impl Merged {
         }
         let oldest = oldest.pass(known);
         self.put_in_order(oldest);
-        Ok(!self.rows.is_empty())
+        // Whoever is not at its end has told nothing: it is not in order, and the rest must not be taken for nothing.
+        let stuck = self.sources.iter().find(|source| !source.has_ended());
+        match (self.rows.is_empty(), stuck) {
+            (true, Some(source)) => Err(source.not_in_order()),
+            (empty, _) => Ok(!empty),
+        }
     }
 
     /// All rows that are known now.
@@ -102,9 +107,12 @@ impl Merged {
             next = below + same.take_while(|key| begins(key) == first).count();
             let rest = self.keys[at..].iter();
             let count = rest.take_while(|key| (**key >> 64) as u64 == first).count();
-            match count == 1 && next == below {
-                true => self.rows.push(place(self.keys[at])),
-                false => {
+            let newer = place(self.keys[at]);
+            let key = |row: Place| &self.page(row.page).keys()[row.row as usize];
+            match (count, next - below) {
+                (1, 0) => self.rows.push(newer),
+                (1, 1) if key(newer) == key(of_oldest(below)) => self.rows.push(newer),
+                _ => {
                     let newer = self.keys[at..at + count].iter().map(|key| place(*key));
                     let alike = newer.chain((below..next).map(of_oldest)).collect();
                     self.put_alike(alike);

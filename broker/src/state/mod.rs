@@ -65,7 +65,8 @@ pub struct StateOptions {
     /// Gathered values beyond this go down.
     pub gather_bytes_max: usize,
     pub block_cache_bytes: usize,
-    /// So many runs wait on disk, at least, before they are merged.
+    /// So many runs wait on disk for a segment, at least, before they are merged into it; half of that once segments take
+    /// turns.
     pub runs_merged: usize,
     /// A segment of more becomes two.
     pub segment_bytes: u64,
@@ -157,7 +158,7 @@ struct Memory {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StateStats {
     pub flushes: u64,
-    /// Passes over all segments.
+    /// Of runs into one segment.
     pub merges: u64,
     pub rows_ingested: u64,
     pub flush_seconds: f64,
@@ -179,7 +180,7 @@ struct Shared {
     /// snapshot then sees each run exactly once.
     ingest: Mutex<()>,
     signal: Mutex<Signal>,
-    /// Told after each run that went down, with `signal`.
+    /// Told after each run that went down and each merge, with `signal`.
     changed: Condvar,
     /// Wakes the flush thread; one token is enough.
     wake: crossbeam_channel::Sender<()>,

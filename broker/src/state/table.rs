@@ -443,6 +443,23 @@ impl Cursor {
         from..self.at
     }
 
+    /// Nothing is left, or only keys above its bounds.
+    pub fn has_ended(&self) -> bool {
+        let above = |key: &Key| first(key) > *self.firsts.end();
+        let left = self.columns.keys().get(self.at);
+        let more = !self.pages.is_empty() || self.tables.len() > 0;
+        left.map_or(!more, above)
+    }
+
+    /// What is wrong with a table whose keys are not.
+    pub fn not_in_order(&self) -> StateError {
+        let path = self.table.as_ref().map(|table| &*table.path);
+        damaged(
+            path.unwrap_or(Path::new("a table")),
+            "its keys are not in order",
+        )
+    }
+
     /// If the page is read to its end, the next one takes its place.
     pub fn read_on(&mut self) -> Result<(), StateError> {
         match self.at < self.columns.len() {

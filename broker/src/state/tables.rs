@@ -111,6 +111,22 @@ impl List {
         &self.runs[merged..]
     }
 
+    /// What waits, in the mean over all that is in segments: how many runs, and their bytes.
+    pub fn waiting_mean(&self) -> (f64, f64) {
+        // One without rows counts a little, too.
+        let weight = |segment: &Segment| 1.0 + segment.bytes() as f64;
+        let all: f64 = self.segments.iter().map(weight).sum();
+        let mut mean = (0.0, 0.0);
+        for segment in &self.segments {
+            let runs = self.waiting(segment.through);
+            let bytes: u64 = runs.iter().map(|run| run.bytes).sum();
+            let share = weight(segment) / all;
+            mean.0 += share * runs.len() as f64;
+            mean.1 += share * bytes as f64;
+        }
+        mean
+    }
+
     /// Forgets runs that are in all segments.
     pub fn drop_merged(&mut self) {
         let through = self.segments.iter().map(|s| s.through).min().unwrap_or(0);
