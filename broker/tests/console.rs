@@ -3,7 +3,11 @@
 mod support;
 
 use hutong_broker::Broker;
-use hutong_proto::{Cursor, Value, api, api::subscribe_open::Start, delta::Colour};
+use hutong_proto::{
+    Cursor, Offset, Value, api,
+    api::subscribe_open::Start,
+    delta::{Colour, TestOutcome},
+};
 use serde_json::{Value as Json, json};
 use std::time::Duration;
 use support::{
@@ -216,6 +220,8 @@ async fn who_has_not_applied_what_is_the_first_finding_and_leads_to_the_change()
         "{pairs}"
     );
 
+    let offset = bulk_is_judged_by_itself(&broker, &mut producer, &mut sichuan).await;
+
     // Healed.
     let log_id = picture["log_id"].as_str().expect("a text");
     let log_id = hutong_proto::LogId(u64::from_str_radix(log_id, 16).expect("hexadecimal"));
@@ -227,6 +233,38 @@ async fn who_has_not_applied_what_is_the_first_finding_and_leads_to_the_change()
     };
     timeout(PATIENCE, healed).await.expect("all clear");
     broker.shutdown().await;
+}
+
+/// While urgent is worth a warning. Says where a record of bulk is, which has half a minute until then.
+async fn bulk_is_judged_by_itself(
+    broker: &Broker,
+    producer: &mut Producer,
+    sichuan: &mut Consumer,
+) -> Offset {
+    let negative = Value::TestResult {
+        outcome: TestOutcome::Negative,
+        sampled_at: support::now(),
+    };
+    let bulk = batch(ANHUI, 2, &[delta(2, 1, negative)]);
+    producer.publish(bulk).await.expect("acknowledged");
+    let (offset, ..) = sichuan.deltas(1).await[0];
+    // The page is of the last look, which may be before that.
+    let seen = async {
+        loop {
+            let page = json(broker, "platform/510000").await;
+            let pairs = page["pairs"].as_array().expect("a list");
+            let pair = pairs.iter().find(|p| p["issuer"] == ANHUI);
+            if let Some(pair) = pair.filter(|p| p["lag"][1]["records"] == 1) {
+                return pair.clone();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let pair = timeout(PATIENCE, seen).await.expect("bulk is outstanding");
+    assert_ne!(pair["severity"][0], "good", "{pair}");
+    let late = pair["lag"][1]["seconds"].as_f64() >= Some(30.0);
+    assert_eq!(pair["severity"][1] == "good", !late, "{pair}");
+    offset
 }
 
 #[tokio::test]

@@ -379,7 +379,8 @@ fn matrix(platforms: &[PlatformConfig], pairs: &Pairs) -> Matrix {
 pub struct PairShape {
     pub subscription: String,
     pub issuer: u32,
-    pub severity: Severity,
+    /// By lane: what is late in one says nothing of the other.
+    pub severity: [Severity; 2],
     pub lag: [LaneShape; 2],
 }
 
@@ -387,11 +388,11 @@ pub fn pairs_of(lags: &[SubscriptionLag], receiver: Issuer) -> Vec<PairShape> {
     let mut pairs = Vec::new();
     for lag in lags.iter().filter(|l| l.subscription.key.0 == receiver) {
         for (issuer, lanes) in &lag.pairs {
-            let worst = Lane::DELIVERED.map(|lane| of_lag(lane, lanes[lane.index()].seconds));
+            let severity = Lane::DELIVERED.map(|lane| of_lag(lane, lanes[lane.index()].seconds));
             pairs.push(PairShape {
                 subscription: lag.subscription.key.1.clone(),
                 issuer: issuer.code(),
-                severity: worst[0].max(worst[1]),
+                severity,
                 lag: [0, 1].map(|i| LaneShape::of(&lanes[i])),
             });
         }

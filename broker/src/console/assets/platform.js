@@ -57,7 +57,7 @@ function subscriptions(own) {
 }
 
 function outstanding(pairs) {
-  const rows = pairs.flatMap((pair) => ["urgent", "bulk"].map((name, i) => ({ ...pair, name, one: pair.lag[i] }))).filter((row) => row.one.records);
+  const rows = pairs.flatMap((pair) => ["urgent", "bulk"].map((name, i) => ({ ...pair, name, one: pair.lag[i], severity: pair.severity[i] }))).filter((row) => row.one.records);
   rows.sort((a, b) => (a.name === b.name ? b.one.seconds - a.one.seconds : a.name === "urgent" ? -1 : 1));
   if (!rows.length) return h("p", null, t("platform.nothing"));
   // Whose it is, where there is more than one.
