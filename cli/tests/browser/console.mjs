@@ -236,6 +236,18 @@ async function refusals_and_rates(page) {
   expect(drawn.length === 4 && drawn.every(Boolean), `charts that have a line: ${JSON.stringify(drawn)}`);
 }
 
+// Find a record by its place in the log, as an address or a line of a log has it.
+async function by_place(page, place) {
+  await page.locator("nav a[data-page=find]").click();
+  await page.waitForSelector("nav a[data-page=find][aria-current]");
+  await page.locator("#sought").fill(place);
+  await page.keyboard.press("Enter");
+  await page.waitForURL((to) => to.hash === `#/record/${place}`);
+  await page.waitForSelector("main table");
+  const text = await page.locator("main").textContent();
+  expect(text.includes(entity), `what was found at ${place}: ${text}`);
+}
+
 // As a person: by mouse and by keyboard.
 async function click() {
   const [context, page] = await open(SCREENS.desktop, "en-GB");
@@ -254,6 +266,7 @@ async function click() {
     await context.close();
     return;
   }
+  let place = null;
   if (phase === "fault") {
     await first.locator("p.who a").click();
     await shown(page);
@@ -261,6 +274,7 @@ async function click() {
     await page.locator("main a[href^='#/record/']").first().click();
     await shown(page);
     result.seen.record = await page.locator("main").textContent();
+    place = page.url().split("#/record/")[1];
     await page.locator(`main a[href^='#/trace/']`).first().click();
     await shown(page);
     result.seen.trace = await page.locator("main").textContent();
@@ -278,6 +292,7 @@ async function click() {
   await page.waitForURL(new RegExp(entity));
   await page.waitForSelector("main table");
   result.seen.entity = await page.locator("main").textContent();
+  if (phase === "fault") await by_place(page, place);
   // Languages, light and dark stay after a reload.
   await page.locator("#language").click();
   expect((await page.locator("nav").textContent()).includes("总览"), "the language did not change");

@@ -17,6 +17,12 @@ function form(value) {
       location.hash = `#/entity/${text.toLowerCase()}`;
       return;
     }
+    // As in the links to records. No area has such a name.
+    const place = text.match(/^(\d{6})\/(urgent|bulk)\/(\d+)\/(\d+)$/i);
+    if (place) {
+      location.hash = `#/record/${place.slice(1).join("/").toLowerCase()}`;
+      return;
+    }
     try {
       const path = text.split("/").map(encodeURIComponent).join("/");
       const found = await live.get(`area/${path}`);
