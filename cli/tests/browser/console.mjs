@@ -236,6 +236,23 @@ async function refusals_and_rates(page) {
   expect(drawn.length === 4 && drawn.every(Boolean), `charts that have a line: ${JSON.stringify(drawn)}`);
 }
 
+// Of a pair: who receives and who issues are not the same, and each stands in a row or a column of its own.
+async function cells(page) {
+  await page.locator("nav a[data-page=matrix]").click();
+  await page.waitForSelector("table.matrix tbody td");
+  const read = ([receiver, from]) => page.evaluate(([row, column]) => {
+    const at = (all, wanted) => [...all].findIndex((e) => e.querySelector(`a[href="#/platform/${wanted}"]`));
+    const table = document.querySelector("table.matrix");
+    // Before the first column are the names of the rows.
+    const line = table.tBodies[0].rows[at(table.tBodies[0].rows, row)];
+    const { className, textContent } = line.cells[at(table.tHead.rows[0].cells, column)];
+    return { className, text: textContent };
+  }, [receiver, from]);
+  const [late, mirror] = [await read([code, issuer]), await read([issuer, code])];
+  expect(late.className === "critical" && /^■\d+[smh]/.test(late.text), `the pair that is late shows ${JSON.stringify(late)}`);
+  expect(mirror.className === "" && /^·/.test(mirror.text), `its mirror image shows ${JSON.stringify(mirror)}`);
+}
+
 // Find a record by its place in the log, as an address or a line of a log has it.
 async function by_place(page, place) {
   await page.locator("nav a[data-page=find]").click();
@@ -268,6 +285,9 @@ async function click() {
   }
   let place = null;
   if (phase === "fault") {
+    await cells(page);
+    await page.locator("nav a[data-page=overview]").click();
+    await shown(page);
     await first.locator("p.who a").click();
     await shown(page);
     expect(page.url().endsWith(`#/platform/${code}`), `the finding leads to ${page.url()}`);
