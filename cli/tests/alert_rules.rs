@@ -2,9 +2,14 @@
 
 mod watch;
 
+use hutong_proto::delta::Colour;
 use hutong_telemetry::catalogue;
-use std::{collections::BTreeSet, fs, ops::Range, path::Path};
-use watch::{prometheus::program, rules};
+use std::{collections::BTreeSet, fs, net::SocketAddr, ops::Range, path::Path};
+use watch::{
+    clients::{Sink, Source, call_with_clock},
+    prometheus::program,
+    rules,
+};
 
 const UNIT_TESTS: [&str; 2] = ["tests.yml", "tests-of-weeks.yml"];
 
@@ -307,12 +312,44 @@ fn each_alert_fires_in_a_unit_test() {
     }
 }
 
+/// Of which a page has nothing while nothing happens, or before something was looked at.
+const OF_A_BROKER: [&str; 6] = [
+    "hutong_pair_lag_records{",
+    "hutong_hop_seconds_bucket{",
+    "hutong_deltas_refused_total{",
+    "hutong_colours_applied_total{",
+    "hutong_clock_skew_seconds{",
+    "hutong_store_level_files{",
+];
+const OF_A_CONNECTOR: [&str; 1] = ["hutong_connect_dead_letters_added_total{"];
+
+async fn says(address: SocketAddr, series: &[&str]) {
+    watch::until("the page", async || {
+        let page = watch::get(address, "/metrics")?;
+        let missing = series
+            .iter()
+            .find(|s| !page.lines().any(|l| l.starts_with(**s)));
+        missing.map_or(Ok(()), |series| Err(format!("{series} is not in {page}")))
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn promtool_finds_nothing_wrong_with_what_a_broker_and_a_connector_say() {
     use std::{io::Write as _, process::Stdio};
     let dir = tempfile::tempdir().expect("a folder");
     let broker = watch::Broker::start(dir.path()).await;
     let connector = watch::Connector::start(dir.path(), &broker).await;
+    // A series is on the page when there is something to say.
+    let _sink = Sink::start(&broker, watch::SICHUAN).await;
+    let source = Source::start_as(&broker, watch::SHANGHAI).await;
+    source.publish(1, Colour::Red).await;
+    source.publish_bulk().await;
+    source.publish_wrong().await;
+    call_with_clock(&broker, watch::SICHUAN, 120).await;
+    connector.poison("2022-12-01.json");
+    says(broker.http, &OF_A_BROKER).await;
+    says(connector.http, &OF_A_CONNECTOR).await;
     for address in [broker.http, connector.http] {
         let page = watch::get(address, "/metrics").expect("a page");
         let mut check = program("promtool");
