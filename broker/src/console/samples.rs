@@ -45,10 +45,11 @@ pub struct Point {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Latency {
     pub samples: usize,
-    pub sent_ms_p50: f64,
-    pub sent_ms_p99: f64,
-    pub applied_ms_p50: f64,
-    pub applied_ms_p99: f64,
+    /// Nothing where so many have all of it that there is no time to tell: nothing new went through.
+    pub sent_ms_p50: Option<f64>,
+    pub sent_ms_p99: Option<f64>,
+    pub applied_ms_p50: Option<f64>,
+    pub applied_ms_p99: Option<f64>,
     /// Of the samples, those that were not applied when it was looked.
     pub open: usize,
 }
@@ -239,7 +240,7 @@ impl Sampler {
         for s in subscriptions.iter().filter(|s| takes(lane, s)) {
             match oldest(late, s, Subscription::effective) {
                 Some(probe) => samples.add(&probe, s, late, now),
-                None => samples.add_none(),
+                None => samples.settled += 1,
             }
         }
     }
@@ -285,6 +286,8 @@ struct Samples {
     sent_ms: Vec<f64>,
     applied_ms: Vec<f64>,
     open: usize,
+    /// Subscriptions that have all of it, when nothing new went through: they took no time, and not none of it.
+    settled: usize,
 }
 
 impl Samples {
@@ -305,33 +308,31 @@ impl Samples {
         self.open += usize::from(applied.is_none());
     }
 
-    /// One has all of it.
-    fn add_none(&mut self) {
-        self.sent_ms.push(0.0);
-        self.applied_ms.push(0.0);
-    }
-
     fn finish(mut self) -> Option<Latency> {
         if self.sent_ms.is_empty() {
             return None;
         }
         self.sent_ms.sort_by(f64::total_cmp);
         self.applied_ms.sort_by(f64::total_cmp);
+        let of = |sorted: &[f64], share| quantile(self.settled, sorted, share);
         Some(Latency {
-            samples: self.sent_ms.len(),
-            sent_ms_p50: quantile(&self.sent_ms, 0.5),
-            sent_ms_p99: quantile(&self.sent_ms, 0.99),
-            applied_ms_p50: quantile(&self.applied_ms, 0.5),
-            applied_ms_p99: quantile(&self.applied_ms, 0.99),
+            samples: self.settled + self.sent_ms.len(),
+            sent_ms_p50: of(&self.sent_ms, 0.5),
+            sent_ms_p99: of(&self.sent_ms, 0.99),
+            applied_ms_p50: of(&self.applied_ms, 0.5),
+            applied_ms_p99: of(&self.applied_ms, 0.99),
             open: self.open,
         })
     }
 }
 
-/// The smallest value that this share of them does not exceed.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let rank = (sorted.len() as f64 * share).ceil() as usize;
-    sorted[rank.clamp(1, sorted.len()) - 1]
+/// The smallest value that this share of them does not exceed. Those that are settled have none, and stand before all
+/// that have one.
+fn quantile(settled: usize, sorted: &[f64], share: f64) -> Option<f64> {
+    let all = settled + sorted.len();
+    let rank = (all as f64 * share).ceil() as usize;
+    let index = rank.clamp(1, all).checked_sub(settled + 1)?;
+    Some(sorted[index])
 }
 
 fn rates(before: &Totals, now: &Totals, seconds: f64) -> Point {
@@ -452,25 +453,30 @@ mod tests {
         }
         let latency = last.expect("records went through");
         assert!(
-            (37_000.0..=41_000.0).contains(&latency.applied_ms_p99),
+            (Some(37_000.0)..=Some(41_000.0)).contains(&latency.applied_ms_p99),
             "one has nothing of 40 s: {latency:?}"
         );
-        assert_eq!(latency.applied_ms_p50, 0.0, "two have all of it at once");
+        assert_eq!(latency.applied_ms_p50, Some(0.0), "two have it at once");
         // Nothing more is published, and it still stands.
         for _ in 0..5 {
             scene.clock.fetch_add(1_000_000, Ordering::Relaxed);
             last = scene.take(1);
         }
         let latency = last.expect("somebody is behind");
-        assert!(latency.applied_ms_p99 >= 42_000.0, "{latency:?}");
-        assert_eq!(latency.applied_ms_p50, 0.0, "two still have all of it");
+        assert!(latency.applied_ms_p99 >= Some(42_000.0), "{latency:?}");
+        assert_eq!(
+            (latency.applied_ms_p50, latency.sent_ms_p50),
+            (None, None),
+            "two have all of it, and nothing went through"
+        );
         assert_eq!((latency.samples, latency.open), (3, 1));
         // It gets all of it: what is new counts alone.
         for _ in 0..4 {
             last = scene.second(0);
         }
         let latency = last.expect("records went through");
-        assert!(latency.applied_ms_p99 < 3_000.0, "{latency:?}");
+        let p99 = latency.applied_ms_p99.expect("records went through");
+        assert!(p99 < 3_000.0, "{latency:?}");
         assert_eq!(latency.open, 0);
     }
 
@@ -494,9 +500,11 @@ mod tests {
     #[test]
     fn a_quantile_is_one_of_the_values() {
         let values: Vec<f64> = (1..=200).map(f64::from).collect();
-        assert_eq!(quantile(&values, 0.5), 100.0);
-        assert_eq!(quantile(&values, 0.99), 198.0);
-        assert_eq!(quantile(&[7.0], 0.99), 7.0);
+        assert_eq!(quantile(0, &values, 0.5), Some(100.0));
+        assert_eq!(quantile(0, &values, 0.99), Some(198.0));
+        assert_eq!(quantile(0, &[7.0], 0.99), Some(7.0));
+        assert_eq!(quantile(2, &[7.0], 0.5), None);
+        assert_eq!(quantile(2, &[7.0], 0.99), Some(7.0));
     }
 
     #[test]

@@ -74,7 +74,8 @@ function what(f, age) {
 }
 
 function figures({ rates, log, subscriptions, platforms }) {
-  const latency = (lane) => (rates.latency[lane] ? latency_of(rates.latency[lane].applied_ms_p99) : "–");
+  const p99 = (lane) => rates.latency[lane]?.applied_ms_p99 ?? null;
+  const latency = (lane) => (p99(lane) === null ? "–" : latency_of(p99(lane)));
   const figure = (label, value) => h("div", null, h("dt", null, label), h("dd", null, value));
   return h("dl", { class: "figures" },
     figure(t("figure.urgent"), number(rates.accepted[0])),

@@ -28,13 +28,18 @@ export function platform(text) {
         h("h2", null, t("platform.outstanding")),
         more ? outstanding(more.pairs) : h("p", null, t("wait")),
         h("h2", null, t("platform.publishes")),
-        h("p", null, t("platform.published", { producers: number(p.producers), last: time(p.last_record_at_us), accepted: number(p.accepted), refused: number(p.refused) })),
+        h("p", null, published(p)),
         more?.refused.length ? refusals(more.refused, false) : null,
         h("h2", null, t("platform.errors")),
         more ? faults(more.last) : h("p", null, t("wait")),
       ];
     },
   };
+}
+
+function published(p) {
+  const known = { producers: number(p.producers), accepted: number(p.accepted), refused: number(p.refused) };
+  return p.last_record_at_us ? t("platform.published", { ...known, last: time(p.last_record_at_us) }) : t("platform.published_nothing", known);
 }
 
 // The last one of each direction.
