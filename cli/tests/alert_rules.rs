@@ -319,7 +319,7 @@ const OF_A_BROKER: [&str; 6] = [
     "hutong_deltas_refused_total{",
     "hutong_colours_applied_total{",
     "hutong_clock_skew_seconds{",
-    "hutong_store_level_files{",
+    "hutong_store_stall_seconds_total{",
 ];
 const OF_A_CONNECTOR: [&str; 1] = ["hutong_connect_dead_letters_added_total{"];
 

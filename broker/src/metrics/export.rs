@@ -197,6 +197,12 @@ fn stores(stores: &[StoreGauges], name: Name, emit: Emit<'_>) {
     match name {
         Name::StoreWritesStopped => each(stores, emit, |s| u64::from(s.writes_stopped)),
         Name::StoreWriteRateLimit => each(stores, emit, |s| s.write_rate_limit_bytes_per_second),
+        Name::StoreStalled => {
+            for store in stores {
+                let labels = [label(Label::Store, store.name)];
+                emit(store.stalled.as_secs_f64(), &labels);
+            }
+        }
         Name::StoreErrors => each(stores, emit, |s| s.background_errors),
         Name::StorePendingCompaction => each(stores, emit, |s| s.pending_compaction_bytes),
         Name::StoreRunningCompactions => each(stores, emit, |s| s.running_compactions),

@@ -114,6 +114,8 @@ pub struct StoreGauges {
     pub writes_stopped: bool,
     /// It slows writes down to this; 0 when it does not.
     pub write_rate_limit_bytes_per_second: u64,
+    /// How long it has slowed down or stopped writers so far. What comes and goes between two looks is in this alone.
+    pub stalled: Duration,
     pub pending_compaction_bytes: u64,
     pub running_compactions: u64,
     pub running_flushes: u64,

@@ -194,6 +194,8 @@ metrics! {
         "1 while the database takes no writes because compaction is behind.";
     StoreWriteRateLimit "hutong_store_write_rate_limit_bytes_per_second" Gauge "By/s" [Store]
         "What the database slows writes down to; 0 when it does not.";
+    StoreStalled "hutong_store_stall_seconds_total" Counter "s" [Store]
+        "Time that writers were slowed down or stopped by the database since it was opened; of a stop, once it is over.";
     StoreErrors "hutong_store_background_errors_total" Counter "{error}" [Store]
         "Errors of flushes and compactions in the background.";
     StorePendingCompaction "hutong_store_pending_compaction_bytes" Gauge "By" [Store]
