@@ -10,6 +10,7 @@ use hutong_broker::{
 };
 use hutong_config::{ConfigErrors, Look};
 use hutong_telemetry::logs;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::{
     future::Future,
     io::{self, Write},
@@ -194,6 +195,7 @@ fn run(config: Config, file: PathBuf) -> u8 {
         eprintln!("hutong-broker: {error}");
         return CANNOT_START;
     }
+    raise_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -208,6 +210,18 @@ fn run(config: Config, file: PathBuf) -> u8 {
     // What still blocks a thread has had its deadline.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
+}
+
+/// Each table of the state is an open file, as each connection is; what a shell gives by default is soon too little.
+fn raise_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 async fn serve(config: Config, file: &Path) -> u8 {

@@ -4,6 +4,7 @@ mod support;
 
 use std::{
     net::{TcpListener, TcpStream},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 use support::{
@@ -39,6 +40,28 @@ fn it_says_its_ports_serves_the_pages_and_drains_on_a_signal() {
     let again = Broker::start(dir.path());
     again.signal();
     assert_eq!(again.wait().0, Some(0));
+}
+
+/// What a shell gives is too little for the tables of a large state.
+#[test]
+fn it_may_open_as_many_files_as_whoever_started_it_may_allow_itself() {
+    let dir = TempDir::new().expect("temp dir");
+    let config = configuration(dir.path(), &dir.path().join("data"), "127.0.0.1:0");
+    let plain = command(&config);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -S -n 200 && exec \"$@\"", "sh"]);
+    command.arg(plain.get_program()).args(plain.get_args());
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let broker = Broker::spawn(dir.path(), &mut command).expect("it starts");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", broker.id()));
+    let limits = limits.expect("its limits");
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let mut files = files.expect("a line").split_whitespace().skip(3);
+    assert_eq!(files.next(), files.next(), "{limits}");
+    broker.signal();
+    assert_eq!(broker.wait().0, Some(0));
 }
 
 /// The metric with this text, once it has this value.

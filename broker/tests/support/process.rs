@@ -86,6 +86,10 @@ impl BrokerProcess {
         self.child.wait().expect("wait");
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self) {
         self.send("-TERM");
     }
