@@ -332,8 +332,9 @@ mod tests {
             bulk_gate: Arc::clone(&gate),
             ..EmbeddedOptions::default()
         };
-        let log = EmbeddedLog::open(dir.path(), options).expect("opens");
+        // Before the writer looks: one that waits before an open gate takes what comes next, whatever the gate is by then.
         gate.shut(true);
+        let log = EmbeddedLog::open(dir.path(), options).expect("opens");
         let bulk = append(&log, Lane::Bulk);
         let first = durable(&append(&log, Lane::Urgent));
         let second = durable(&append(&log, Lane::Urgent));
