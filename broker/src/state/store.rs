@@ -49,7 +49,7 @@ pub enum Stored {
     #[cfg(plants)]
     Memory {
         rows: Rows,
-        columns: Columns,
+        columns: Box<Columns>,
         at: usize,
     },
 }
@@ -68,7 +68,7 @@ impl View {
             #[cfg(plants)]
             View::Memory(rows) => Ok(Stored::Memory {
                 rows,
-                columns: Columns::default(),
+                columns: Box::default(),
                 at: 0,
             }),
         }
