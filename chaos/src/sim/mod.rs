@@ -16,7 +16,7 @@ mod subscriber;
 mod watch;
 pub mod world;
 
-use crate::{clock::Clock, commands::duration, interrupt, out, random::Random, report};
+use crate::{clock::Clock, commands::duration, interrupt, out, random::Random, report, text::Text};
 use serde::Serialize;
 use std::{
     path::{Path, PathBuf},
@@ -133,13 +133,9 @@ impl Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let why = match (self.interrupted, self.out_of_time) {
-            (true, _) => Some("interrupted"),
-            (false, true) => Some("the time was over"),
-            (false, false) => None,
-        };
-        if let Some(why) = why {
-            write!(f, "{why} after {} of {}: ", self.seeds, self.asked)?;
+        let done = Text::same(format!("{} of {}", self.seeds, self.asked));
+        if let Some(left) = report::ended_early((self.interrupted, self.out_of_time), &done) {
+            write!(f, "{}: ", left.en)?;
         }
         write!(
             f,

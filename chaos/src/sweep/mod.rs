@@ -19,6 +19,7 @@ use crate::{
     interrupt, out,
     random::Random,
     report,
+    text::Text,
 };
 use check::{Checker, Recovered, Said};
 use disk::{Contents, Cut, Disk};
@@ -160,13 +161,9 @@ pub struct Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let why = match (self.interrupted, self.out_of_time) {
-            (true, _) => Some("interrupted"),
-            (false, true) => Some("the time was over"),
-            (false, false) => None,
-        };
-        if let Some(why) = why {
-            write!(f, "{why} after {} of {}: ", self.points, self.asked)?;
+        let done = Text::same(format!("{} of {}", self.points, self.asked));
+        if let Some(left) = report::ended_early((self.interrupted, self.out_of_time), &done) {
+            write!(f, "{}: ", left.en)?;
         }
         write!(
             f,
