@@ -60,6 +60,14 @@ pub struct StateWork {
     pub merges: u64,
 }
 
+impl StateWork {
+    /// Runs that went down since then, and merges of them.
+    pub fn since(self, before: StateWork) -> [f64; 2] {
+        let flushes = self.flushes.saturating_sub(before.flushes);
+        [flushes, self.merges.saturating_sub(before.merges)].map(|count| count as f64)
+    }
+}
+
 impl Usage {
     /// Of several processes together. What they share counts once: the kernel gives each its part.
     pub fn of_all(processes: &[u32]) -> Usage {

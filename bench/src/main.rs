@@ -229,6 +229,29 @@ fn write(file: &Path, text: &str) -> Result<(), Failure> {
     fs::write(file, text).map_err(|e| format!("{}: {e}", file.display()).into())
 }
 
+/// Measures one, and writes what it found beside `file`. An exit code if something is wrong with it.
+async fn one_of_all(file: &Path, line: &str) -> Result<Option<ExitCode>, Failure> {
+    let arguments = ["hutong-bench"].into_iter().chain(line.split(' '));
+    match parse(arguments.map(Into::into).collect())?.command {
+        Command::Scenario(scenario) => {
+            let report = repeat(&scenario).await?;
+            print!("{}", report.to_text());
+            write(&file.with_extension("json"), &report.to_json().to_string())?;
+            write(&file.with_extension("html"), &html::page(&report))?;
+            Ok((!report.whole()).then(|| verdict(&report)))
+        }
+        Command::Compare(options) => {
+            let comparison = compare::run(&options).await?;
+            print!("{}", comparison.to_text());
+            let json = comparison.to_json().to_string();
+            write(&file.with_extension("json"), &json)?;
+            write(&file.with_extension("html"), &comparison.to_html())?;
+            Ok((comparison.missing() > 0).then(|| verdict_of(&comparison)))
+        }
+        _ => unreachable!("only scenarios are named"),
+    }
+}
+
 async fn all(options: &All) -> Result<ExitCode, Failure> {
     let shown = options.out.display();
     fs::create_dir_all(&options.out).map_err(|e| format!("{shown}: {e}"))?;
@@ -242,29 +265,14 @@ async fn all(options: &All) -> Result<ExitCode, Failure> {
     }
     let mut code = ExitCode::SUCCESS;
     for (name, line) in set.iter().filter(|(name, _)| wanted(name)) {
-        let file = options.out.join(name);
-        let arguments = ["hutong-bench"].into_iter().chain(line.split(' '));
-        match parse(arguments.map(Into::into).collect())?.command {
-            Command::Scenario(scenario) => {
-                let report = repeat(&scenario).await?;
-                print!("{}", report.to_text());
-                write(&file.with_extension("json"), &report.to_json().to_string())?;
-                write(&file.with_extension("html"), &html::page(&report))?;
-                if !report.whole() {
-                    code = verdict(&report);
-                }
+        match one_of_all(&options.out.join(name), line).await {
+            Ok(None) => {}
+            Ok(Some(other)) => code = other,
+            // Hours of others would be lost with it.
+            Err(error) => {
+                eprintln!("hutong-bench: {name} could not be measured, the rest goes on: {error}");
+                code = ExitCode::from(2);
             }
-            Command::Compare(options) => {
-                let comparison = compare::run(&options).await?;
-                print!("{}", comparison.to_text());
-                let json = comparison.to_json().to_string();
-                write(&file.with_extension("json"), &json)?;
-                write(&file.with_extension("html"), &comparison.to_html())?;
-                if comparison.missing() > 0 {
-                    code = verdict_of(&comparison);
-                }
-            }
-            _ => unreachable!("only scenarios are named"),
         }
     }
     if let Some(page) = &options.into {

@@ -4,6 +4,7 @@
 //! together with all others, before any port is bound.
 
 mod day;
+mod shown;
 
 pub use day::Day;
 
@@ -532,6 +533,11 @@ fn otlp(value: &Value<'_>) -> Option<String> {
     let text = read::text(1..=256)(value)?;
     let uri: Option<http::Uri> = text.parse().ok();
     match uri {
+        // Would not be sent, and this file is shown to who may ask.
+        Some(uri) if uri.authority().is_some_and(|a| a.as_str().contains('@')) => value.fail(
+            "the address of a collector has a user or a password",
+            "leave it out: nobody is asked who he is in trial mode",
+        ),
         Some(uri) if uri.scheme_str() == Some("http") && uri.port().is_some() => Some(text),
         _ => value.fail_expected(
             "the address of a collector",

@@ -4,7 +4,7 @@ use crate::{
     clock::Clock,
     fanout::registry::{Subscription, Subscriptions},
     log::Log,
-    metrics::LagSample,
+    metrics::{LagSample, pairs::lower},
 };
 use hutong_proto::{Issuer, Lane, Micros, Offset, Partition, Shard, api};
 use std::{collections::BTreeMap, sync::Arc};
@@ -24,15 +24,9 @@ impl Lag {
     fn add(&mut self, other: Lag) {
         self.records += other.records;
         self.seconds = self.seconds.max(other.seconds);
-        self.oldest_at = match (self.oldest_at, other.oldest_at) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        self.oldest_at = lower(self.oldest_at, other.oldest_at);
         // Times rise with offsets, so the lowest offset is the oldest record.
-        self.oldest = match (self.oldest, other.oldest) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        self.oldest = lower(self.oldest, other.oldest);
     }
 
     pub fn to_api(self) -> api::LaneLag {
@@ -72,6 +66,7 @@ impl SubscriptionLag {
             records: lag.records,
             seconds: lag.seconds,
             oldest_at: lag.oldest_at,
+            oldest: lag.oldest.map(|(offset, _)| offset),
         }
     }
 }

@@ -264,6 +264,9 @@ fn an_option_that_a_command_cannot_have_is_refused_with_the_reason() {
         ),
         (&["sim", "--rate", "5"], "each seed draws a load of its own"),
         (&["sweep", "--rate", "5"], "a number of operations"),
+        (&["sim", "--duration", "0s"], "more than no time"),
+        (&["sweep", "--duration", "0s"], "more than no time"),
+        (&["sim", "--minutes", "0"], "1.."),
         (
             &["sim", "--seed", "5", "--duration", "9s"],
             "cannot be used with",
@@ -293,6 +296,20 @@ fn an_option_that_a_command_cannot_have_is_refused_with_the_reason() {
         let shown = String::from_utf8_lossy(&output.stderr);
         assert!(shown.contains(why), "{args:?}: {shown}");
     }
+}
+
+#[test]
+fn a_drill_that_cannot_be_played_is_an_object_too() {
+    let chaos = Chaos::new();
+    let mut command = chaos.command(&["run", "risk-levels", "--json"]);
+    let output = command.env("HUTONG_TEST_DATA", chaos.dir()).output();
+    let output = output.expect("it runs");
+    assert_eq!(exit_code(output.status), Some(3), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(json["drill"], "risk-levels", "{json:#}");
+    assert_eq!(json["outcome"], "INVALID", "{json:#}");
+    let why = json["why_not"].as_str().expect("a reason");
+    assert!(why.contains("no lists of risk areas"), "{json:#}");
 }
 
 #[test]

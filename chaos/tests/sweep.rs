@@ -13,7 +13,7 @@ fn program() -> &'static Path {
 #[test]
 fn after_a_crash_anywhere_what_was_acknowledged_is_there() {
     let mut sweep = Sweep::new(program(), None, None).expect("starts");
-    sweep.workload(1, 200, POINTS).expect("is swept");
+    sweep.workload(2, 200, POINTS).expect("is swept");
     println!("{}", sweep.report);
     assert!(sweep.report.failures.is_empty(), "{}", sweep.report);
     assert!(sweep.report.points >= POINTS * 9 / 10, "{}", sweep.report);
@@ -24,7 +24,7 @@ fn after_a_crash_anywhere_what_was_acknowledged_is_there() {
 /// not synced is lost, there in part, or torn.
 #[test]
 fn whoever_dies_at_any_edge_of_a_commit_has_kept_every_promise_on_the_disk() {
-    const WORKLOAD: (u64, usize) = (3, 400);
+    const WORKLOAD: (u64, usize) = (4, 400);
     let mut sweep = Sweep::new(program(), None, None).expect("starts");
     for edge in Failpoint::ALL {
         for nth in [1, 2] {

@@ -2,12 +2,11 @@
 //! system takes as much as it can. Between warm-up and measured time the producers stand still until each receiver has
 //! what was acknowledged: a backlog of the warm-up would cost a system time that its figures do not show.
 
-use super::{Options, Row, Turn, issuers, sampler};
+use super::{Look, Options, Row, Turn, issuers, sampler};
 use crate::{
     Failure,
-    broker::usage_of,
     load::{self, Generator},
-    measure::{Counters, Latencies, between},
+    measure::{Counters, Latencies},
     systems::{Ack, Came, Kind, Receiver, Sender, System},
     waited::Busy,
 };
@@ -140,7 +139,7 @@ async fn measure(
 ) -> Result<Turn, Failure> {
     warm_up(shared, &mut producers, &mut receivers).await?;
     let warm = shared.acknowledged.load(Ordering::Acquire);
-    let (system_before, load_before) = (system.usage(), usage_of("self"));
+    let before = Look::at(system).await?;
     let receiving = &shared.counters.receiving;
     let (producing, received) = (shared.producing.mark(), receiving.mark());
     let tasks = (producers.len(), receivers.len());
@@ -184,8 +183,7 @@ async fn measure(
     turn.delivered = deliveries * u64::from(shared.batch);
     turn.deltas_per_s = turn.acknowledged as f64 / seconds;
     turn.deliveries_per_s = turn.delivered as f64 / seconds;
-    turn.system = between(system_before, system.usage());
-    turn.load_cpu_s = between(load_before, usage_of("self")).cpu_s;
+    turn.took(&before, &Look::at(system).await?);
     turn.series = sampler.series();
     drop(connected);
     Ok(turn)

@@ -10,9 +10,9 @@ mod shown;
 
 use crate::{
     Failure, allowed,
-    broker::Usage,
+    broker::{StateWork, Usage, usage_of},
     load,
-    measure::{Counters, Latencies, Sampler},
+    measure::{Counters, Latencies, Sampler, between},
     plot::Series,
     report,
     systems::{Kind, System},
@@ -126,12 +126,48 @@ struct Turn {
     missing: u64,
     system: Usage,
     load_cpu_s: f64,
+    /// How long processors were looked at: until all is delivered.
+    looked_s: f64,
+    /// Runs of state that went down meanwhile, and merges of them; of this broker.
+    state: Option<[f64; 2]>,
     acknowledged: u64,
     delivered: u64,
     /// Share of their time in which producers had nothing to do, and receivers, if there were some.
     waited_share: f64,
     receivers_waited_share: Option<f64>,
     series: Series,
+}
+
+/// What a system and the load had used, and when.
+struct Look {
+    at: Instant,
+    system: Usage,
+    load: Usage,
+    state: Option<StateWork>,
+}
+
+impl Look {
+    async fn at(system: &dyn System) -> Result<Look, Failure> {
+        // First what takes time.
+        let state = system.state_work().await?;
+        Ok(Look {
+            at: Instant::now(),
+            system: system.usage(),
+            load: usage_of("self"),
+            state,
+        })
+    }
+}
+
+impl Turn {
+    /// From one look to the other.
+    fn took(&mut self, before: &Look, after: &Look) {
+        self.system = between(before.system, after.system);
+        self.load_cpu_s = between(before.load, after.load).cpu_s;
+        self.looked_s = after.at.duration_since(before.at).as_secs_f64();
+        let state = after.state.zip(before.state);
+        self.state = state.map(|(after, before)| after.since(before));
+    }
 }
 
 /// Samples a system from `begin` on.

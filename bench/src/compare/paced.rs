@@ -4,12 +4,11 @@
 //! measured time. A system that does not keep up is given some time after the end; what has not come by
 //! then counts with the time since then, which is less than it will have taken.
 
-use super::{Options, Turn, issuers, sampler};
+use super::{Look, Options, Turn, issuers, sampler};
 use crate::{
     Failure,
-    broker::usage_of,
     load::{self, Generator},
-    measure::{Counters, Everywhere, Latencies, between, key_of, lock, place},
+    measure::{Counters, Everywhere, Latencies, key_of, lock, place},
     systems::{Ack, Came, Kind, Receiver, Sender, System},
     waited::Busy,
 };
@@ -120,7 +119,7 @@ pub async fn turn(options: &Options, kind: Kind) -> Result<Turn, Failure> {
         producers.spawn(shared.producing.watch(source.run(sender)));
     }
     let tasks = (producers.len(), receivers.len());
-    let mut turn = measured(&shared, &*system, tasks).await;
+    let mut turn = measured(&shared, &*system, tasks).await?;
     while let Some(produced) = producers.join_next().await {
         produced??;
     }
@@ -142,19 +141,23 @@ pub async fn turn(options: &Options, kind: Kind) -> Result<Turn, Failure> {
 }
 
 /// Waits for the end of the measured time. `tasks`: producers and receivers.
-async fn measured(shared: &Shared, system: &dyn System, tasks: (usize, usize)) -> Turn {
+async fn measured(
+    shared: &Shared,
+    system: &dyn System,
+    tasks: (usize, usize),
+) -> Result<Turn, Failure> {
     let receiving = &shared.counters.receiving;
     tokio::time::sleep_until(shared.begin.into()).await;
-    let (system_before, load_before) = (system.usage(), usage_of("self"));
+    let before = Look::at(system).await?;
     let marks = (shared.producing.mark(), receiving.mark());
     tokio::time::sleep_until(shared.end.into()).await;
-    Turn {
-        system: between(system_before, system.usage()),
-        load_cpu_s: between(load_before, usage_of("self")).cpu_s,
+    let mut turn = Turn {
         waited_share: shared.producing.waited_share(marks.0, tasks.0),
         receivers_waited_share: Some(receiving.waited_share(marks.1, tasks.1)),
         ..Turn::default()
-    }
+    };
+    turn.took(&before, &Look::at(system).await?);
+    Ok(turn)
 }
 
 /// One lane of one platform.

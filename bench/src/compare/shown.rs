@@ -23,7 +23,7 @@ fn per_million(of: u64, cpu_s: f64) -> Option<f64> {
     (of > 0).then(|| cpu_s / (of as f64 / 1e6))
 }
 
-const FIGURES: [Figure; 23] = [
+const FIGURES: [Figure; 27] = [
     Figure {
         name: "deltas_per_s",
         label: "deltas a second",
@@ -161,6 +161,30 @@ const FIGURES: [Figure; 23] = [
         label: "receivers waited",
         digits: 2,
         of: |t| t.receivers_waited_share,
+    },
+    Figure {
+        name: "system_cores",
+        label: "cores",
+        digits: 2,
+        of: |t| (t.looked_s > 0.0).then(|| t.system.cpu_s / t.looked_s),
+    },
+    Figure {
+        name: "load_cores",
+        label: "cores of the load",
+        digits: 2,
+        of: |t| (t.looked_s > 0.0).then(|| t.load_cpu_s / t.looked_s),
+    },
+    Figure {
+        name: "state_flushes",
+        label: "runs of state",
+        digits: 0,
+        of: |t| t.state.map(|[flushes, _]| flushes),
+    },
+    Figure {
+        name: "state_merges",
+        label: "merges of runs",
+        digits: 0,
+        of: |t| t.state.map(|[_, merges]| merges),
     },
 ];
 

@@ -4,7 +4,12 @@
 use super::{Spread, Won, commits::Commits};
 use crate::Failure;
 use serde_json::Value;
-use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    fs,
+    path::Path,
+};
 
 const BEGIN: &str = "<!-- figures: begin (written by `./dev bench`, not by hand) -->";
 const END: &str = "<!-- figures: end -->";
@@ -64,6 +69,8 @@ const ROWS: &[(&str, &[Row])] = &[
             LOAD_WAITED,
             BROKER_CORES,
             LOAD_CORES,
+            STATE_FLUSHES,
+            STATE_MERGES,
         ],
     ),
     (
@@ -154,6 +161,8 @@ const ROWS: &[(&str, &[Row])] = &[
             RECEIVERS_WAITED,
             BROKER_CORES,
             LOAD_CORES,
+            STATE_FLUSHES,
+            STATE_MERGES,
         ],
     ),
     (
@@ -231,7 +240,8 @@ fn table(results: &Path, commits: &Commits) -> Result<String, Failure> {
                 (LOAD_WAITED.0, "load_waited_share", 2),
                 (STATE_FLUSHES.0, "state_flushes", 0),
                 (STATE_MERGES.0, "state_merges", 0),
-                ("state on disk, MB", "state_mb", 0),
+                ("state on disk at rest, MB", "state_mb", 0),
+                ("state on disk at most, MB", "state_peak_mb", 0),
                 ("broker memory, MB", "memory_mb", 0),
             ] {
                 let label = format!("{million} M registers: {label}");
@@ -240,9 +250,13 @@ fn table(results: &Path, commits: &Commits) -> Result<String, Failure> {
             }
         }
     }
+    let mut peers: BTreeSet<String> = BTreeSet::new();
     for (_, report) in read(results, "compare")? {
         out += &compared(&report)?;
         machine = machine.or_else(|| report.get("environment").cloned());
+        let versions = report["environment"]["peers"].as_object();
+        let versions = versions.into_iter().flat_map(|versions| versions.values());
+        peers.extend(versions.filter_map(|version| version.as_str().map(str::to_owned)));
     }
     if let Some(machine) = machine {
         let text = |name: &str| machine[name].as_str().unwrap_or("?").to_owned();
@@ -254,12 +268,16 @@ fn table(results: &Path, commits: &Commits) -> Result<String, Failure> {
             machine["memory_mb"],
             text("kernel")
         )?;
+        if !peers.is_empty() {
+            let peers: Vec<String> = peers.into_iter().collect();
+            writeln!(out, "Peers: {}.", peers.join("; "))?;
+        }
     }
     Ok(out)
 }
 
 /// Label, place in the JSON of a system's row, digits.
-const COMPARED: [Row; 11] = [
+const COMPARED: [Row; 16] = [
     ("deltas a second", "deltas_per_s", 0),
     ("deliveries a second", "deliveries_per_s", 0),
     ("ack p99, ms", "ack_latency_ms.p99", 1),
@@ -278,7 +296,12 @@ const COMPARED: [Row; 11] = [
     ),
     ("load's CPU s a million", "load_cpu_s_per_million", 2),
     ("load waited", "load_waited_share", 2),
+    ("receivers waited", "load_receivers_waited_share", 2),
+    ("cores", "system_cores", 2),
+    ("cores of the load", "load_cores", 2),
     ("memory, MB", "memory_peak_mb", 0),
+    ("runs of state", "state_flushes", 0),
+    ("merges of runs", "state_merges", 0),
 ];
 
 /// A table a row of the comparison: a line a system, and by how much this broker wins.

@@ -171,16 +171,9 @@ fn took(run: &mut Run, before: &Look, after: &Look) {
     let seconds = after.at.duration_since(before.at).as_secs_f64();
     run.figure("broker_cores", run.broker.cpu_s / seconds);
     run.figure("load_cores", run.load.cpu_s / seconds);
-    let [flushes, merges] = state_work(before, after);
+    let [flushes, merges] = after.state.since(before.state);
     run.figure("state_flushes", flushes);
     run.figure("state_merges", merges);
-}
-
-/// Runs of state that went down in between, and merges of them.
-fn state_work(before: &Look, after: &Look) -> [f64; 2] {
-    let (before, after) = (before.state, after.state);
-    let flushes = after.flushes.saturating_sub(before.flushes);
-    [flushes, after.merges.saturating_sub(before.merges)].map(|count| count as f64)
 }
 
 /// That a fleet was not the limit, and that who was to stand still did.

@@ -7,11 +7,12 @@ use crate::{
     broker::BrokerProcess,
     fill::{Fill, Until},
     measure::{Run, Sampler, between},
-    scenarios::{Common, Times, look, state_work, took},
+    scenarios::{Common, Times, look, took},
 };
 use clap::Args;
 use serde::Serialize;
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -44,6 +45,8 @@ const SETTLED_MAX: Duration = Duration::from_secs(900);
 /// So many seconds with less than this share of a processor, one after the other, are rest.
 const RESTS: u32 = 2;
 const RESTING_CORES: f64 = 0.15;
+/// How often it is looked what state takes on disk.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Waits until the broker has nothing left to do.
 async fn settled(broker: &BrokerProcess) -> Result<(), Failure> {
@@ -62,6 +65,21 @@ async fn settled(broker: &BrokerProcess) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Does something, and says how much of the disk state took at most meanwhile, in MB.
+async fn with_peak<T>(
+    broker: &BrokerProcess,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<(T, f64), Failure> {
+    let (mut work, mut peak) = (pin!(work), 0.0f64);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            done = &mut work => return Ok((done?, peak)),
+            _ = look.tick() => peak = peak.max(broker.disk_mb_of("state")),
+        }
+    }
+}
+
 pub async fn run(options: &Options) -> Result<Run, Failure> {
     let issuers = options.fill.issuers();
     let retention = format!("[retention]\nbytes = \"{}\"", options.log);
@@ -69,8 +87,11 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     let (mut steps, mut figures) = (Vec::new(), Vec::new());
     let mut first_cost = None;
     for registers in &options.registers {
-        options.fill.registers(&broker, *registers).await?;
-        settled(&broker).await?;
+        let filling = async {
+            options.fill.registers(&broker, *registers).await?;
+            settled(&broker).await
+        };
+        let ((), peak_filling) = with_peak(&broker, filling).await?;
         let each = registers / options.fill.producers as u64;
         let begin = Instant::now() + options.times.warmup();
         let until = Until::Time(begin + options.times.seconds());
@@ -81,21 +102,25 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
             tokio::time::sleep_until(begin.into()).await;
             look(&broker).await
         };
-        let (filled, before) = tokio::join!(filling, before);
-        let (filled, before) = (filled?, before?);
-        let seconds = begin.elapsed().as_secs_f64();
-        settled(&broker).await?;
+        let work = async {
+            let (filled, before) = tokio::join!(filling, before);
+            let seconds = begin.elapsed().as_secs_f64();
+            settled(&broker).await?;
+            Ok((filled?, before?, seconds))
+        };
+        let ((filled, before, seconds), peak) = with_peak(&broker, work).await?;
         let after = look(&broker).await?;
         let cpu_s = between(before.broker, after.broker).cpu_s;
         let cost = cpu_s / (filled.acknowledged as f64 / 1e6);
         let first = *first_cost.get_or_insert(cost);
-        let [flushes, merges] = state_work(&before, &after);
+        let [flushes, merges] = after.state.since(before.state);
         for (name, value) in [
             ("deltas_per_s", filled.acknowledged as f64 / seconds),
             ("cpu_s_per_million", cost),
             ("cost_to_first", cost / first),
             ("load_waited_share", filled.waited_share),
             ("state_mb", broker.disk_mb_of("state")),
+            ("state_peak_mb", peak.max(peak_filling)),
             ("state_flushes", flushes),
             ("state_merges", merges),
             ("memory_mb", sampler.memory_peak_mb()),

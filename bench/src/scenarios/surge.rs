@@ -43,7 +43,7 @@ pub struct Options {
     #[arg(long, default_value_t = 3_000_000, value_parser = allowed::rate())]
     probe_rate: u64,
     /// How long the surge itself lasts.
-    #[arg(long, default_value_t = 20.0, value_parser = allowed::measured)]
+    #[arg(long, default_value_t = 60.0, value_parser = allowed::measured)]
     surge_seconds: f64,
 }
 
@@ -103,6 +103,8 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
     let surge_from = begin.elapsed();
     let (phase, driven) = fleet.drive(&load).await?;
     let after = look(&broker).await?;
+    // What comes after the last ack is in `delivered_in_s`: the broker's processors were looked at now.
+    let delivered = phase.delivered.load(Ordering::Acquire);
     let acknowledged = Instant::now();
     let tally = fleet.finish().await?;
     let delivered_in = driven.drained_in + acknowledged.elapsed();
@@ -110,7 +112,7 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         seconds: driven.seconds + driven.drained_in.as_secs_f64(),
         published: driven.published,
         acknowledged: driven.acknowledged,
-        delivered: phase.delivered.load(Ordering::Acquire),
+        delivered,
         lost: tally.lost,
         doubled: tally.doubled,
         latencies: phase.latencies(),

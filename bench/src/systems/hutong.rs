@@ -1,7 +1,7 @@
 //! This broker, through its own SDK.
 
 use crate::{
-    broker::BrokerProcess,
+    broker::{BrokerProcess, StateWork},
     measure::key_of,
     systems::{Ack, Came, Failure, Receiver, Seen, Sender, System},
 };
@@ -73,6 +73,10 @@ impl System for Hutong {
 
     fn processes(&self) -> Vec<u32> {
         vec![self.broker.id()]
+    }
+
+    fn state_work(&self) -> BoxFuture<'_, Result<Option<StateWork>, Failure>> {
+        Box::pin(async { Ok(Some(self.broker.state_work().await?)) })
     }
 }
 

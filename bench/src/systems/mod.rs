@@ -8,7 +8,10 @@ mod redis;
 mod watched;
 
 pub use crate::Failure;
-use crate::{broker::Usage, measure::key_of};
+use crate::{
+    broker::{StateWork, Usage},
+    measure::key_of,
+};
 use clap::ValueEnum;
 use futures_util::future::BoxFuture;
 use hutong_connectors::{client::EncodedBatch, testing::PostgresServer};
@@ -38,6 +41,11 @@ pub trait System: Send + Sync {
 
     fn usage(&self) -> Usage {
         Usage::of_all(&self.processes())
+    }
+
+    /// What was done with state so far, of those that say so.
+    fn state_work(&self) -> BoxFuture<'_, Result<Option<StateWork>, Failure>> {
+        Box::pin(async { Ok(None) })
     }
 
     /// Whether one change in a hundred is traced.

@@ -3,7 +3,7 @@
 
 use crate::{
     Failure,
-    broker::get,
+    broker::{StateWork, get},
     systems::{Receiver, Sender, System, hutong::Hutong},
 };
 use futures_util::future::BoxFuture;
@@ -99,6 +99,10 @@ impl System for Watched {
 
     fn processes(&self) -> Vec<u32> {
         self.broker.processes()
+    }
+
+    fn state_work(&self) -> BoxFuture<'_, Result<Option<StateWork>, Failure>> {
+        self.broker.state_work()
     }
 
     fn traces(&self) -> bool {

@@ -22,6 +22,7 @@ use crate::{
         watch::Watch,
     },
     query::Query,
+    reload::Live,
 };
 use axum::{
     Router,
@@ -50,6 +51,7 @@ pub struct Parts {
     pub access: Access,
     pub admin: Admin,
     pub query: Query,
+    pub live: Arc<Live>,
     /// Where reports of drills are, if anywhere.
     pub drills: Option<PathBuf>,
     /// Ends streams and the task that looks.
@@ -60,6 +62,7 @@ pub struct Parts {
 pub struct Console {
     access: Access,
     query: Query,
+    live: Arc<Live>,
     drills: Option<PathBuf>,
     watch: Arc<Watch>,
 }
@@ -86,6 +89,7 @@ impl Console {
         Arc::new(Console {
             access: parts.access,
             query: parts.query,
+            live: parts.live,
             drills: parts.drills,
             watch: Arc::new(Watch::new(sources, sampler, parts.stop)),
         })
@@ -104,6 +108,7 @@ impl Console {
             .route("/platform/{code}", get(platform))
             .route("/refused", get(refused))
             .route("/errors", get(errors))
+            .route("/config", get(config))
             .route("/entity/{entity}", get(find::entity))
             .route("/area/{*path}", get(find::area))
             .route(
@@ -310,6 +315,13 @@ async fn picture(State(console): Shared, headers: HeaderMap) -> Result<Response,
     console.check(&headers, Call::GetLagMatrix)?;
     let json = console.watch.once().await.ok_or_else(Failed::busy)?;
     Ok(raw_json(json))
+}
+
+/// What runs, defaults included: not what a file says by now.
+async fn config(State(console): Shared, headers: HeaderMap) -> Result<Response, Failed> {
+    console.check(&headers, Call::GetStatus)?;
+    let content_type = [(header::CONTENT_TYPE, "application/toml; charset=utf-8")];
+    Ok((content_type, console.live.running().to_toml()).into_response())
 }
 
 async fn live(State(console): Shared, headers: HeaderMap) -> Result<Response, Failed> {

@@ -139,6 +139,7 @@ fn read_observed(counters: &Counters, observed: &Observed, name: Name, emit: Emi
         Name::PairLagRecords => pairs(observed, emit, |p| Some(p.records as f64)),
         Name::PairOldestSeconds => pairs(observed, emit, |p| Some(p.seconds)),
         Name::PairOldestAt => pairs(observed, emit, |p| p.oldest_at.map(seconds)),
+        Name::PairOldestOffset => pairs(observed, emit, |p| p.oldest.map(|at| at.0 as f64)),
         name if observed.gauges.is_some() => read_gauges(counters, observed, name, emit),
         _ => {}
     }

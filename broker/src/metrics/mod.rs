@@ -57,6 +57,8 @@ pub struct LagSample {
     pub seconds: f64,
     /// When that record became durable.
     pub oldest_at: Option<Micros>,
+    /// Where it is.
+    pub oldest: Option<Offset>,
 }
 
 /// Figures as they are now. Arrays are by lane: [`Lane::index`].

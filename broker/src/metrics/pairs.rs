@@ -1,7 +1,7 @@
 //! The matrix of pairs: what each receiver has not applied of each issuer. Metrics and console show this one.
 
 use super::LagSample;
-use hutong_proto::{Issuer, Lane, Micros};
+use hutong_proto::{Issuer, Lane, Micros, Offset};
 use std::collections::BTreeMap;
 
 /// The worst over a receiver's subscriptions: a platform has applied what all of them have.
@@ -10,6 +10,7 @@ pub struct Pair {
     pub records: u64,
     pub seconds: f64,
     pub oldest_at: Option<Micros>,
+    pub oldest: Option<Offset>,
 }
 
 /// By issuer, lane and receiver. Without what no subscription wants.
@@ -26,10 +27,16 @@ pub fn of(lags: &[LagSample]) -> Pairs {
             .or_default();
         pair.records = pair.records.max(sample.records);
         pair.seconds = pair.seconds.max(sample.seconds);
-        pair.oldest_at = match (pair.oldest_at, sample.oldest_at) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        pair.oldest_at = lower(pair.oldest_at, sample.oldest_at);
+        pair.oldest = lower(pair.oldest, sample.oldest);
     }
     pairs
+}
+
+/// Of two the lower one; one that is not there is none.
+pub fn lower<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
 }

@@ -25,6 +25,7 @@ impl Observe for Fixed {
             records: 3,
             seconds,
             oldest_at: Some(Micros(1_700_000_000_250_000)),
+            oldest: Some(Offset(if subscription == "audit" { 9 } else { 11 })),
         };
         vec![
             sample("main", None, 1.5),
@@ -218,6 +219,7 @@ fn values_are_what_was_counted() {
         r#"hutong_subscription_lag_seconds{lane="urgent",platform="510000",subscription="main"} 1.5"#,
         r#"hutong_pair_oldest_unapplied_seconds{issuer="340000",lane="urgent",receiver="510000"} 7.25"#,
         r#"hutong_pair_oldest_unapplied_timestamp_seconds{issuer="340000",lane="urgent",receiver="510000"} 1700000000.25"#,
+        r#"hutong_pair_oldest_unapplied_offset{issuer="340000",lane="urgent",receiver="510000"} 9"#,
         r#"hutong_pair_lag_records{issuer="340000",lane="urgent",receiver="510000"} 3"#,
         r#"hutong_hop_seconds_bucket{hop="sent_to_platform",lane="urgent",le="0.005"} 1"#,
         r#"hutong_colours_applied_total{colour="red",platform="340000"} 2"#,
@@ -261,6 +263,7 @@ impl Observe for Largest {
                         records: 1,
                         seconds: 1.0,
                         oldest_at: Some(Micros(1)),
+                        oldest: Some(Offset(1)),
                     };
                     samples.push(of(None));
                     samples.extend(self.0.iter().map(|issuer| of(Some(*issuer))));

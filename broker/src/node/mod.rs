@@ -88,7 +88,7 @@ pub struct Broker {
     failure: watch::Receiver<Option<String>>,
     drain: Drain,
     health: Health,
-    live: Live,
+    live: Arc<Live>,
     metrics: Arc<Metrics>,
 }
 
@@ -243,17 +243,17 @@ impl Broker {
             lags,
             config,
         };
-        let live = Live::new(
+        let live = Arc::new(Live::new(
             parts.config.clone(),
             listeners.addresses()?,
             Arc::clone(&parts.overload),
             Arc::clone(&parts.queues),
-        );
+        ));
         parts.start_background(&live);
         parts
             .metrics
             .observe(Arc::new(observe::Observer::new(&parts, &live)));
-        let (grpc_addr, http_addr) = serve::start(listeners, &parts, &health)?;
+        let (grpc_addr, http_addr) = serve::start(listeners, &parts, &live, &health)?;
         health.set_ready(Ok(()));
         tracing::info!(%grpc_addr, %http_addr, log_id = %parts.log.id(), "broker ready");
         Ok(Broker {
@@ -621,11 +621,12 @@ impl Parts {
         }
     }
 
-    fn console(&self) -> Arc<Console> {
+    fn console(&self, live: &Arc<Live>) -> Arc<Console> {
         Console::new(console::Parts {
             access: self.access(),
             admin: self.admin(),
             query: self.query(),
+            live: Arc::clone(live),
             drills: self.config.drills.clone(),
             stop: self.drain.servers.clone(),
         })

@@ -5,6 +5,7 @@ use crate::{
     config::Config,
     http,
     node::{Parts, StartError},
+    reload::Live,
 };
 use hutong_proto::{
     api::{
@@ -87,12 +88,13 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
 pub fn start(
     listeners: Listeners,
     parts: &Parts,
+    live: &Arc<Live>,
     health: &Health,
 ) -> Result<(SocketAddr, SocketAddr), StartError> {
     let [grpc_addr, http_addr] = listeners.addresses()?;
     let (tasks, stop) = (&parts.drain.server_tasks, &parts.drain.servers);
 
-    let console = parts.console();
+    let console = parts.console(live);
     tasks.spawn(Arc::clone(&console).run());
     let router = http::router(health.clone(), parts.metrics.registry(), console.router());
     tasks.spawn(http::serve(listeners.http, router, stop.clone()));

@@ -85,8 +85,12 @@ pub fn can_be_written(page: Option<&Path>) -> Result<(), ChaosError> {
     }
 }
 
+/// Of an option: some time, since none would do nothing and look as if it had gone well.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    hutong_config::parse_duration(text)
+    match hutong_config::parse_duration(text)? {
+        Duration::ZERO => Err("write more than no time, such as 90s or 2h".to_owned()),
+        duration => Ok(duration),
+    }
 }
 
 impl Playing {

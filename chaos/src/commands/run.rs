@@ -1,7 +1,7 @@
 //! `run`: plays some drills, one after the other.
 
 use crate::{
-    commands::{Interrupts, Playing, all, play_and_judge},
+    commands::{INVALID, Interrupts, Playing, all, play_and_judge},
     drill::{Drill, Overrides, What, find},
     error::ChaosError,
     out,
@@ -119,10 +119,29 @@ pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
     }
     let page = playing.report.as_deref();
     let drill = &drills[0];
-    let (verdict, file) = play_and_judge(drill, &machine, &options, page, &mut interrupts).await?;
+    let played = play_and_judge(drill, &machine, &options, page, &mut interrupts).await;
+    if let (Err(error), true) = (&played, playing.json) {
+        not_judged(drill, &options, error);
+    }
+    let (verdict, file) = played?;
     match playing.json {
         true => out::line(report::json(&verdict, Some(&file))),
         false => out::text(report::text(&verdict, &file, page)),
     }
     Ok(verdict.outcome.exit_code())
+}
+
+/// An object also where nothing was played: who reads it would find an empty answer.
+fn not_judged(drill: &Drill, options: &Options, error: &ChaosError) {
+    if error.exit_code() != INVALID {
+        return;
+    }
+    let shown = drill.clone().with(&options.overrides);
+    let row = all::Row::of(
+        drill.name.clone(),
+        &shown,
+        all::Played::Broken(error.text()),
+    );
+    let mut rows = report::json_of_all(&[row]);
+    out::line(rows[0].take());
 }

@@ -43,7 +43,7 @@ pub struct Args {
     #[arg(long, value_parser = duration)]
     pub duration: Option<Duration>,
     /// The same in minutes.
-    #[arg(long, conflicts_with = "duration")]
+    #[arg(long, conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     pub minutes: Option<u64>,
     /// Runs each seed twice and compares the traces.
     #[arg(long)]

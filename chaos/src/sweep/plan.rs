@@ -14,8 +14,8 @@ use hutong_proto::{
 use std::sync::Arc;
 
 const ISSUERS: [u32; 2] = [340_000, 510_000];
-/// Few, so that registers are written again and again.
-const PEOPLE: u64 = 40;
+/// Few, so that registers are written again and again; with every other seed so many that state has several segments.
+const PEOPLE: [u64; 2] = [600, 40];
 const PRODUCER: &str = "sweep";
 
 /// A record to append.
@@ -58,9 +58,9 @@ fn provenance() -> Arc<Provenance> {
     })
 }
 
-fn delta(random: &mut Random, revision: u64, lane: Lane) -> Delta {
+fn delta(random: &mut Random, people: u64, revision: u64, lane: Lane) -> Delta {
     let mut entity = [7; 16];
-    entity[..8].copy_from_slice(&random.below(PEOPLE).to_be_bytes());
+    entity[..8].copy_from_slice(&random.below(people).to_be_bytes());
     let value = match lane {
         Lane::Urgent => Value::HealthCode(*random.pick(Colour::ALL)),
         Lane::Bulk | Lane::Control => Value::TestResult {
@@ -124,6 +124,7 @@ impl Plan {
             records: Vec::new(),
             operations: Vec::new(),
         };
+        let people = PEOPLE[(seed % 2) as usize];
         let mut sequences = [0; 2];
         let mut revision = 0;
         while plan.operations.len() < operations {
@@ -138,7 +139,8 @@ impl Plan {
                 }
                 let who = random.below(2) as usize;
                 sequences[who] += 1;
-                plan.batch(&mut random, ISSUERS[who], sequences[who], &mut revision);
+                let sequence = (ISSUERS[who], sequences[who]);
+                plan.batch(&mut random, people, sequence, &mut revision);
             }
             plan.operations.push(Operation::Wait);
             match random.below(24) {
@@ -160,7 +162,13 @@ impl Plan {
     }
 
     /// A batch becomes a record of each lane it touches.
-    fn batch(&mut self, random: &mut Random, issuer: u32, sequence: u64, revision: &mut u64) {
+    fn batch(
+        &mut self,
+        random: &mut Random,
+        people: u64,
+        (issuer, sequence): (u32, u64),
+        revision: &mut u64,
+    ) {
         let lanes: &[Lane] = match random.below(3) {
             0 => &[Lane::Urgent],
             1 => &[Lane::Bulk],
@@ -176,7 +184,7 @@ impl Plan {
             let deltas: Vec<Delta> = (0..count)
                 .map(|_| {
                     *revision += 1;
-                    delta(random, *revision, *lane)
+                    delta(random, people, *revision, *lane)
                 })
                 .collect();
             let numbers = (1, sequence, lanes.len() as u32);
@@ -194,7 +202,7 @@ pub fn people(number: u64, count: u64) -> Planned {
         .map(|index| {
             let mut entity = [9; 16];
             entity[..8].copy_from_slice(&(number * count + index).to_be_bytes());
-            let delta = delta(&mut random, number + 1, Lane::Bulk);
+            let delta = delta(&mut random, 1, number + 1, Lane::Bulk);
             Delta {
                 entity: EntityId(entity),
                 ..delta
@@ -215,7 +223,7 @@ pub fn afterwards(attempt: u64) -> Vec<Planned> {
     let mut random = Random::new(attempt);
     let record = |lane| {
         let deltas: Vec<Delta> = (0..3)
-            .map(|n| delta(&mut random, 1_000_000 + n, lane))
+            .map(|n| delta(&mut random, PEOPLE[1], 1_000_000 + n, lane))
             .collect();
         record(
             partition(ISSUERS[0], lane),

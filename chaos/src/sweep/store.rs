@@ -24,6 +24,8 @@ use std::{
 /// Small, so that a short workload has runs that go down by themselves.
 pub const GATHER_BYTES_MAX: usize = 24 << 10;
 const GROUP_BYTES_MAX: usize = 32 << 10;
+/// And several segments, if there are many registers.
+const SEGMENT_BYTES: u64 = 16 << 10;
 
 /// Both, open.
 pub struct Store {
@@ -69,11 +71,16 @@ pub type OnAck = Arc<dyn Fn(usize, Offset) + Send + Sync>;
 impl Store {
     /// Opens what is in a folder; nothing is applied yet.
     pub fn open(dir: &Path, faults: Faults) -> Result<Store, String> {
-        Store::open_with(dir, faults, GATHER_BYTES_MAX)
+        let small = StateOptions {
+            gather_bytes_max: GATHER_BYTES_MAX,
+            segment_bytes: SEGMENT_BYTES,
+            ..StateOptions::default()
+        };
+        Store::open_with(dir, faults, small)
     }
 
-    /// The same, with so much of state in memory.
-    pub fn open_with(dir: &Path, faults: Faults, gather_bytes_max: usize) -> Result<Store, String> {
+    /// The same, with a state of another size.
+    pub fn open_with(dir: &Path, faults: Faults, size: StateOptions) -> Result<Store, String> {
         let options = EmbeddedOptions {
             group_bytes_max: GROUP_BYTES_MAX,
             clock: clock::system(),
@@ -82,11 +89,10 @@ impl Store {
         };
         let log = EmbeddedLog::open(&dir.join("log"), options).map_err(|e| e.to_string())?;
         let options = StateOptions {
-            gather_bytes_max,
             block_cache_bytes: 1 << 20,
             // So that a short workload has merges too.
             runs_merged: 2,
-            ..StateOptions::default()
+            ..size
         };
         let state = State::open(&dir.join("state"), options).map_err(|e| e.to_string())?;
         let (log, state) = (Arc::new(log), Arc::new(state));

@@ -8,7 +8,7 @@ use crate::{
         store::{OnAck, Store},
     },
 };
-use hutong_planted_broker::log::faults::Faults;
+use hutong_planted_broker::{log::faults::Faults, state::StateOptions};
 use hutong_proto::Offset;
 use serde::Serialize;
 use std::{
@@ -92,7 +92,11 @@ pub fn table(timings: &[Timing]) -> String {
 
 /// A store of so many records, which recovers several times as after the death of its process.
 pub fn large(dir: &Path, records: usize) -> Result<Timing, String> {
-    let open = || Store::open_with(dir, Faults::default(), LARGE_GATHER_BYTES);
+    let size = || StateOptions {
+        gather_bytes_max: LARGE_GATHER_BYTES,
+        ..StateOptions::default()
+    };
+    let open = || Store::open_with(dir, Faults::default(), size());
     let mut store = open()?;
     // The log waits for who applies it.
     store.apply_up_to(Offset::NONE)?;

@@ -162,3 +162,23 @@ pub fn work(dir: &Path, plan: &Plan, voice: &Voice) -> Result<(), String> {
     }
     store.close()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Merges of one segment beside another are crash points only where there are two.
+    #[test]
+    fn with_every_other_seed_state_has_several_segments() {
+        for (seed, several) in [(2, true), (3, false), (4, true)] {
+            let dir = tempfile::tempdir().expect("a folder");
+            let voice = Voice::open(&dir.path().join("said")).expect("a file");
+            let stores = dir.path().join("stores");
+            std::fs::create_dir(&stores).expect("created");
+            work(&stores, &Plan::new(seed, 200), &voice).expect("works");
+            let store = Store::open(&stores, Faults::default()).expect("opens");
+            let segments = store.state.store().level_files.last().copied();
+            assert_eq!(segments > Some(1), several, "seed {seed}: {segments:?}");
+        }
+    }
+}

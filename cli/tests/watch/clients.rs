@@ -188,9 +188,9 @@ pub fn delta(n: u64, revision: u64, colour: Colour) -> Delta {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Applied {
     pub deltas: u64,
-    /// Records that came and were not applied, and the durable time of the oldest one.
+    /// Records that came and were not applied, and the durable time and the offset of the oldest one.
     pub waiting: u64,
-    pub oldest: Option<Micros>,
+    pub oldest: Option<(Micros, u64)>,
 }
 
 /// Applies what comes, until it is told to stall.
@@ -255,7 +255,7 @@ fn take(event: Event, seen: &mut Applied, cursor: &mut Option<Cursor>) {
             let mut offsets: Vec<_> = deltas.iter().map(|d| d.offset).collect();
             offsets.dedup();
             seen.waiting += offsets.len() as u64;
-            let first = deltas.first().map(|d| d.durable_at);
+            let first = deltas.first().map(|d| (d.durable_at, d.offset.0));
             seen.oldest = seen.oldest.or(first);
             *cursor = Some(upto);
         }

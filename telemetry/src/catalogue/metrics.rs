@@ -189,6 +189,8 @@ metrics! {
         "Age of the oldest record of an issuer that a receiver has not applied, over its subscriptions; 0 when there is none.";
     PairOldestAt "hutong_pair_oldest_unapplied_timestamp_seconds" Gauge "s" [Issuer Lane Receiver]
         "Since when: the time that record became durable, in seconds since the Unix epoch; absent when there is none.";
+    PairOldestOffset "hutong_pair_oldest_unapplied_offset" Gauge "" [Issuer Lane Receiver]
+        "Which change: the offset of that record in the log, by which `hutong tail` and the console find it; absent when there is none.";
 
     StoreWritesStopped "hutong_store_writes_stopped" Gauge "" [Store]
         "1 while the database takes no writes because compaction is behind.";

@@ -29,7 +29,9 @@ const PAGE_BYTES_MAX: u64 = 32 << 20;
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Said where it was made, and to who reads the archive.
 const NO_CONFIG: &str =
-    "no configuration is in it: name those of the broker and the connectors with --config FILE";
+    "no file of a configuration is in it: name those of the connectors with --config FILE";
+/// What the broker runs with.
+const RUNNING: &str = "broker.toml";
 /// Everything lies in one folder of the archive.
 const FOLDER: &str = "hutong-debug";
 
@@ -47,7 +49,8 @@ pub struct BundleArgs {
     /// The broker's HTTP address, for metrics and recent errors.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7401")]
     pub http: String,
-    /// A configuration to take along, without its secrets. May be given several times.
+    /// A configuration to take along, without its secrets: that of a connector, since what the broker runs with is in
+    /// it anyway. May be given several times.
     #[arg(long, value_name = "FILE")]
     pub config: Vec<PathBuf>,
 }
@@ -81,13 +84,14 @@ pub async fn bundle(context: &Context, args: &BundleArgs) -> Result<(), CliError
         let page = page(&args.http, path, &context.identity.to_string()).await;
         parts.push((name.to_owned(), page.map_err(|e| e.to_string())));
     }
+    parts.push((RUNNING.to_owned(), running(context, args).await));
     for (i, path) in args.config.iter().enumerate() {
         parts.push((format!("config-{i}.toml"), configuration(path)));
     }
     let lost = parts.iter().filter(|(_, part)| part.is_err()).count();
     let had = parts.len() - lost;
     if args.config.is_empty() {
-        // Nobody can ask a broker or a connector for it.
+        // Nobody can ask a connector for it.
         parts.push(("config-0.toml".to_owned(), Err(NO_CONFIG.to_owned())));
     }
     let missing: Vec<&Part> = parts.iter().filter(|(_, part)| part.is_err()).collect();
@@ -138,6 +142,22 @@ fn about(context: &Context, args: &BundleArgs, missing: &[&Part]) -> String {
         "missing": missing,
     });
     format!("{about:#}\n")
+}
+
+/// Of a broker before this, or one that refuses it, an answer that is no configuration.
+async fn running(context: &Context, args: &BundleArgs) -> Result<Vec<u8>, String> {
+    let page = page(
+        &args.http,
+        "/console/api/config",
+        &context.identity.to_string(),
+    )
+    .await
+    .map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&page);
+    match secrets::without_secrets(&text) {
+        Ok(clean) => Ok(clean.into_bytes()),
+        Err(_) => Err(text.trim().chars().take(1000).collect()),
+    }
 }
 
 fn configuration(path: &Path) -> Result<Vec<u8>, String> {
