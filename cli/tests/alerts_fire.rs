@@ -163,6 +163,10 @@ async fn a_platform_stops_applying(stage: &mut Stage) {
     stage
         .fires("LagHigh", &[("platform", "510000"), ("lane", "urgent")])
         .await;
+    // What is never applied is in no histogram, and still the promise is not kept.
+    stage
+        .says("hutong:urgent_kept:ratio5m < 0.99", true)
+        .await;
     stage
         .fires(
             "OldestUnappliedStale",
@@ -188,6 +192,38 @@ async fn a_platform_stops_applying(stage: &mut Stage) {
     assert!(others.is_none(), "{others:?} has nothing to do with it");
     stage.sichuan.stall(false);
     stage.prometheus.is_quiet().await;
+    nobody_waits_for_anything(stage).await;
+}
+
+/// After healing all of them are clear, and not only what fires.
+async fn nobody_waits_for_anything(stage: &mut Stage) {
+    stage.source().be_silent(true);
+    until("all are clear", async || {
+        let page = stage.broker.metrics()?;
+        let of = |name: &str| {
+            let series = format!("{name}{{issuer=\"340000\",lane=\"urgent\",receiver=\"510000\"}}");
+            metric(&page, &series)
+        };
+        let measured = of("hutong_pair_lag_records") == Some(0.0)
+            && of("hutong_pair_oldest_unapplied_seconds") == Some(0.0)
+            && of("hutong_pair_oldest_unapplied_timestamp_seconds").is_none()
+            && of("hutong_pair_oldest_unapplied_offset").is_none();
+        let own = *stage.sichuan.applied.borrow();
+        let said = [
+            command_line(&stage.broker.address()).map(|(lag, _)| lag.0),
+            console(stage).map(|(lag, _)| lag.0),
+        ];
+        let clear = |said: &Result<u64, String>| match said {
+            Ok(records) => *records == 0,
+            Err(why) => why.starts_with("no such pair"),
+        };
+        match measured && own.waiting == 0 && said.iter().all(clear) {
+            true => Ok(()),
+            false => Err(format!("metric {measured}, {own:?}, command, console: {said:?}")),
+        }
+    })
+    .await;
+    stage.source().be_silent(false);
 }
 
 /// The matrix, the console, the metric, the command line and the subscriber itself say the same within five seconds.

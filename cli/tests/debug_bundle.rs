@@ -101,6 +101,18 @@ async fn a_bundle_has_what_is_needed_and_no_secret() {
     let about = tar.arg("-xOf").arg(&bare).arg("hutong-debug/about.json");
     let about = String::from_utf8(about.output().expect("tar").stdout).expect("text");
     assert!(about.contains("no file of a configuration"), "{about}");
+    // Who may not look is told so: a refusal is not taken for what was asked for.
+    let refused = dir.path().join("d.tar");
+    let args = ["debug", "bundle", "--into", &path(&refused), "--http", http];
+    let made = hutong(&broker, "platform/999999", &args).await;
+    assert_eq!(made.status.code(), Some(0), "{made:?}");
+    let said = String::from_utf8_lossy(&made.stdout);
+    assert!(said.contains("3 files"), "{said}");
+    let mut tar = Command::new("tar");
+    let about = tar.arg("-xOf").arg(&refused).arg("hutong-debug/about.json");
+    let about = String::from_utf8(about.output().expect("tar").stdout).expect("text");
+    assert!(about.contains("picture.json"), "{about}");
+    assert!(about.contains("HTTP 401"), "{about}");
     broker.stop().await;
 
     let gone = dir.path().join("b.tar");

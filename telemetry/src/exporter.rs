@@ -36,6 +36,7 @@ impl Service {
         Resource::builder_empty()
             .with_service_name(self.name)
             .with_attribute(KeyValue::new("service.instance.id", self.instance.clone()))
+            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .build()
     }
 }

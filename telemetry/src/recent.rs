@@ -12,8 +12,9 @@ use std::{
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
+    span::{Attributes, Id},
 };
-use tracing_subscriber::{Layer, layer::Context};
+use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
 /// Kept at most; the oldest goes first.
 const ENTRIES_MAX: usize = 256;
@@ -32,6 +33,8 @@ pub struct Entry {
     pub text: String,
     /// How often it was said in a row.
     pub times: u64,
+    /// Of the call in which it was said last, if that has one.
+    pub trace_id: Option<String>,
 }
 
 static ENTRIES: Mutex<VecDeque<Entry>> = Mutex::new(VecDeque::new());
@@ -50,8 +53,16 @@ fn locked() -> MutexGuard<'static, VecDeque<Entry>> {
 #[derive(Debug)]
 pub(crate) struct Recent;
 
-impl<S: Subscriber> Layer<S> for Recent {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recent {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut found = TraceId::default();
+        attributes.record(&mut found);
+        if let (Some(span), TraceId(Some(_))) = (context.span(id), &found) {
+            span.extensions_mut().insert(found);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let level = *event.metadata().level();
         // The more verbose a level is, the greater it counts.
         if level > Level::WARN {
@@ -59,6 +70,8 @@ impl<S: Subscriber> Layer<S> for Recent {
         }
         let mut text = Text::default();
         event.record(&mut text);
+        let mut spans = context.event_scope(event).into_iter().flatten();
+        let trace_id = spans.find_map(|span| span.extensions().get::<TraceId>()?.0.clone());
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         keep(
             &mut locked(),
@@ -68,6 +81,7 @@ impl<S: Subscriber> Layer<S> for Recent {
                 target: event.metadata().target(),
                 text: text.finish(),
                 times: 1,
+                trace_id,
             },
         );
     }
@@ -79,12 +93,25 @@ fn keep(entries: &mut VecDeque<Entry>, entry: Entry) {
         Some(last) if last.text == entry.text && last.target == entry.target => {
             last.at_us = entry.at_us;
             last.times += 1;
+            last.trace_id = entry.trace_id;
         }
         _ => {
             if entries.len() == ENTRIES_MAX {
                 entries.pop_front();
             }
             entries.push_back(entry);
+        }
+    }
+}
+
+/// The field `trace_id` of a span.
+#[derive(Default)]
+struct TraceId(Option<String>);
+
+impl Visit for TraceId {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "trace_id" {
+            self.0 = Some(format!("{value:?}"));
         }
     }
 }
@@ -137,6 +164,7 @@ mod tests {
             target: "t",
             text: text.to_owned(),
             times: 1,
+            trace_id: None,
         }
     }
 
@@ -153,6 +181,24 @@ mod tests {
         assert_eq!(entries[0].text, "line 6");
         let last = entries.back().expect("there are some");
         assert_eq!((last.times, last.at_us), (9, 1008));
+    }
+
+    #[test]
+    fn what_is_said_in_a_call_has_the_trace_of_the_call() {
+        let _guard = tracing_subscriber::registry().with(Recent).set_default();
+        let said = |text: &str| {
+            let found = entries();
+            let entry = found.iter().find(|e| e.text == text).expect("kept");
+            entry.trace_id.clone()
+        };
+        tracing::warn!("outside of a call");
+        let call = tracing::error_span!("call", call = "Publish", trace_id = %"0af7");
+        call.in_scope(|| {
+            let _within = tracing::error_span!("part").entered();
+            tracing::warn!("inside of a call");
+        });
+        assert_eq!(said("outside of a call"), None);
+        assert_eq!(said("inside of a call").as_deref(), Some("0af7"));
     }
 
     #[test]

@@ -371,7 +371,7 @@ async fn errors(State(console): Shared, headers: HeaderMap) -> Result<Response, 
         .map(|e| {
             json!({
                 "at_us": e.at_us, "level": if e.error { "error" } else { "warn" },
-                "target": e.target, "text": e.text, "times": e.times,
+                "target": e.target, "text": e.text, "times": e.times, "trace_id": e.trace_id,
             })
         })
         .collect();

@@ -43,6 +43,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(4);
 /// Something is sent at least so often, so that both ends notice a line that is down.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
+/// After which a browser comes again when its stream has ended.
+const RETRY_MS: &str = "1000";
+
 /// A picture as JSON, encoded once. The number tells one from the next.
 #[derive(Clone, Default)]
 struct Frame {
@@ -209,8 +212,10 @@ fn pause(took: Duration) -> Duration {
 }
 
 fn event(json: &[u8]) -> Bytes {
-    let mut event = Vec::with_capacity(json.len() + 32);
-    event.extend_from_slice(b"event: picture\ndata: ");
+    let mut event = Vec::with_capacity(json.len() + 64);
+    event.extend_from_slice(b"event: picture\nretry: ");
+    event.extend_from_slice(RETRY_MS.as_bytes());
+    event.extend_from_slice(b"\ndata: ");
     // JSON as it is written here has no line breaks.
     event.extend_from_slice(json);
     event.extend_from_slice(b"\n\n");
@@ -276,6 +281,6 @@ mod tests {
 
     #[test]
     fn an_event_ends_with_an_empty_line() {
-        assert_eq!(&event(b"{}")[..], b"event: picture\ndata: {}\n\n");
+        assert_eq!(&event(b"{}")[..], b"event: picture\nretry: 1000\ndata: {}\n\n");
     }
 }

@@ -1,6 +1,6 @@
 //! What the kernel says about this process, from `/proc`. What it does not say is left out.
 
-use std::fs;
+use std::{fs, sync::OnceLock};
 
 /// The unit of `/proc/self/stat`, the same on every machine that Linux runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -19,8 +19,13 @@ impl Process {
     pub fn read() -> Process {
         let file = |name: &str| fs::read_to_string(name).unwrap_or_default();
         let (status, stat) = (file("/proc/self/status"), file("/proc/self/stat"));
-        let boot = number(&file("/proc/stat"), "btime");
-        let started = stat_ticks(&stat, 22);
+        // Once: the kernel moves the time of its start when the clock is set, and nothing was restarted then.
+        static STARTED: OnceLock<Option<f64>> = OnceLock::new();
+        let started = STARTED.get_or_init(|| {
+            let boot = number(&file("/proc/stat"), "btime");
+            let ticks = stat_ticks(&stat, 22);
+            boot.zip(ticks).map(|(boot, ticks)| boot as f64 + ticks)
+        });
         Process {
             resident_bytes: number(&status, "VmRSS:").map(|kib| kib * 1024),
             cpu_seconds: stat_ticks(&stat, 14)
@@ -30,7 +35,7 @@ impl Process {
                 .ok()
                 .map(|fds| fds.count() as u64),
             max_files: number(&file("/proc/self/limits"), "Max open files"),
-            started_seconds: boot.zip(started).map(|(boot, ticks)| boot as f64 + ticks),
+            started_seconds: *started,
         }
     }
 }

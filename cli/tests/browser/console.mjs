@@ -104,6 +104,14 @@ async function look(name, screen, locale) {
     if (wrong && what in FIRST) await worst_first(page, what, screen.viewport, `${what} ${name} ${language}`);
     expect((await page.evaluate(() => document.documentElement.lang)).startsWith(language), `${what}: language ${locale}`);
   }
+  if (name === "dark") {
+    await page.emulateMedia({ media: "print" });
+    const ink = await page.evaluate(() => {
+      const style = getComputedStyle(document.documentElement);
+      return ["--back", "--ink", "--line-1"].map((name) => style.getPropertyValue(name).trim());
+    });
+    expect(ink.join(" ") === "#fff #000 #0b5c66", `print ${language}: what is dark on the screen is ${ink} on paper`);
+  }
   if (name === "desktop") {
     await page.evaluate(() => { location.hash = "#/matrix"; });
     await shown(page);
@@ -190,6 +198,31 @@ async function gone() {
   await context.close();
 }
 
+// A stream that ends comes again: only if it does not, the page says so. And without a place for a stream it asks.
+async function streams(page) {
+  const banner = () => page.locator("main .banner[role=alert]").filter({ hasText: /No line|线路/ }).count();
+  const end = (times) => page.evaluate((n) => {
+    const { last } = window.streams;
+    for (let i = 0; i < n; i += 1) last.dispatchEvent(new Event("error"));
+    return document.querySelector("#line").className;
+  }, times);
+  expect((await end(1)) === "line up" && !(await banner()), "a stream that ended once is told as if the line were down");
+  expect((await end(2)) === "line down", "a line that does not come again is not told");
+  await page.waitForSelector("#line.up");
+  const [context, late] = await open(SCREENS.desktop, "en-GB");
+  await late.route("**/api/live", (route) => route.fulfill({ status: 503, contentType: "application/json", body: "{}" }));
+  const problems = result.problems.splice(0);
+  await late.goto(url);
+  await shown(late);
+  const at = await late.locator("#foot").textContent();
+  for (let i = 0; i < 200 && (await late.locator("#foot").textContent()) === at; i += 1) await late.waitForTimeout(50);
+  expect((await late.locator("#foot").textContent()) !== at, "a page without a stream stands still");
+  // The refusals are what it was made to see.
+  const since = result.problems.splice(0);
+  result.problems.push(...problems, ...since.filter((problem) => !/^console: Failed to load resource/.test(problem)));
+  await context.close();
+}
+
 // The page stays open, and pictures come.
 async function idle() {
   const [context, page] = await open(SCREENS.desktop, "en-GB");
@@ -268,6 +301,16 @@ async function by_place(page, place) {
 // As a person: by mouse and by keyboard.
 async function click() {
   const [context, page] = await open(SCREENS.desktop, "en-GB");
+  await page.addInitScript(() => {
+    const Real = window.EventSource;
+    window.streams = { last: null };
+    window.EventSource = class extends Real {
+      constructor(...all) {
+        super(...all);
+        window.streams.last = this;
+      }
+    };
+  });
   await page.goto(url);
   await shown(page);
   const banner = page.locator("main .banner").first();
@@ -275,6 +318,7 @@ async function click() {
   result.seen.title = await page.title();
   const first = page.locator(".findings > li").first();
   if (wrong) result.seen.finding = await first.textContent();
+  if (phase === "healed") await streams(page);
   if (phase === "surge") {
     result.seen.figures = await page.locator("dl.figures").textContent();
     await page.locator("nav a[data-page=matrix]").click();

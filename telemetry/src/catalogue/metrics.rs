@@ -92,7 +92,7 @@ metrics! {
     LastRecord "hutong_platform_last_record_timestamp_seconds" Gauge "s" [Platform]
         "When the newest record of a platform became durable, in seconds since the Unix epoch; absent while the log has none.";
     Colours "hutong_colours_applied_total" Counter "{delta}" [Colour Platform]
-        "Health codes applied, by the colour that they set.";
+        "Health codes applied, by the colour that they set, whether or not it was another one before: a source that publishes all of its codes again counts again.";
     FlipFlops "hutong_colour_flip_flops_total" Counter "{delta}" [Platform]
         "Health codes that gave an entity the colour back that it had before its last change, within an hour. Counted over the entities changed last, so in a surge it is a lower bound.";
     ClockSkew "hutong_clock_skew_seconds" Gauge "s" [Platform]
@@ -100,10 +100,10 @@ metrics! {
     Credit "hutong_credit_given_bytes_total" Counter "By" [Direction Platform]
         "Credit given: by the broker to producers, with their acks, and by subscribers to the broker.";
     CreditExhausted "hutong_credit_exhausted_total" Counter "{wait}" [Platform]
-        "Times that a subscriber had something to receive and had given no credit for it.";
+        "Turns at which a subscriber had given no credit, whether or not something waited for it: two a second or more for as long as that lasts. A producer without credit waits at its connector: `hutong_connect_held_back_seconds_total`.";
 
     Hop "hutong_hop_seconds" WAITS "s" [Hop Lane]
-        "Time of each hop of a record's way, of the oldest delta in it. The source's clock counts in the first hop and in the whole.";
+        "Time of each hop, until applied at the broker once a record, behind that once a delivery, which may hold many: of the oldest delta in it. What never arrives is in the lag alone. The source's clock counts in the first hop and in the whole; where a subscriber reads the log because it fell behind, the whole counts from durable.";
     Ack "hutong_ack_seconds" SECONDS "s" []
         "From the arrival of a batch to its ack.";
     QueueBytes "hutong_queue_bytes" Gauge "By" [Lane]

@@ -10,6 +10,8 @@ const SILENT_MS = 8000;
 export const state = { picture: null, at: 0, up: false, error: null };
 const listeners = new Set();
 let source = null;
+// Since the last picture. The broker ends old streams, and a new one is there at once: one failure is no news.
+let failures = 0;
 
 export function identity() {
   return localStorage.getItem(COOKIE) ?? "auditor/console";
@@ -36,29 +38,35 @@ setInterval(() => {
   }
 }, 1000);
 
+function took(picture) {
+  failures = 0;
+  Object.assign(state, { picture, at: performance.now(), up: true, error: null });
+  tell();
+}
+
 export function start() {
   identify();
   source = new EventSource(`${API}/live`);
-  source.addEventListener("picture", (event) => {
-    Object.assign(state, { picture: JSON.parse(event.data), at: performance.now(), up: true, error: null });
-    tell();
-  });
+  source.addEventListener("picture", (event) => took(JSON.parse(event.data)));
   source.addEventListener("error", () => {
-    state.up = false;
-    tell();
+    failures += 1;
     // A line that broke comes again by itself; a refusal does not.
     if (source.readyState === EventSource.CLOSED) refused();
+    else if (failures > 1) {
+      state.up = false;
+      tell();
+    }
   });
 }
 
+// As many look as may have a stream, perhaps: others ask.
 async function refused() {
   try {
-    await get("picture");
-    state.error = null;
+    took(await get("picture"));
   } catch (error) {
-    state.error = error;
+    Object.assign(state, { up: false, error });
+    tell();
   }
-  tell();
   setTimeout(start, AGAIN_MS);
 }
 

@@ -20,7 +20,7 @@ export function refused() {
         rows === null ? h("p", null, t("wait")) : rows.length ? refusals(rows, true) : h("p", { class: "banner good" }, t("refused.none")),
         h("h2", null, t("errors.title")),
         errors.length ? table(t("errors.title"), [[t("column.when")], [t("column.level")], [t("column.times"), "n"], [t("column.said"), "mono"]],
-          errors.map((e) => [time(e.at_us), t("level." + e.level), number(e.times), `${e.target}: ${e.text}`]), { titled: true }) : h("p", null, t("errors.none")),
+          errors.map((e) => [time(e.at_us), t("level." + e.level), number(e.times), `${e.target}: ${e.text}${e.trace_id ? ` trace_id=${e.trace_id}` : ""}`]), { titled: true }) : h("p", null, t("errors.none")),
       ];
     },
   };

@@ -144,7 +144,7 @@ fn about(context: &Context, args: &BundleArgs, missing: &[&Part]) -> String {
     format!("{about:#}\n")
 }
 
-/// Of a broker before this, or one that refuses it, an answer that is no configuration.
+/// The broker's own configuration. Nothing in it should be secret; if something ever is, it stays here.
 async fn running(context: &Context, args: &BundleArgs) -> Result<Vec<u8>, String> {
     let page = page(
         &args.http,
@@ -154,10 +154,7 @@ async fn running(context: &Context, args: &BundleArgs) -> Result<Vec<u8>, String
     .await
     .map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&page);
-    match secrets::without_secrets(&text) {
-        Ok(clean) => Ok(clean.into_bytes()),
-        Err(_) => Err(text.trim().chars().take(1000).collect()),
-    }
+    secrets::without_secrets(&text).map(String::into_bytes)
 }
 
 fn configuration(path: &Path) -> Result<Vec<u8>, String> {
@@ -199,8 +196,9 @@ async fn status(context: &Context) -> Result<Value, CliError> {
     }))
 }
 
-/// The body of a page of the broker's HTTP port, whatever its status: that of `/readyz` says what is wrong.
-pub async fn page(address: &str, path: &str, identity: &str) -> io::Result<Vec<u8>> {
+/// The body of a page of the broker's HTTP port. A refusal is none, but what `/livez` and `/readyz` say is wrong is what is
+/// wanted of them.
+async fn page(address: &str, path: &str, identity: &str) -> io::Result<Vec<u8>> {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
         let request = format!(
@@ -216,5 +214,13 @@ pub async fn page(address: &str, path: &str, identity: &str) -> io::Result<Vec<u
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n");
     let end = end.ok_or_else(|| io::Error::other("this is no answer of HTTP"))?;
-    Ok(answer[end + 4..].to_vec())
+    let (head, body) = (&answer[..end], &answer[end + 4..]);
+    // HTTP/1.1 200 OK
+    let status = head.split(|byte| *byte == b' ').nth(1);
+    if status == Some(b"200") || ["/livez", "/readyz"].contains(&path) {
+        return Ok(body.to_vec());
+    }
+    let status = String::from_utf8_lossy(status.unwrap_or_default());
+    let why: String = String::from_utf8_lossy(body).chars().take(1000).collect();
+    Err(io::Error::other(format!("HTTP {status}: {}", why.trim())))
 }
