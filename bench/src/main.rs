@@ -9,7 +9,7 @@ use hutong_bench::{
 };
 use std::{
     ffi::OsString,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -231,6 +231,15 @@ fn write(file: &Path, text: &str) -> Result<(), Failure> {
 
 /// Measures one, and writes what it found beside `file`. An exit code if something is wrong with it.
 async fn one_of_all(file: &Path, line: &str) -> Result<Option<ExitCode>, Failure> {
+    // What an earlier run found must not stand in the table as if it were of this one.
+    for of_before in ["json", "html"].map(|extension| file.with_extension(extension)) {
+        match fs::remove_file(&of_before) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(format!("{}: {e}", of_before.display()).into());
+            }
+            _ => {}
+        }
+    }
     let arguments = ["hutong-bench"].into_iter().chain(line.split(' '));
     match parse(arguments.map(Into::into).collect())?.command {
         Command::Scenario(scenario) => {
@@ -267,6 +276,7 @@ async fn all(options: &All) -> Result<ExitCode, Failure> {
     for (name, line) in set.iter().filter(|(name, _)| wanted(name)) {
         match one_of_all(&options.out.join(name), line).await {
             Ok(None) => {}
+            Ok(Some(_)) if code == ExitCode::from(2) => {}
             Ok(Some(other)) => code = other,
             // Hours of others would be lost with it.
             Err(error) => {

@@ -105,6 +105,8 @@ pub enum Call {
     ListPartitions,
     /// What is in a record: whatever entities there are.
     ReadRecord,
+    /// What the broker runs with.
+    ReadConfig,
     TrimPartition,
     DeleteSubscription,
     CreateCheckpoint,
@@ -119,7 +121,7 @@ fn allowed(call: Call, role: Role) -> bool {
         | Call::ListSubscriptions
         | Call::GetLagMatrix
         | Call::ListPartitions => true,
-        Call::ReadRecord => role != Role::Platform,
+        Call::ReadRecord | Call::ReadConfig => role != Role::Platform,
         Call::TrimPartition | Call::DeleteSubscription | Call::CreateCheckpoint => {
             role == Role::Operator
         }

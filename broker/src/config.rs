@@ -533,11 +533,16 @@ fn otlp(value: &Value<'_>) -> Option<String> {
     let text = read::text(1..=256)(value)?;
     let uri: Option<http::Uri> = text.parse().ok();
     match uri {
-        // Would not be sent, and this file is shown to who may ask.
-        Some(uri) if uri.authority().is_some_and(|a| a.as_str().contains('@')) => value.fail(
-            "the address of a collector has a user or a password",
-            "leave it out: nobody is asked who he is in trial mode",
-        ),
+        // None of it would be sent, and this file is shown to who may ask.
+        Some(uri)
+            if uri.authority().is_some_and(|a| a.as_str().contains('@'))
+                || uri.path_and_query().is_some_and(|more| more != "/") =>
+        {
+            value.fail(
+                "the address of a collector has more than a host and a port",
+                "leave out users, passwords, paths and what follows a question mark",
+            )
+        }
         Some(uri) if uri.scheme_str() == Some("http") && uri.port().is_some() => Some(text),
         _ => value.fail_expected(
             "the address of a collector",

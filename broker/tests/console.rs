@@ -98,6 +98,13 @@ async fn the_api_stands_behind_the_access_of_grpc() {
     for (path, headers, expected, reason) in [
         ("picture", "", 401, "IDENTITY_MISSING"),
         ("live", "", 401, "IDENTITY_MISSING"),
+        ("config", "", 401, "IDENTITY_MISSING"),
+        (
+            "config",
+            "hutong-identity: platform/340000\r\n",
+            403,
+            "ROLE_NOT_ALLOWED",
+        ),
         (
             "errors",
             "cookie: hutong-identity=root/x\r\n",

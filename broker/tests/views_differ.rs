@@ -4,7 +4,7 @@ mod support;
 
 use hutong_proto::{Cursor, LogId, Offset, Value, api, api::subscribe_open::Start, delta::Colour};
 use support::{
-    ANHUI, Consumer, PATIENCE, Producer, SICHUAN, Seen, batch, delta, entity, open, start,
+    ANHUI, Consumer, PATIENCE, Producer, SICHUAN, Seen, batch, delta, entity, open, reason, start,
 };
 
 #[tokio::test]
@@ -63,10 +63,12 @@ async fn a_cursor_that_contradicts_what_the_broker_knows_is_counted_by_what_is_w
     assert_eq!(again.deltas(1).await[0].2, entity(1));
     conflicts(0, 1, 0).await;
     let mut ahead = Consumer::open(&broker, SICHUAN, begin(log_id, at + 1000)).await;
-    assert!(ahead.next().await.is_err());
+    let refused = ahead.next().await.expect_err("it is refused");
+    assert_eq!(reason(&refused), "CURSOR_AHEAD");
     conflicts(1, 1, 0).await;
     let mut other = Consumer::open(&broker, SICHUAN, begin(log_id ^ 1, at)).await;
-    assert!(other.next().await.is_err());
+    let refused = other.next().await.expect_err("it is refused");
+    assert_eq!(reason(&refused), "CURSOR_OF_ANOTHER_LOG");
     conflicts(1, 1, 1).await;
     broker.shutdown().await;
 }

@@ -117,6 +117,16 @@ async fn all_sides_agree_on_who_has_not_applied_which_change_since_when() {
         )),
         "{text}"
     );
+    let checked = hutong(
+        &broker,
+        "operator/check",
+        &["check", "--warn", "1ms", "--crit", "2ms"],
+    )
+    .await;
+    assert_eq!(checked.status.code(), Some(2), "{checked:?}");
+    let critical = String::from_utf8_lossy(&checked.stdout).into_owned();
+    let says = format!("HUTONG CRITICAL - {sick}/main has not applied 1 urgent");
+    assert!(critical.starts_with(&says), "{critical}");
     // Their ages are the same, but for the time between two questions.
     let ages = [
         shown["lag"][0]["seconds"].as_f64().expect("a number"),

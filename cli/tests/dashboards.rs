@@ -279,15 +279,24 @@ fn last_week() -> String {
     text + "# EOF\n"
 }
 
-/// As Grafana would ask: with its variables filled in.
-fn filled_in(expression: &str) -> String {
+/// As Grafana would ask: with its variables filled in, and once with each value of the one that has two.
+fn filled_in(expression: &str) -> Vec<String> {
+    let lanes = match expression.contains("$lane") {
+        true => &["urgent", "bulk"][..],
+        false => &["urgent"],
+    };
+    let filled = |lane: &&str| filled_in_with(expression, lane);
+    lanes.iter().map(filled).collect()
+}
+
+fn filled_in_with(expression: &str, lane: &str) -> String {
     [
         ("$__rate_interval", "5s"),
         ("$job", ".*"),
         ("$instance", ".*"),
         ("$connector", ".*"),
         ("$platform", "340000"),
-        ("$lane", "urgent"),
+        ("$lane", lane),
     ]
     .iter()
     .fold(expression.to_owned(), |text, (name, value)| {
@@ -295,9 +304,14 @@ fn filled_in(expression: &str) -> String {
     })
 }
 
-/// Whether one series at least has a value, which NaN is not: it is what a panel shows nothing for.
 fn says_something(prometheus: &Prometheus, query: &Query) -> bool {
-    let series = prometheus.query(&filled_in(&query.expression));
+    let expressions = filled_in(&query.expression);
+    expressions.iter().all(|e| has_value(prometheus, query, e))
+}
+
+/// Whether one series at least has a value, which NaN is not: it is what a panel shows nothing for.
+fn has_value(prometheus: &Prometheus, query: &Query, expression: &str) -> bool {
+    let series = prometheus.query(expression);
     let has_label = |one: &Value| match &query.label {
         Some(label) => !text(&one["metric"], label).is_empty(),
         None => true,
@@ -340,11 +354,12 @@ async fn every_expression_says_something_while_a_broker_works() {
     let names = rules::write_short(dir.path());
     let prometheus = Prometheus::start(dir.path(), &names, &targets).await;
 
-    // Something of everything: red, a refusal, a dead letter, and a platform that is behind.
+    // Something of everything: red, a refusal, a dead letter, and a platform that is behind in both lanes.
     source.publish(20, Colour::Red).await;
     source.publish_wrong().await;
     connector.poison("2022-12-01.json");
     sichuan.stall(true);
+    source.publish_bulk().await;
     let mut missing = BTreeMap::new();
     for (file, dashboard) in dashboards() {
         for query in queries(&dashboard) {

@@ -79,9 +79,9 @@ const MODULES: &[&str] = &[
     "resolution",
     "query",
     "admin",
+    "reload",
     "console",
     "http",
-    "reload",
     "node",
     "backup",
 ];

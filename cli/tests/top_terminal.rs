@@ -97,7 +97,18 @@ async fn the_worst_stands_on_top_keys_go_down_and_back_and_q_gives_the_terminal_
         .await;
     let first = screen.lines().nth(4).expect("a row");
     assert!(first.contains(&sick.to_string()), "{screen}");
-    terminal.press("c");
+    for (key, order) in [
+        ("r", "platforms by rate"),
+        ("f", "platforms by refused"),
+        ("l", "platforms by lag"),
+        ("c", "platforms by code"),
+    ] {
+        terminal.press(key);
+        terminal.shows(&[order]).await;
+    }
+    terminal.press("j");
+    terminal.press("k");
+    terminal.press("p");
     terminal.shows(&["platforms by code"]).await;
     terminal.press("w");
     let issuer_text = issuer.to_string();

@@ -39,7 +39,9 @@ use std::{
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
-use watch::{ANHUI, Broker, Connector, SHANGHAI, SICHUAN, Setup, clients, sink_connector, until};
+use watch::{
+    ANHUI, BadCalls, Broker, Connector, SHANGHAI, SICHUAN, Setup, clients, sink_connector, until,
+};
 
 /// Provinces, and the corps in Xinjiang.
 const PLATFORMS: [u32; 32] = [
@@ -561,4 +563,33 @@ async fn what_is_refused_is_traced_although_nobody_sampled_it_and_names_no_perso
     for attribute in spans.iter().flat_map(|s| &s.attributes) {
         assert!(allowed.contains(&attribute.key.as_str()), "{attribute:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_takes_long_is_traced_although_nobody_sampled_it() {
+    const SLOW: Duration = Duration::from_secs(1);
+    let (collector, otlp) = Collector::start().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let setup = Setup {
+        slow: "1s",
+        ..pushing(otlp)
+    };
+    let broker = Broker::start_with(dir.path(), setup).await;
+    let mut outlet = outlet(&broker, dir.path(), Traces::off()).await;
+    let slow = BadCalls::slow_syncs_of(broker.id(), "log-writer", 2 * SLOW).await;
+    publish(&mut outlet, clients::delta(1, 1, Colour::Red)).await;
+    drop(slow);
+    until("the slow batch", async || {
+        let spans = collector.named("hutong.ingest");
+        let took = |span: &Span| span.end_time_unix_nano - span.start_time_unix_nano;
+        let slow = spans
+            .iter()
+            .find(|s| u128::from(took(s)) >= SLOW.as_nanos());
+        let slow = slow.ok_or(format!("{spans:?}"))?;
+        match attribute(slow, "hutong.deltas.accepted").as_str() {
+            "1" => Ok(()),
+            other => Err(format!("{other} accepted")),
+        }
+    })
+    .await;
 }

@@ -126,7 +126,7 @@ struct Turn {
     missing: u64,
     system: Usage,
     load_cpu_s: f64,
-    /// How long processors were looked at: until all is delivered.
+    /// How long processors were looked at: until all is delivered, and in the row `latency` as long as is measured.
     looked_s: f64,
     /// Runs of state that went down meanwhile, and merges of them; of this broker.
     state: Option<[f64; 2]>,

@@ -16,6 +16,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::time::MissedTickBehavior;
 
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct Options {
@@ -72,6 +73,7 @@ async fn with_peak<T>(
 ) -> Result<(T, f64), Failure> {
     let (mut work, mut peak) = (pin!(work), 0.0f64);
     let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             done = &mut work => return Ok((done?, peak)),
@@ -104,9 +106,10 @@ pub async fn run(options: &Options) -> Result<Run, Failure> {
         };
         let work = async {
             let (filled, before) = tokio::join!(filling, before);
+            let (filled, before) = (filled?, before?);
             let seconds = begin.elapsed().as_secs_f64();
             settled(&broker).await?;
-            Ok((filled?, before?, seconds))
+            Ok((filled, before, seconds))
         };
         let ((filled, before, seconds), peak) = with_peak(&broker, work).await?;
         let after = look(&broker).await?;

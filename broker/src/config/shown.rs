@@ -219,4 +219,27 @@ mod tests {
              [[platforms]]\ncode = 510000\nname = \"Sichuan\"\n",
         );
     }
+
+    /// What is shown to who may ask has no secret, because no file has.
+    #[test]
+    fn an_address_of_a_collector_is_a_host_and_a_port_and_no_more() {
+        let with = |otlp: &str| {
+            let text = format!(
+                "identity = \"trial\"\n[data]\ndir = \"d\"\n[telemetry]\notlp = \"{otlp}\"\n\
+                 [[platforms]]\ncode = 340000\nname = \"Anhui\"\n"
+            );
+            Config::parse("broker.toml", &text)
+        };
+        for plain in ["http://127.0.0.1:4317", "http://collector:4317/"] {
+            assert!(with(plain).is_ok(), "{plain}");
+        }
+        for more in [
+            "http://user:word@h:4317",
+            "http://h:4317/?token=x",
+            "http://h:4317/x",
+        ] {
+            let why = with(more).expect_err(more).to_string();
+            assert!(why.contains("more than a host and a port"), "{why}");
+        }
+    }
 }

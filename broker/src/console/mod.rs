@@ -319,7 +319,7 @@ async fn picture(State(console): Shared, headers: HeaderMap) -> Result<Response,
 
 /// What runs, defaults included: not what a file says by now.
 async fn config(State(console): Shared, headers: HeaderMap) -> Result<Response, Failed> {
-    console.check(&headers, Call::GetStatus)?;
+    console.check(&headers, Call::ReadConfig)?;
     let content_type = [(header::CONTENT_TYPE, "application/toml; charset=utf-8")];
     Ok((content_type, console.live.running().to_toml()).into_response())
 }

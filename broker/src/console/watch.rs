@@ -281,6 +281,9 @@ mod tests {
 
     #[test]
     fn an_event_ends_with_an_empty_line() {
-        assert_eq!(&event(b"{}")[..], b"event: picture\nretry: 1000\ndata: {}\n\n");
+        assert_eq!(
+            &event(b"{}")[..],
+            b"event: picture\nretry: 1000\ndata: {}\n\n"
+        );
     }
 }

@@ -28,7 +28,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -202,6 +202,8 @@ pub struct Tables {
     list: RwLock<Arc<List>>,
     /// Held by whoever merges.
     pub merging: Mutex<()>,
+    /// No longer in the list, and on disk for as long as somebody reads them.
+    held: Mutex<Vec<Weak<Table>>>,
     /// Held from the making of a new list until it is known.
     changing: Mutex<()>,
     /// The last number that was given to a table.
@@ -223,9 +225,14 @@ impl Change<'_> {
     pub fn publish(self) {
         let before = std::mem::replace(&mut *self.tables.list.write(), Arc::clone(&self.list));
         let kept = |table: &Arc<Table>| self.list.tables().any(|t| t.number == table.number);
-        // Who reads them has them open.
         let gone = before.tables().filter(|table| !kept(table));
-        gone.for_each(|table| table.set_listed(false));
+        let mut held = self.tables.held.lock();
+        held.retain(|table| table.strong_count() > 0);
+        for table in gone {
+            // Who reads them has them open.
+            table.set_listed(false);
+            held.push(Arc::downgrade(table));
+        }
     }
 }
 
@@ -253,6 +260,7 @@ impl Tables {
             dir: dir.to_owned(),
             list: RwLock::new(Arc::new(list)),
             merging: Mutex::new(()),
+            held: Mutex::default(),
             changing: Mutex::new(()),
             number: AtomicU64::new(number),
             unknown: AtomicBool::new(false),
@@ -374,11 +382,14 @@ impl Tables {
         Ok(Merged::new(cursors.collect::<Result<_, _>>()?))
     }
 
-    /// Of all files.
+    /// Of all files, with those that a slow snapshot still reads.
     pub fn disk_bytes(&self) -> u64 {
         let list = self.list();
         let tables: u64 = list.tables().map(|table| table.disk_bytes()).sum();
-        tables + rocks::property(&self.db, &[FAMILY], "rocksdb.total-sst-files-size")
+        // Dropped behind the lock: who has the last one removes a file.
+        let held: Vec<Arc<Table>> = self.held.lock().iter().filter_map(Weak::upgrade).collect();
+        let held: u64 = held.iter().map(|table| table.disk_bytes()).sum();
+        tables + held + rocks::property(&self.db, &[FAMILY], "rocksdb.total-sst-files-size")
     }
 }
 

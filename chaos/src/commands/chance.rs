@@ -15,6 +15,9 @@ const LASTING_MS: Range<u64> = 1000..6000;
 /// What lasts for longer in its own drill takes so long to be felt at all.
 const LONG: Duration = Duration::from_secs(12);
 
+/// By then somebody has said something over each line.
+const LINE_FELT_AFTER: Duration = Duration::from_millis(1500);
+
 /// The drills whose faults this machine can do beside others. One that needs the broker to refuse a start
 /// cannot have a second fault beside it.
 pub fn known(machine: &Machine) -> Result<Vec<Drill>, ChaosError> {
@@ -61,6 +64,23 @@ pub fn go_together(a: &Fault, b: &Fault) -> bool {
     let claim = a.what.claim().is_some() && a.what.claim() == b.what.claim();
     let process = a.what.hits_the_process() && b.what.hits_the_process();
     !(claim || process)
+}
+
+/// A line that breaks while the broker is down, or takes nothing because of its disk, breaks nothing: that it happened could
+/// not be proven. So it begins first.
+pub fn lines_first(faults: &mut [Fault; 2]) {
+    let stops = |fault: &Fault| fault.what.hits_the_process() || fault.what.breaks_the_disk();
+    let [a, b] = faults;
+    let (line, other) = match (a.what.is_of_a_line(), b.what.is_of_a_line()) {
+        (true, false) => (a, b),
+        (false, true) => (b, a),
+        _ => return,
+    };
+    if stops(other) {
+        let (first, second) = (line.at.min(other.at), line.at.max(other.at));
+        line.at = first;
+        other.at = second.max(first + LINE_FELT_AFTER);
+    }
 }
 
 /// A drill's file with these faults, because a history is judged by the file in it.

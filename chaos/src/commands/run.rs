@@ -110,8 +110,14 @@ pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
                     .to_owned(),
             ));
         }
-    } else if let Some(code) = isolate::enter(&machine, &mut interrupts).await? {
-        return Ok(code);
+    } else {
+        let entered = isolate::enter(&machine, &mut interrupts).await;
+        if let (Err(error), [drill], true) = (&entered, &drills[..], playing.json) {
+            not_judged(drill, &options, error);
+        }
+        if let Some(code) = entered? {
+            return Ok(code);
+        }
     }
     if drills.len() > 1 {
         let turns = drills.into_iter().map(|drill| (drill, None)).collect();

@@ -133,7 +133,8 @@ fn pair(known: &[Drill], seed: u64) -> Result<Drill, ChaosError> {
     }
     let (second, b) = &others[chance::below(seed ^ 2, others.len())];
     let drills = [first, *second];
-    let faults = [a, b.clone()];
+    let mut faults = [a, b.clone()];
+    chance::lines_first(&mut faults);
     let text = chance::write(&head(drills, &faults, seed), &faults);
     Drill::parse("soak.toml", &text).map_err(ChaosError::Drill)
 }
@@ -186,14 +187,23 @@ mod tests {
             .map(|(name, _)| find(name).expect("built in"))
             .filter(|drill| !drill.hypothesis.refuses_to_start)
             .collect();
-        let (mut surges, mut most, mut stops) = (0, 0, 0);
+        let (mut surges, mut most, mut stops, mut lines) = (0, 0, 0, 0);
         for seed in 0..400 {
             let drill = pair(&known, seed).unwrap_or_else(|e| panic!("{seed}: {e}"));
             assert!(drill.duration >= drill.duration_min(), "{seed}");
             surges += u32::from(drill.workload.surge.is_some());
             most = most.max(drill.workload.platforms);
             stops += u32::from(drill.hypothesis.fail_stop);
+            let is_line = |fault: &&Fault| fault.what.is_of_a_line();
+            let line = drill.faults.iter().find(is_line);
+            let stop = drill.faults.iter().find(|f| f.what.hits_the_process());
+            if let (Some(line), Some(stop)) = (line, stop) {
+                let felt = line.at + Duration::from_millis(1500) <= stop.at;
+                assert!(felt, "{seed}: {line:?} {stop:?}");
+                lines += 1;
+            }
         }
+        assert!(lines > 20, "{lines}");
         assert!((100..300).contains(&surges), "{surges}");
         assert_eq!(most, 32);
         assert!(stops > 0);

@@ -424,6 +424,18 @@ impl What {
         self.kills() || self.claim() == Some(Claim::Tracer) || *self == What::PauseBroker
     }
 
+    /// What is between client and broker: felt only where something is to be said.
+    pub fn is_of_a_line(&self) -> bool {
+        matches!(
+            self,
+            What::Partition { .. }
+                | What::Latency { .. }
+                | What::Loss { .. }
+                | What::Bandwidth { .. }
+                | What::DropPackets { .. }
+        )
+    }
+
     /// The disk takes no writes, or says that it failed to.
     pub fn breaks_the_disk(&self) -> bool {
         matches!(

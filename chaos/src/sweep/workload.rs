@@ -166,6 +166,7 @@ pub fn work(dir: &Path, plan: &Plan, voice: &Voice) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
 
     /// Merges of one segment beside another are crash points only where there are two.
     #[test]
@@ -177,8 +178,18 @@ mod tests {
             std::fs::create_dir(&stores).expect("created");
             work(&stores, &Plan::new(seed, 200), &voice).expect("works");
             let store = Store::open(&stores, Faults::default()).expect("opens");
-            let segments = store.state.store().level_files.last().copied();
-            assert_eq!(segments > Some(1), several, "seed {seed}: {segments:?}");
+            let segments = || store.state.store().level_files.last().copied();
+            // What waits is merged beside everything else, also after it is opened again.
+            let begun = Instant::now();
+            while several && segments() < Some(2) && begun.elapsed() < PATIENCE {
+                std::thread::yield_now();
+            }
+            assert_eq!(
+                segments() > Some(1),
+                several,
+                "seed {seed}: {:?}",
+                segments()
+            );
         }
     }
 }

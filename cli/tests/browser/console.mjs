@@ -71,6 +71,12 @@ async function shown(page) {
   for (let i = 0; i < 200 && (await page.evaluate(waits)); i += 1) await page.waitForTimeout(50);
 }
 
+async function accessible(page, where) {
+  await page.evaluate(axe);
+  const found = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+  for (const v of found.violations) result.violations.push(`${where}: ${v.id} (${v.impact}): ${v.nodes[0]?.html} ${v.nodes[0]?.failureSummary}`);
+}
+
 async function look(name, screen, locale) {
   const [context, page] = await open(screen, locale);
   const language = locale.slice(0, 2);
@@ -93,9 +99,7 @@ async function look(name, screen, locale) {
     await page.evaluate((to) => { location.hash = to; }, hash);
     await shown(page);
     await page.screenshot({ path: path.join(folder, `${phase}-${what}-${name}-${language}.png`), fullPage: what !== "overview" });
-    await page.evaluate(axe);
-    const found = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
-    for (const v of found.violations) result.violations.push(`${what} ${name} ${language}: ${v.id} (${v.impact}): ${v.nodes[0]?.html} ${v.nodes[0]?.failureSummary}`);
+    await accessible(page, `${what} ${name} ${language}`);
     // Not against innerWidth: on a phone that grows with what sticks out.
     const { width } = screen.viewport;
     const wide = await page.evaluate(() => document.documentElement.scrollWidth);
@@ -126,6 +130,15 @@ async function look(name, screen, locale) {
     expect(!cut.length, `print ${language}: columns beyond a page of ${PAPER_WIDTH}: ${JSON.stringify(cut)}`);
     expect(!printed.navigation, `print ${language}: the navigation is printed`);
     await page.pdf({ path: path.join(folder, `${phase}-matrix-${language}.pdf`), format: "A4", landscape: true, printBackground: true });
+    for (const [what, hash] of Object.entries(PAGES)) {
+      // What tells that a page is shown is not printed.
+      await page.emulateMedia({ media: "screen" });
+      await page.evaluate((to) => { location.hash = to; }, hash);
+      await shown(page);
+      await page.emulateMedia({ media: "print" });
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+      expect(wide <= PAPER_WIDTH, `print ${language}: ${what} is ${wide} wide on a page of ${PAPER_WIDTH}`);
+    }
   }
   await context.close();
 }
@@ -338,6 +351,7 @@ async function click() {
     await page.locator("main a[href^='#/record/']").first().click();
     await shown(page);
     result.seen.record = await page.locator("main").textContent();
+    await accessible(page, "a record that a click led to");
     place = page.url().split("#/record/")[1];
     await page.locator(`main a[href^='#/trace/']`).first().click();
     await shown(page);
@@ -356,6 +370,7 @@ async function click() {
   await page.waitForURL(new RegExp(entity));
   await page.waitForSelector("main table");
   result.seen.entity = await page.locator("main").textContent();
+  await accessible(page, "what was found");
   if (phase === "fault") await by_place(page, place);
   // Languages, light and dark stay after a reload.
   await page.locator("#language").click();
@@ -365,6 +380,7 @@ async function click() {
   await shown(page);
   expect((await page.locator("nav").textContent()).includes("总览"), "the language did not stay");
   expect((await page.evaluate(() => document.documentElement.dataset.theme)) === "dark", "the theme did not stay");
+  await accessible(page, "in Chinese and dark by its own buttons");
   await page.locator("#language").click();
   // The keyboard alone: skip link, then a link of the navigation, and the other lane without losing the focus.
   await page.keyboard.press("Home");
@@ -380,6 +396,7 @@ async function click() {
   await page.keyboard.press("Enter");
   await page.waitForSelector(".switch button:nth-of-type(2)[aria-pressed=true]");
   expect(await bulk.evaluate((e) => e === document.activeElement), "the button of the lane lost the focus");
+  await accessible(page, "the other lane");
   result.seen.cells = await page.locator("table.matrix tbody td").count();
   await context.close();
 }

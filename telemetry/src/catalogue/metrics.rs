@@ -190,7 +190,7 @@ metrics! {
     PairOldestAt "hutong_pair_oldest_unapplied_timestamp_seconds" Gauge "s" [Issuer Lane Receiver]
         "Since when: the time that record became durable, in seconds since the Unix epoch; absent when there is none.";
     PairOldestOffset "hutong_pair_oldest_unapplied_offset" Gauge "" [Issuer Lane Receiver]
-        "Which change: the offset of that record in the log, by which `hutong tail` and the console find it; absent when there is none.";
+        "Which change: the offset of that record in the log, to which the page of the receiver in the console leads; absent when there is none.";
 
     StoreWritesStopped "hutong_store_writes_stopped" Gauge "" [Store]
         "1 while the database takes no writes because compaction is behind.";

@@ -1,14 +1,17 @@
 //! Runs that are merged into segments, and tables that come and go.
 
 use super::{Applied, applied, register, row, snapshot, tables, with_runs};
-use crate::state::{
-    State, StateOptions,
-    keys::{self, RegisterKey},
-    merge,
-    merged::Merged,
-    row::EXPIRED_KEPT_US,
-    table,
-    tables::{List, Segment},
+use crate::{
+    rocks,
+    state::{
+        FAMILY, State, StateOptions,
+        keys::{self, RegisterKey},
+        merge,
+        merged::Merged,
+        row::EXPIRED_KEPT_US,
+        table,
+        tables::{List, Segment},
+    },
 };
 use hutong_proto::{Micros, Offset, wire};
 use std::{collections::BTreeMap, sync::Arc};
@@ -213,6 +216,21 @@ fn what_a_snapshot_reads_stays_until_it_has_read_it() {
             .filter(|name| name.to_string_lossy().ends_with(".table"))
             .count()
     };
+    let bytes = || {
+        let files = std::fs::read_dir(dir.path()).expect("a folder").flatten();
+        let tables = files.filter(|file| file.file_name().to_string_lossy().ends_with(".table"));
+        let sizes = tables.map(|table| table.metadata().expect("a file").len());
+        sizes.sum::<u64>()
+    };
+    // Rows of other kinds are in files of RocksDB.
+    let told = || {
+        let others = rocks::property(
+            &tables(&state).db,
+            &[FAMILY],
+            "rocksdb.total-sst-files-size",
+        );
+        state.disk_bytes() - others
+    };
     put(&state, (0..2000).map(|n| (n, 0)), 1);
     state.compact().expect("merges");
     let read = state.with_snapshot(|rows, _| {
@@ -221,6 +239,7 @@ fn what_a_snapshot_reads_stays_until_it_has_read_it() {
             put(&state, (0..2000).map(|n| (n, 0)), revision);
             state.compact().expect("merges");
         }
+        assert_eq!(told(), bytes(), "what is held takes its place");
         let mut count = 1;
         while let Some((_, row)) = rows.next_row().expect("reads") {
             assert_eq!(row.revision.0, 1);
@@ -232,6 +251,7 @@ fn what_a_snapshot_reads_stays_until_it_has_read_it() {
     // And then its files go: only those of the last pass are left.
     let list = tables(&state).list();
     assert_eq!((list.runs.len(), files()), (0, list.segments.len()));
+    assert_eq!(told(), bytes());
 }
 
 #[test]

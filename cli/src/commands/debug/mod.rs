@@ -28,8 +28,7 @@ use tokio::{
 const PAGE_BYTES_MAX: u64 = 32 << 20;
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Said where it was made, and to who reads the archive.
-const NO_CONFIG: &str =
-    "no file of a configuration is in it: name those of the connectors with --config FILE";
+const NO_CONFIG: &str = "no configuration of a connector is in it: name it with --config FILE";
 /// What the broker runs with.
 const RUNNING: &str = "broker.toml";
 /// Everything lies in one folder of the archive.
