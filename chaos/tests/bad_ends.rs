@@ -8,7 +8,7 @@ use hutong_chaos::{
     judge::{Invariant, Outcome},
     text::Text,
 };
-use support::{Made, caught_alone, drill};
+use support::{Made, broken, caught_alone, drill};
 
 fn without_audit(made: Made) -> Made {
     made.remove(|event| matches!(event, Event::Audited { .. }))
@@ -208,6 +208,34 @@ fn a_connector_crashes_where_nothing_killed_it() {
     }
 }
 
+/// It comes back at the second start, and nobody asked it to refuse the first one.
+#[test]
+fn the_broker_does_not_start_on_a_disk_that_is_whole() {
+    let refuses = |fault: &str| {
+        let of_start = Event::Process {
+            name: "hutong-broker".to_owned(),
+            what: Life::Exited {
+                code: Some(1),
+                signal: None,
+            },
+        };
+        Made::of(&drill("", fault)).add(7_015_000, of_start)
+    };
+    caught_alone(&refuses("power-loss"), Invariant::FailStop);
+    let sync = ends_with(Made::of(&drill("fail_stop = true", "sync-error")), 3);
+    assert_eq!(sync.judged().outcome, Outcome::Pass);
+    let again = Event::Process {
+        name: "hutong-broker".to_owned(),
+        what: Life::Exited {
+            code: Some(1),
+            signal: None,
+        },
+    };
+    caught_alone(&sync.add(7_015_000, again), Invariant::FailStop);
+    let verdict = refuses("disk-full").judged();
+    assert!(broken(&verdict).is_empty(), "{:?}", verdict.reasons);
+}
+
 #[test]
 fn the_broker_panics_where_nothing_was_broken() {
     let ended = Event::Process {
@@ -331,6 +359,43 @@ fn a_recovery_that_takes_too_long_is_a_broken_promise() {
     assert_eq!(verdict.outcome, Outcome::Fail);
     let recovery = verdict.faults[0].recovery_s.expect("it recovers");
     assert!((3.4..3.7).contains(&recovery), "{recovery}");
+}
+
+/// Its platform is none of those whose lag is measured, and in the end it has everything.
+#[test]
+fn a_sink_that_comes_back_too_late_is_a_broken_promise() {
+    let hit = || {
+        let connector = |event: &Event| is_exit(event);
+        Made::of(&drill("", "kill-connector")).change(connector, |event| {
+            if let Event::Process { name, .. } = event {
+                *name = "hutong-connect".to_owned();
+            }
+        })
+    };
+    let soon = hit().judged();
+    assert_eq!(soon.outcome, Outcome::Pass, "{:?}", soon.reasons);
+    let recovery = soon.faults[0].recovery_s.expect("it recovers");
+    assert!(recovery < 1.0, "{recovery}");
+    // From the fault on nobody sees its table, or it stays as it was.
+    let mut made = hit();
+    let mut stands = None;
+    for line in &mut made.lines {
+        if let Event::Table { cursor, rows, .. } = &mut line.e
+            && (4_000_000..10_000_000).contains(&line.t)
+        {
+            let (cursor_then, rows_then) = stands.get_or_insert((*cursor, rows.clone()));
+            (*cursor, *rows) = (*cursor_then, rows_then.clone());
+        }
+    }
+    let verdict = made.judged();
+    assert_eq!(verdict.outcome, Outcome::Fail, "{:?}", verdict.reasons);
+    let recovery = verdict.faults[0].recovery_s.expect("it recovers");
+    assert!((3.0..4.0).contains(&recovery), "{recovery}");
+    assert!(verdict.reasons[0].en.contains("recovery to steady state"));
+    let never = hit()
+        .remove(|event| matches!(event, Event::Table { .. }))
+        .judged();
+    assert_eq!(never.faults[0].recovery_s, None);
 }
 
 #[test]

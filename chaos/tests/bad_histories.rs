@@ -105,6 +105,38 @@ fn what_was_refused_is_delivered() {
     caught_alone(&made, Invariant::NothingInvented);
 }
 
+/// Nobody gets what was refused, and no acknowledgement is broken by that.
+#[test]
+fn what_has_no_fault_is_refused() {
+    let refused = |made: Made, reason: &str| {
+        let of = |event: &Event| matches!(event, Event::End { op: 40, .. });
+        made.change(of, |event| {
+            if let Event::End { refused, .. } = event {
+                *refused = (0..4).map(|i| (i, reason.to_owned())).collect();
+            }
+        })
+        .without_records(|_, record| record.offset == 41)
+        .remove(|event| matches!(event, Event::Table { .. }))
+    };
+    let made = refused(Made::sound(), "TIME_IN_FUTURE");
+    let verdict = made.judged();
+    assert!(
+        support::broken(&verdict).contains(&Invariant::NothingInvented),
+        "{:?}",
+        verdict.reasons
+    );
+    let clock = drill("", "clock-step").replace(
+        "kind = \"clock-step\"",
+        "kind = \"clock-step\"\nby = \"2m\"\nback = true",
+    );
+    for (reason, broken) in [("TIME_IN_FUTURE", false), ("ENTITY_INVALID", true)] {
+        let verdict = refused(Made::of(&clock), reason).judged();
+        let found = support::broken(&verdict);
+        let found = found.contains(&Invariant::NothingInvented);
+        assert_eq!(found, broken, "{reason}: {:?}", verdict.reasons);
+    }
+}
+
 #[test]
 fn what_nobody_published_is_delivered() {
     let alien = Event::Alien {

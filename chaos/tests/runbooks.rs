@@ -86,3 +86,16 @@ fn a_page_has_its_drills_titles_its_command_and_what_to_do_when_it_fails() {
         holds(&format!("{seconds}s of load"));
     }
 }
+
+#[test]
+fn every_kind_of_fault_of_a_drill_stands_in_the_table_of_kinds() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/drills.md");
+    let page = std::fs::read_to_string(page).expect("the page of drills");
+    for (name, _) in BUILT_IN {
+        for fault in &find(name).expect("built in").faults {
+            let kind = format!("`{}`", fault.what.name());
+            let stands = |line: &str| line.starts_with("| `") && line.contains(&kind);
+            assert!(page.lines().any(stands), "{kind}, of {name}");
+        }
+    }
+}

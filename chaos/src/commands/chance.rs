@@ -13,7 +13,7 @@ use std::{fmt::Write, ops::Range, time::Duration};
 /// How long one lasts, in milliseconds.
 const LASTING_MS: Range<u64> = 1000..6000;
 /// What lasts for longer in its own drill takes so long to be felt at all.
-const LONG: Duration = Duration::from_secs(12);
+pub const LONG: Duration = Duration::from_secs(12);
 
 /// By then somebody has said something over each line.
 const LINE_FELT_AFTER: Duration = Duration::from_millis(1500);
@@ -63,7 +63,9 @@ pub fn fault(drill: &Drill, seed: u64, at: Range<Duration>) -> Fault {
 pub fn go_together(a: &Fault, b: &Fault) -> bool {
     let claim = a.what.claim().is_some() && a.what.claim() == b.what.claim();
     let process = a.what.hits_the_process() && b.what.hits_the_process();
-    !(claim || process)
+    // Of a broker that has stopped by itself nobody can say that it would have died there.
+    let ended = |a: &Fault, b: &Fault| a.what.breaks_the_disk() && b.what.kills();
+    !(claim || process || ended(a, b) || ended(b, a))
 }
 
 /// A line that breaks while the broker is down, or takes nothing because of its disk, breaks nothing: that it happened could

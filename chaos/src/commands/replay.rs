@@ -37,7 +37,7 @@ pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
     if let Some(code) = isolate::enter(&machine, &mut interrupts).await? {
         return Ok(code);
     }
-    let known = chance::known(&machine)?;
+    let known = short(chance::known(&machine)?);
     let drill = made(&known, options.seed, arguments.faults)?;
     let page = playing.report.as_deref();
     let (verdict, file) = play_and_judge(&drill, &machine, &options, page, &mut interrupts).await?;
@@ -46,6 +46,17 @@ pub async fn run(arguments: Arguments) -> Result<u8, ChaosError> {
         false => out::text(report::text(&verdict, &file, page)),
     }
     Ok(verdict.outcome.exit_code())
+}
+
+/// Those whose fault is over before the next one begins: one that takes 40 s to be felt would be beside three others.
+fn short(known: Vec<Drill>) -> Vec<Drill> {
+    let short = |drill: &Drill| {
+        drill
+            .faults
+            .iter()
+            .all(|fault| fault.lasting <= chance::LONG)
+    };
+    known.into_iter().filter(short).collect()
 }
 
 fn made(known: &[Drill], seed: u64, count: u32) -> Result<Drill, ChaosError> {
@@ -73,4 +84,29 @@ fn made(known: &[Drill], seed: u64, count: u32) -> Result<Drill, ChaosError> {
     );
     let text = chance::write(&head, &faults);
     Drill::parse("replay.toml", &text).map_err(ChaosError::Drill)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drill::{BUILT_IN, find};
+
+    #[test]
+    fn every_seed_makes_a_drill_without_a_mistake_in_which_one_fault_is_there_at_a_time() {
+        let known: Vec<Drill> = (BUILT_IN.iter())
+            .map(|(name, _)| find(name).expect("built in"))
+            .filter(|drill| !drill.hypothesis.refuses_to_start)
+            .collect();
+        let all = known.len();
+        let known = short(known);
+        assert!(known.len() + 3 > all, "{} of {all}", known.len());
+        for seed in 0..400 {
+            let drill = made(&known, seed, 10).unwrap_or_else(|e| panic!("{seed}: {e}"));
+            assert_eq!(drill.faults.len(), 10);
+            for pair in drill.faults.windows(2) {
+                let over = pair[0].at + pair[0].lasting;
+                assert!(over <= pair[1].at, "{seed}: {pair:?}");
+            }
+        }
+    }
 }

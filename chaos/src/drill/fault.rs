@@ -433,6 +433,10 @@ impl What {
                 | What::Loss { .. }
                 | What::Bandwidth { .. }
                 | What::DropPackets { .. }
+                // Its lines must be open to be cut, and theirs must open.
+                | What::ReconnectStorm
+                | What::StalledSubscriber { .. }
+                | What::ZeroWindow { .. }
         )
     }
 

@@ -241,7 +241,8 @@ impl<'a> Flood<'a> {
     pub fn heal(self) -> Undone<'a> {
         let accepted = self.stage.board.deltas_accepted() - self.before;
         let now = Duration::from_micros(self.stage.history.clock().now_us());
-        let per_s = accepted as f64 / (now - self.begun).as_secs_f64().max(0.001);
+        let seconds = (now - self.begun).as_secs_f64().max(0.001);
+        let per_s = accepted as f64 / seconds;
         // Overload slows the sender, so it need not get rid of all that is due.
         let offered = self.stage.board.flood_offered() - self.offered_before;
         Undone::proof(vec![Proof::new(
@@ -249,7 +250,8 @@ impl<'a> Flood<'a> {
              were taken",
             "涌入提交的条数、每秒到期条数，以及期间各方每秒被接受的条数",
             Text::same(format!("{offered}, {:.0}, {per_s:.0}", self.rate)),
-            offered > 0,
+            // Less than all others together say would be no flood.
+            offered as f64 >= self.stage.drill.workload.rate * seconds,
         )])
     }
 }

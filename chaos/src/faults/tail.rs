@@ -130,6 +130,7 @@ pub struct Flipped<'a> {
     stage: &'a Stage,
     file: PathBuf,
     at: u64,
+    was: u8,
     restored: bool,
     log_before: usize,
 }
@@ -158,12 +159,14 @@ impl<'a> Flipped<'a> {
         // Not where padding could be.
         let at = bytes / 2 / BLOCK_BYTES * BLOCK_BYTES + BLOCK_BYTES / 2;
         let log_before = named_damaged(stage, &name_of(&file));
+        let was = byte(&file, at)?;
         flip(&file, at)?;
         drop(hold);
         Ok(Flipped {
             stage,
             file,
             at,
+            was,
             restored: false,
             log_before,
         })
@@ -173,6 +176,8 @@ impl<'a> Flipped<'a> {
         let name = name_of(&self.file);
         let named = named_damaged(self.stage, &name) > self.log_before;
         let (hold, _) = self.stage.broker.kill().await?;
+        // Nobody has written over it meanwhile.
+        let (was, is) = (self.was, byte(&self.file, self.at)?);
         flip(&self.file, self.at)?;
         self.restored = true;
         drop(hold);
@@ -180,10 +185,10 @@ impl<'a> Flipped<'a> {
             "the bit that was flipped",
             "被翻转的比特",
             Text::new(
-                format!("byte {} of {name}", self.at),
-                format!("{name} 的第 {} 字节", self.at),
+                format!("byte {} of {name}: {was:#04x} as {is:#04x}", self.at),
+                format!("{name} 的第 {} 字节：{was:#04x} 变为 {is:#04x}", self.at),
             ),
-            true,
+            is != was,
         )];
         Ok(Undone::with(self.stage, proof, move || {
             vec![Reaction::new(
@@ -207,6 +212,14 @@ impl Drop for Flipped<'_> {
             drop(flip(&self.file, self.at));
         }
     }
+}
+
+fn byte(file: &Path, at: u64) -> Result<u8, ChaosError> {
+    use std::os::unix::fs::FileExt;
+    let mut byte = [0];
+    let read = std::fs::File::open(file).and_then(|log| log.read_exact_at(&mut byte, at));
+    read.map_err(ChaosError::file("cannot read", file))?;
+    Ok(byte[0])
 }
 
 fn flip(file: &Path, at: u64) -> Result<(), ChaosError> {

@@ -1,4 +1,4 @@
-//! INV-2: what is delivered was published and admitted, and says what was published.
+//! INV-2: what is delivered was published and admitted, and says what was published; and what has no fault is admitted.
 
 use crate::{
     history::{Item, Record, Subscription},
@@ -24,6 +24,7 @@ pub fn check(facts: &Facts<'_>, findings: &mut Findings) {
         }
         check_rows(facts, findings, &who, subscription);
     }
+    refused_without_a_fault(facts, findings);
     for poison in &facts.history.poison {
         let Some(end) = &poison.end else { continue };
         findings.checked(INVARIANT, 1);
@@ -32,6 +33,32 @@ pub fn check(facts: &Facts<'_>, findings: &mut Findings) {
         if taken && (end.refused.len() as u32) < poison.bad {
             let what = Text::quoted(&poison.what);
             findings.violated(INVARIANT, &Violation::PoisonWasTaken { what });
+        }
+    }
+}
+
+/// Producers that are not poisoners say nothing that has a fault: what is refused of them reaches nobody, and no
+/// acknowledgement says that it should have.
+fn refused_without_a_fault(facts: &Facts<'_>, findings: &mut Findings) {
+    let history = facts.history;
+    let faults = &history.drill.faults;
+    // A clock that jumps makes times wrong that were right.
+    let clock = faults.iter().any(|fault| fault.what.needs_fake_clock());
+    for ((issuer, stream), ops) in &history.ops {
+        for op in ops {
+            let Some(end) = &op.end else { continue };
+            findings.checked(INVARIANT, 1);
+            let excused = |reason: &str| clock && reason.starts_with("TIME_");
+            let wrong = end.refused.iter().find(|(_, reason)| !excused(reason));
+            if let Some((index, reason)) = wrong {
+                let found = Violation::SoundRefused {
+                    issuer: *issuer,
+                    stream: *stream,
+                    revision: op.first + u64::from(*index),
+                    reason: reason.clone(),
+                };
+                findings.violated(INVARIANT, &found);
+            }
         }
     }
 }

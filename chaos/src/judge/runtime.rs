@@ -67,8 +67,9 @@ fn ends(facts: &Facts<'_>, findings: &mut Findings) {
         let asked_for = match (name.as_str(), code, signal) {
             (BROKER, _, Some(KILLED)) => during(*t, What::kills),
             (BROKER, Some(FAIL_STOP), _) => during(*t, What::breaks_the_disk),
+            // A disk that is whole again after a power cut or a failed sync is one that it starts on.
             (BROKER, Some(CANNOT_START), _) => during(*t, |what| {
-                what.breaks_the_disk() || *what == What::FlippedByte
+                matches!(what, What::DiskFull | What::ReadOnly | What::FlippedByte)
             }),
             (CONNECTOR, _, Some(KILLED)) => during(*t, |what| *what == What::KillConnector),
             _ => false,

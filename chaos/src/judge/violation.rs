@@ -30,6 +30,9 @@ kinds! {
         RefusedCame { who: String, revision: u64, issuer: u32, stream: Stream, offset: u64 } = "refused-came",
             "{who} got revision {revision} of {issuer} ({stream}) at {offset}, which was refused",
             "{who} 收到 {issuer}（{stream}）的修订号 {revision}（位置 {offset}），但它已被拒绝";
+        SoundRefused { issuer: u32, stream: Stream, revision: u64, reason: String } = "sound-refused",
+            "revision {revision} of {issuer} ({stream}) has no fault and was refused: {reason}",
+            "{issuer}（{stream}）的修订号 {revision} 并无错误，却被拒绝：{reason}";
         ContentDiffers { who: String, offset: u64, issuer: u32 } = "content-differs",
             "{who}: the record at {offset} does not say what {issuer} published",
             "{who}：位置 {offset} 的记录与 {issuer} 发布的内容不符";

@@ -220,7 +220,7 @@ fn sample(stage: &Stage) -> AbortOnDropHandle<()> {
         loop {
             ticks.tick().await;
             history.record(Event::Beat);
-            if let Some(pid) = broker.pid()
+            if let Some(pid) = broker.any_pid()
                 && let Some((memory, cpu_ms)) = usage(pid)
             {
                 history.record(Event::Sample { memory, cpu_ms });
@@ -229,10 +229,13 @@ fn sample(stage: &Stage) -> AbortOnDropHandle<()> {
     }))
 }
 
-/// Resident bytes, and milliseconds of processor time.
+/// Resident bytes, at most since this was asked last, and milliseconds of processor time.
 pub fn usage(pid: u32) -> Option<(u64, u64)> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    // The mark of the highest begins anew with a 5 (proc(5)); where it does not, it would never fall again.
+    let anew = std::fs::write(format!("/proc/{pid}/clear_refs"), "5").is_ok();
+    let name = if anew { "VmHWM:" } else { "VmRSS:" };
+    let line = status.lines().find(|line| line.starts_with(name))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // User and system time are fields 14 and 15; after the name in brackets comes field 3.

@@ -151,6 +151,15 @@ impl Process {
         }
     }
 
+    /// Of the process that there is, whether it is ready or only comes up.
+    pub fn any_pid(&self) -> Option<u32> {
+        match &*self.shared.state.borrow() {
+            State::Ready { pid, .. } => Some(*pid),
+            State::Starting { pid } => *pid,
+            State::Down => None,
+        }
+    }
+
     pub fn pid_or_error(&self) -> Result<u32, ChaosError> {
         let missing = || does_not_run(self.name());
         self.pid().ok_or_else(missing)
