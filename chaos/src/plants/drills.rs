@@ -53,6 +53,11 @@ pub const PREY: &[Prey] = &[
     prey(Plant::EchoSent, "poison", &["INV-2"]),
     prey(Plant::OtherContent, "pause-broker", &["INV-8"]),
     prey(Plant::BulkFirst, "narrow-in-surge", &["INV-10"]),
+    prey(
+        Plant::SinkCursorApart,
+        "kill-connector",
+        &["INV-5", "INV-6"],
+    ),
 ];
 
 /// What a drill made of a bug.

@@ -317,6 +317,16 @@ impl Sink for PostgresSink {
             .map_err(|e| self.failed(&e))?;
         // The cursor's row first: whoever holds it writes, the others wait or stop.
         self.write_cursor(&transaction, session, cursor, 1).await?;
+        let transaction = match planted!(SinkCursorApart) {
+            false => transaction,
+            true => {
+                transaction.commit().await.map_err(|e| self.failed(&e))?;
+                // As far apart as two commits of a database that is busy.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                let rows = open.link.client.transaction().await;
+                rows.map_err(|e| self.failed(&e))?
+            }
+        };
         self.write_rows(&transaction, snapshot, deltas).await?;
         transaction.commit().await.map_err(|e| self.failed(&e))?;
         if cursor.is_some() {
