@@ -211,7 +211,7 @@ fn a_connector_crashes_where_nothing_killed_it() {
 /// It comes back at the second start, and nobody asked it to refuse the first one.
 #[test]
 fn the_broker_does_not_start_on_a_disk_that_is_whole() {
-    let refuses = |fault: &str| {
+    let refuses = |made: Made| {
         let of_start = Event::Process {
             name: "hutong-broker".to_owned(),
             what: Life::Exited {
@@ -219,20 +219,15 @@ fn the_broker_does_not_start_on_a_disk_that_is_whole() {
                 signal: None,
             },
         };
-        Made::of(&drill("", fault)).add(7_015_000, of_start)
+        made.add(7_015_000, of_start)
     };
-    caught_alone(&refuses("power-loss"), Invariant::FailStop);
-    let sync = ends_with(Made::of(&drill("fail_stop = true", "sync-error")), 3);
-    assert_eq!(sync.judged().outcome, Outcome::Pass);
-    let again = Event::Process {
-        name: "hutong-broker".to_owned(),
-        what: Life::Exited {
-            code: Some(1),
-            signal: None,
-        },
-    };
-    caught_alone(&sync.add(7_015_000, again), Invariant::FailStop);
-    let verdict = refuses("disk-full").judged();
+    let cut = Made::of(&drill("", "power-loss"));
+    caught_alone(&refuses(cut), Invariant::FailStop);
+    let stopped = |fault: &str| ends_with(Made::of(&drill("fail_stop = true", fault)), 3);
+    let verdict = stopped("sync-error").judged();
+    assert_eq!(verdict.outcome, Outcome::Pass, "{:?}", verdict.reasons);
+    caught_alone(&refuses(stopped("sync-error")), Invariant::FailStop);
+    let verdict = refuses(stopped("disk-full")).judged();
     assert!(broken(&verdict).is_empty(), "{:?}", verdict.reasons);
 }
 
