@@ -80,7 +80,8 @@ impl Mended {
             }
         }
         let copy = manifest.with_extension(COPY_EXTENSION);
-        fs::copy(&manifest, &copy)?;
+        // By reading and writing, which a crash sweep can follow; it is small.
+        fs::write(&copy, fs::read(&manifest)?)?;
         File::open(&copy)?.sync_all()?;
         File::open(dir)?.sync_all()?;
         Ok(Mended { manifest, copy, at })
