@@ -533,7 +533,7 @@ fn otlp(value: &Value<'_>) -> Option<String> {
     let text = read::text(1..=256)(value)?;
     let uri: Option<http::Uri> = text.parse().ok();
     match uri {
-        // None of it would be sent, and this file is shown to who may ask.
+        // A collector of gRPC needs none of it, and this file is shown to who may ask.
         Some(uri)
             if uri.authority().is_some_and(|a| a.as_str().contains('@'))
                 || uri.path_and_query().is_some_and(|more| more != "/") =>

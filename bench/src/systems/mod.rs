@@ -48,7 +48,7 @@ pub trait System: Send + Sync {
         Box::pin(async { Ok(None) })
     }
 
-    /// Whether one change in a hundred is traced.
+    /// Whether one change in a hundred is sampled for tracing.
     fn traces(&self) -> bool {
         false
     }
@@ -118,7 +118,7 @@ pub enum Kind {
     Hutong,
     /// This broker, whose receivers take records as they are and not packed.
     HutongPlain,
-    /// This broker, with metrics scraped and pushed, one change in a hundred traced, and a console open.
+    /// This broker, with metrics scraped and pushed, one change in a hundred sampled for tracing, and a console open.
     HutongWatched,
     /// NATS JetStream, one replica, synced for each message; a message is a batch.
     Jetstream,

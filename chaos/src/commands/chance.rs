@@ -16,7 +16,7 @@ const LASTING_MS: Range<u64> = 1000..6000;
 pub const LONG: Duration = Duration::from_secs(12);
 
 /// By then somebody has said something over each line.
-const LINE_FELT_AFTER: Duration = Duration::from_millis(1500);
+pub const LINE_FELT_AFTER: Duration = Duration::from_millis(1500);
 
 /// The drills whose faults this machine can do beside others. One that needs the broker to refuse a start
 /// cannot have a second fault beside it.

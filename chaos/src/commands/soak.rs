@@ -198,7 +198,7 @@ mod tests {
             let line = drill.faults.iter().find(is_line);
             let stop = drill.faults.iter().find(|f| f.what.hits_the_process());
             if let (Some(line), Some(stop)) = (line, stop) {
-                let felt = line.at + Duration::from_millis(1500) <= stop.at;
+                let felt = line.at + chance::LINE_FELT_AFTER <= stop.at;
                 assert!(felt, "{seed}: {line:?} {stop:?}");
                 lines += 1;
             }

@@ -106,7 +106,7 @@ impl<'a> Network<'a> {
                  carried a second, both ways",
                 "全部线路上字节排队的总秒数，以及每条线路每秒传输的字节数（双向）",
                 carried(seen, self.lines.len(), seconds, *bytes_per_s as f64),
-                // Two pieces behind each other wait on any line. Too narrow is one on which something always waits.
+                // Two pieces behind each other wait on any line, for less than a thousandth of its time.
                 seen.throttled_us as f64 / 1e6 >= NARROW_SHARE * seconds * self.lines.len() as f64,
             ),
             _ => Proof::new(
@@ -119,7 +119,7 @@ impl<'a> Network<'a> {
     }
 }
 
-/// Of the time of all lines, in which something waited; the way to the broker, which carries little, is not counted twice.
+/// What all pieces waited together, of the time of all lines. Pieces that wait at one time count each.
 const NARROW_SHARE: f64 = 0.1;
 
 /// Seconds of waiting, and what a line carried of what it may.
