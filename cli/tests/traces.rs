@@ -27,7 +27,7 @@ use opentelemetry_proto::tonic::{
     },
     common::v1::{KeyValue, any_value::Value},
     resource::v1::Resource,
-    trace::v1::Span,
+    trace::v1::{Span, span::Event},
 };
 use std::{
     collections::BTreeSet,
@@ -190,6 +190,20 @@ fn pushing(otlp: SocketAddr) -> Setup {
 /// A text or a number, as text; empty if the span has no such attribute.
 fn attribute(span: &Span, key: &str) -> String {
     text_of(&span.attributes, key)
+}
+
+/// What was reached on the way, and how long after its beginning.
+fn events(span: &Span) -> Vec<(&str, Duration)> {
+    let after = |event: &Event| {
+        event
+            .time_unix_nano
+            .saturating_sub(span.start_time_unix_nano)
+    };
+    let of = |event| Duration::from_nanos(after(event));
+    span.events
+        .iter()
+        .map(|e| (e.name.as_str(), of(e)))
+        .collect()
 }
 
 fn text_of(attributes: &[KeyValue], key: &str) -> String {
@@ -452,9 +466,16 @@ async fn what_a_platform_applies_late_is_traced_although_nobody_sampled_it() {
         "hutong.receiver",
         "hutong.lane",
         "hutong.records",
+        "hutong.durable_after_ms",
         "hutong.sent_after_ms",
     ];
     assert_eq!(said, allowed);
+    // It was sent at once, and waited there.
+    let sent = events(span);
+    assert!(
+        matches!(&sent[..], [("sent", after)] if *after < took),
+        "{sent:?} of {took:?}"
+    );
     assert_eq!(attribute(span, "hutong.receiver"), SHANGHAI.to_string());
     assert_eq!(attribute(span, "hutong.lane"), "urgent");
     assert_eq!(attribute(span, "hutong.records"), "3");
@@ -586,6 +607,12 @@ async fn a_batch_that_takes_long_is_traced_although_nobody_sampled_it() {
             .iter()
             .find(|s| u128::from(took(s)) >= SLOW.as_nanos());
         let slow = slow.ok_or(format!("{spans:?}"))?;
+        // What took long was the sync: what came after it was quick.
+        let steps = events(slow);
+        let [("durable", durable), ("applied", applied)] = steps[..] else {
+            return Err(format!("{steps:?}"));
+        };
+        assert!(durable >= SLOW && durable <= applied, "{steps:?}");
         match attribute(slow, "hutong.deltas.accepted").as_str() {
             "1" => Ok(()),
             other => Err(format!("{other} accepted")),

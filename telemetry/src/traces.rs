@@ -10,7 +10,7 @@
 use crate::Service;
 use opentelemetry::{
     InstrumentationScope, KeyValue, SpanId, TraceFlags, TraceId,
-    trace::{Link, SpanContext, SpanKind, Status, TraceState},
+    trace::{Event, Link, SpanContext, SpanKind, Status, TraceState},
 };
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::trace::{
@@ -47,6 +47,8 @@ pub struct Span {
     pub from_us: u64,
     pub to_us: u64,
     pub attributes: Vec<KeyValue>,
+    /// What was reached on the way, and when: microseconds since the Unix epoch.
+    pub events: Vec<(&'static str, u64)>,
     /// What went wrong, if anything: a reason, never a text of a user.
     pub error: Option<&'static str>,
 }
@@ -201,6 +203,10 @@ impl Traces {
             .map(|l| Link::with_context(l.context()))
             .collect();
         links.dropped_count = span.links.len().saturating_sub(LINKS_MAX) as u32;
+        let mut events = SpanEvents::default();
+        events.events = (span.events.iter())
+            .map(|(name, us)| Event::new(*name, at(*us), Vec::new(), 0))
+            .collect();
         let parent = span
             .parent
             .map_or(SpanId::INVALID, |p| SpanId::from_bytes(p.span_id));
@@ -214,7 +220,7 @@ impl Traces {
             end_time: at(span.to_us.max(span.from_us)),
             attributes: span.attributes,
             dropped_attributes_count: 0,
-            events: SpanEvents::default(),
+            events,
             links,
             status: span.error.map_or(Status::Unset, Status::error),
             instrumentation_scope: inner.scope.clone(),
@@ -295,6 +301,7 @@ mod tests {
             from_us: 1_000,
             to_us: 3_000,
             attributes: Vec::new(),
+            events: vec![("half", 2_000)],
             error: None,
         }
     }
@@ -327,6 +334,10 @@ mod tests {
         assert_eq!(kept[1].links.links.len(), LINKS_MAX);
         let took = kept[1].end_time.duration_since(kept[1].start_time);
         assert_eq!(took.expect("later"), Duration::from_millis(2));
+        let [half] = &kept[1].events.events[..] else {
+            panic!("one event: {:?}", kept[1].events);
+        };
+        assert_eq!((half.name.as_ref(), half.timestamp), ("half", at(2_000)));
     }
 
     #[test]

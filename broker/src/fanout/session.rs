@@ -296,6 +296,7 @@ impl Session {
                 to: self.platform,
                 lane,
                 records: flight.records,
+                committed_at: flight.committed_at,
                 durable_at: flight.durable_at,
                 sent_at: flight.sent_at,
                 applied_at: now,

@@ -523,7 +523,7 @@ impl Session {
             error: owed.error.map(|refusal| refusal.to_api()),
             ..Default::default()
         };
-        let mut refused = owed.refused;
+        let (mut refused, mut steps) = (owed.refused, None);
         match owed.outcome {
             Outcome::Duplicate => ack.duplicate = true,
             Outcome::Submitted(_) if planted!(AckBeforeCommit) => {
@@ -533,7 +533,7 @@ impl Session {
             Outcome::Submitted(outcome) => {
                 for part in settled(outcome).await? {
                     let sent = &owed.sent[&part.partition.to_number()];
-                    self.applied(&part, sent, arrived, &mut ack)?;
+                    self.applied(&part, sent, arrived, &mut ack, &mut steps)?;
                     if part.fate == Fate::Fresh {
                         refused.extend(not_newer(&part, &sent.indexes));
                     }
@@ -547,7 +547,7 @@ impl Session {
         }
         metrics.acknowledged(arrived.elapsed());
         refused.sort_by_key(|(index, _)| *index);
-        self.trace(&ack, &refused, arrived, &traces);
+        self.trace(&ack, &refused, (arrived, steps), &traces);
         ack.refused = refused
             .into_iter()
             .map(|(index, refusal)| api::Refusal {

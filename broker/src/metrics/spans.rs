@@ -21,8 +21,30 @@ pub struct Ingested {
     pub refused: usize,
     pub arrived_at: Micros,
     pub acknowledged_at: Micros,
+    /// Of its last record; none if nothing of it went into the log.
+    pub reached: Option<Reached>,
     /// Of the first delta that was refused, or of the batch.
     pub reason: Option<&'static str>,
+}
+
+/// When a batch came on.
+#[derive(Clone, Copy, Debug)]
+pub struct Reached {
+    pub durable_at: Micros,
+    pub applied_at: Micros,
+}
+
+impl Ingested {
+    /// Where the time went.
+    fn events(&self) -> Vec<(&'static str, u64)> {
+        let of = |reached: Reached| {
+            [
+                ("durable", reached.durable_at.0),
+                ("applied", reached.applied_at.0),
+            ]
+        };
+        self.reached.into_iter().flat_map(of).collect()
+    }
 }
 
 /// A batch, from its arrival to its ack; linked to the traces of its deltas.
@@ -38,6 +60,7 @@ pub fn ingest(batch: &Ingested, traces: &[TraceContext]) -> Span {
             KeyValue::new("hutong.deltas.accepted", i64::from(batch.accepted)),
             KeyValue::new("hutong.deltas.refused", batch.refused as i64),
         ],
+        events: batch.events(),
         error: batch.reason,
     }
 }
@@ -51,6 +74,7 @@ pub fn broker(trace: TraceContext, batch: &Ingested, of: Option<SpanRef>) -> Spa
         from_us: batch.arrived_at.0,
         to_us: batch.acknowledged_at.0,
         attributes: vec![KeyValue::new("hutong.issuer", batch.issuer.to_string())],
+        events: batch.events(),
         error: None,
     }
 }
@@ -61,6 +85,8 @@ pub struct Delivered {
     pub to: Issuer,
     pub lane: Lane,
     pub records: usize,
+    /// Of the oldest delta, at its source.
+    pub committed_at: Micros,
     /// Of the oldest record.
     pub durable_at: Micros,
     pub sent_at: Micros,
@@ -85,6 +111,7 @@ impl Delivered {
                 KeyValue::new("hutong.lane", self.lane.name()),
                 KeyValue::new("hutong.records", self.records as i64),
             ],
+            events: Vec::new(),
             error: None,
         }
     }
@@ -101,9 +128,16 @@ pub fn deliver(trace: TraceContext, delivered: &Delivered) -> Span {
 /// What was slow, as a whole, with how much of the time it was not sent yet; linked to the traces of its deltas.
 pub fn deliver_slow(delivered: &Delivered, traces: impl Iterator<Item = TraceContext>) -> Span {
     let mut span = delivered.span(delivered.durable_at);
-    let waited_us = delivered.sent_at.0.saturating_sub(delivered.durable_at.0);
-    let waited = KeyValue::new("hutong.sent_after_ms", (waited_us / 1000) as i64);
-    span.attributes.push(waited);
+    let ms = |from: Micros, to: Micros| (to.0.saturating_sub(from.0) / 1000) as i64;
+    // Of two clocks: what one of them says wrongly shows in the skew of the platform.
+    let came = ms(delivered.committed_at, delivered.durable_at);
+    let waited = ms(delivered.durable_at, delivered.sent_at);
+    let (came, waited) = (
+        KeyValue::new("hutong.durable_after_ms", came),
+        KeyValue::new("hutong.sent_after_ms", waited),
+    );
+    span.attributes.extend([came, waited]);
+    span.events = vec![("sent", delivered.sent_at.0)];
     // Much may have landed at once, and no more is kept of a span.
     span.links = traces.take(LINKS_MAX).map(span_of).collect();
     span

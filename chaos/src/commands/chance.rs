@@ -15,7 +15,7 @@ const LASTING_MS: Range<u64> = 1000..6000;
 /// What lasts for longer in its own drill takes so long to be felt at all.
 pub const LONG: Duration = Duration::from_secs(12);
 
-/// By then somebody has said something over each line.
+/// By then somebody has said something over each line, or over each that is whole again.
 pub const LINE_FELT_AFTER: Duration = Duration::from_millis(1500);
 
 /// The drills whose faults this machine can do beside others. One that needs the broker to refuse a start
@@ -69,7 +69,7 @@ pub fn go_together(a: &Fault, b: &Fault) -> bool {
 }
 
 /// A line that breaks while the broker is down, or takes nothing because of its disk, breaks nothing: that it happened could
-/// not be proven. So it begins first.
+/// not be proven. So it begins first. And a disk on which nobody writes fails nobody: the other one outlasts it.
 pub fn lines_first(faults: &mut [Fault; 2]) {
     let stops = |fault: &Fault| fault.what.hits_the_process() || fault.what.breaks_the_disk();
     let [a, b] = faults;
@@ -82,6 +82,9 @@ pub fn lines_first(faults: &mut [Fault; 2]) {
         let (first, second) = (line.at.min(other.at), line.at.max(other.at));
         line.at = first;
         other.at = second.max(first + LINE_FELT_AFTER);
+        let whole_at = line.at + line.lasting;
+        let least = (whole_at + LINE_FELT_AFTER).saturating_sub(other.at);
+        other.lasting = other.lasting.max(least);
     }
 }
 

@@ -148,6 +148,8 @@ fn head(drills: [&Drill; 2], faults: &[Fault; 2], seed: u64) -> String {
     let rate = rate.into_iter().fold(0.0, f64::max);
     let people = drills.map(|drill| drill.workload.people);
     let people = people.into_iter().max().unwrap_or(500);
+    let rings = drills.iter().filter_map(|drill| drill.workload.rings).min();
+    let rings = rings.map_or_else(String::new, |bytes| format!("rings = {bytes}\n"));
     // Beside a fault that ends the process itself nobody can say which of the two was to end it.
     let fail_stop = [(drills[0], b), (drills[1], a)]
         .into_iter()
@@ -156,7 +158,7 @@ fn head(drills: [&Drill; 2], faults: &[Fault; 2], seed: u64) -> String {
         "# Made by `soak`.\nname = \"soak\"\ntitle = \"{a} and {b}\"\ntitle_zh = \"{a} 与 {b}\"\n\
          why = \"Two faults at once lose nothing.\"\nwhy_zh = \"两个故障同时发生也不丢失数据。\"\n\
          duration = \"{seconds}s\"\n[hypothesis]\nrecovery = \"{}s\"\nfail_stop = {fail_stop}\n\
-         [workload]\nplatforms = {}\nrate = {rate}\npeople = {people}\nsink = {}\n",
+         [workload]\nplatforms = {}\nrate = {rate}\npeople = {people}\nsink = {}\n{rings}",
         RECOVERY.as_secs(),
         PLATFORMS[chance::below(seed ^ 3, PLATFORMS.len())],
         drills.iter().any(|drill| drill.workload.sink),
@@ -199,7 +201,9 @@ mod tests {
             let stop = drill.faults.iter().find(|f| f.what.hits_the_process());
             if let (Some(line), Some(stop)) = (line, stop) {
                 let felt = line.at + chance::LINE_FELT_AFTER <= stop.at;
-                assert!(felt, "{seed}: {line:?} {stop:?}");
+                let end = |fault: &Fault| fault.at + fault.lasting;
+                let outlasts = end(line) + chance::LINE_FELT_AFTER <= end(stop);
+                assert!(felt && outlasts, "{seed}: {line:?} {stop:?}");
                 lines += 1;
             }
         }

@@ -61,6 +61,8 @@ pub struct Workload {
     pub urgent: f64,
     /// Registers of each platform and stream.
     pub people: u64,
+    /// Bytes of each ring, from which the broker serves who keeps up; its own default where there is none.
+    pub rings: Option<u64>,
     /// A PostgreSQL that `hutong-connect` keeps equal.
     pub sink: bool,
     /// The published lists of risk areas are replayed beside the load.

@@ -13,6 +13,8 @@ const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
 const LAG_MAX: Duration = Duration::from_secs(600);
 /// Before the first fault there must be a steady state to compare with.
 const STEADY_MIN: Duration = Duration::from_secs(3);
+/// The broker takes no smaller ones: a batch must fit.
+const RINGS_MIN: ByteSize = ByteSize::mib(4);
 
 /// What holds for what a file leaves out.
 mod defaults {
@@ -141,6 +143,7 @@ fn workload(mut table: Table<'_>, duration: Option<Duration>) -> Workload {
         rate: table.with_default_as("rate", defaults::RATE, number(1.0, 1e6)),
         urgent: table.with_default_as("urgent", defaults::URGENT, number(0.001, 1.0)),
         people: table.with_default_as("people", defaults::PEOPLE, read::integer(1..=1_000_000u64)),
+        rings: table.optional_as("rings", read::bytes(RINGS_MIN..=ByteSize::gib(64))),
         sink,
         risk_levels,
         surge,

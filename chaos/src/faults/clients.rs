@@ -17,6 +17,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// Longer than any drill: whoever does not read does not complain of silence.
 const SILENCE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// From when a subscriber reads again until the broker has looked for what it missed.
+const READ_MAX: Duration = Duration::from_secs(10);
 
 /// A subscription of the drill's own, which begins now.
 async fn slow(stage: &Stage, name: &str, url: &str) -> Result<(Reader, Arc<Progress>), ChaosError> {
@@ -46,6 +48,8 @@ pub struct Stalled<'a> {
     lines: Vec<Line>,
     /// Deltas that were acknowledged before.
     before: u64,
+    /// Reads of the log before, where rings are so small that it must be read for these subscribers.
+    reads: Option<f64>,
 }
 
 impl<'a> Stalled<'a> {
@@ -55,7 +59,11 @@ impl<'a> Stalled<'a> {
             readers: Vec::new(),
             lines: Vec::new(),
             before: stage.board.deltas_accepted(),
+            reads: None,
         };
+        if stage.drill.workload.rings.is_some() && stage.trial.is_none() {
+            stalled.reads = Some(stage.metric(&reads_of_log()).await?);
+        }
         for i in 0..count {
             let name = format!("stalled-{i}");
             let line = stage.line(Clients::Subscribers).await?;
@@ -66,7 +74,7 @@ impl<'a> Stalled<'a> {
         Ok(stalled)
     }
 
-    pub fn heal(self) -> Undone<'a> {
+    pub async fn heal(self) -> Undone<'a> {
         let mut proof = Vec::new();
         let behind = self.stage.board.deltas_accepted() - self.before;
         for (name, reader, progress) in self.readers {
@@ -80,8 +88,22 @@ impl<'a> Stalled<'a> {
             self.stage.extras.read(reader);
         }
         self.stage.extras.keep(self.lines);
+        if let Some(before) = self.reads {
+            let series = reads_of_log();
+            let reads = self.stage.metric_above(&series, before, READ_MAX).await;
+            proof.push(Proof::new(
+                "reads of the log for subscribers that the rings had no more records for",
+                "因环中已无所需记录而为订阅方读取日志的次数",
+                reads as u64,
+                reads > 0.0,
+            ));
+        }
         Undone::proof(proof)
     }
+}
+
+fn reads_of_log() -> String {
+    format!("hutong_fell_behind_total{{platform=\"{OBSERVER}\"}}")
 }
 
 /// Subscribers whose window is closed: they want to read, but nothing comes through.

@@ -180,7 +180,11 @@ impl<'a> Full<'a> {
             freed: false,
             said: stage.broker.whole_log().matches(NO_SPACE).count(),
             still,
-            _watch: AbortOnDropHandle::new(tokio::spawn(watch_log(stage.data.join("log"), told))),
+            _watch: AbortOnDropHandle::new(tokio::spawn(watch_log(
+                stage.data.join("log"),
+                ways(stage),
+                told,
+            ))),
         };
         full.filled = disk.fill().await?;
         full.take_reserve().await?;
@@ -251,14 +255,35 @@ impl Drop for Full<'_> {
     }
 }
 
-/// Tells the longest time for which the log got no more than what a broker writes that only starts.
-async fn watch_log(dir: PathBuf, told: watch::Sender<Duration>) {
+/// Of those who publish.
+fn ways(stage: &Stage) -> Vec<watch::Receiver<Rule>> {
+    let lines = stage.lines_of(Clients::Publishers).into_iter();
+    lines.map(Line::to_broker).collect()
+}
+
+/// Tells for how long something could come to the broker, all in all.
+async fn watch_ways(ways: Vec<watch::Receiver<Rule>>, told: watch::Sender<Duration>) {
+    let mut before = Instant::now();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let passed = before.elapsed();
+        before += passed;
+        if ways.iter().any(|way| !way.borrow().held) {
+            told.send_modify(|open| *open += passed);
+        }
+    }
+}
+
+/// Tells the longest time for which the log got no more than what a broker writes that only starts, although
+/// something could come to it: who gets nothing to write fails no write.
+async fn watch_log(dir: PathBuf, ways: Vec<watch::Receiver<Rule>>, told: watch::Sender<Duration>) {
     let mut files = BTreeMap::new();
     let (mut most, mut since) = (0, Instant::now());
     loop {
         let bytes = bytes_ever(&dir, &mut files);
-        if bytes > most + STARTING_BYTES {
-            (most, since) = (bytes, Instant::now());
+        let cut_off = ways.iter().all(|way| way.borrow().held);
+        if cut_off || bytes > most + STARTING_BYTES {
+            (most, since) = (bytes.max(most), Instant::now());
         }
         told.send_modify(|longest| *longest = since.elapsed().max(*longest));
         tokio::time::sleep(LOOK_EVERY).await;
@@ -286,15 +311,20 @@ fn logs_in(dir: &Path) -> impl Iterator<Item = PathBuf> {
 pub struct ReadOnly<'a> {
     stage: &'a Stage,
     refuses: bool,
+    open: watch::Receiver<Duration>,
+    _watch: AbortOnDropHandle<()>,
 }
 
 impl<'a> ReadOnly<'a> {
     pub async fn begin(stage: &'a Stage) -> Result<ReadOnly<'a>, ChaosError> {
         let disk = disk(stage)?;
         disk.break_down().await?;
+        let (told, open) = watch::channel(Duration::ZERO);
         Ok(ReadOnly {
             stage,
             refuses: disk.is_read_only(),
+            open,
+            _watch: AbortOnDropHandle::new(tokio::spawn(watch_ways(ways(stage), told))),
         })
     }
 
@@ -307,22 +337,31 @@ impl<'a> ReadOnly<'a> {
             hold: Some(stage.broker.hold()),
         };
         let by_itself = stage.broker.pid().is_none();
+        let open = *self.open.borrow();
         let (_, _) = stage.broker.kill().await?;
         stage.broker.down(NOTICE_MAX).await?;
         disk.unmount().await?;
         disk.repair().await?;
         disk.mount().await?;
         absent.came_back();
-        let proof = vec![Proof::new(
-            "a write of our own was refused as read-only",
-            "演练自身的写入因只读被拒绝",
-            if self.refuses {
-                ("refused", "被拒绝")
-            } else {
-                ("taken", "被接受")
-            },
-            self.refuses,
-        )];
+        let proof = vec![
+            Proof::new(
+                "a write of our own was refused as read-only",
+                "演练自身的写入因只读被拒绝",
+                if self.refuses {
+                    ("refused", "被拒绝")
+                } else {
+                    ("taken", "被接受")
+                },
+                self.refuses,
+            ),
+            Proof::new(
+                "seconds in which something to write could come to the broker",
+                "互通可收到待写内容的秒数",
+                Text::same(format!("{:.1}", open.as_secs_f64())),
+                open >= STILL_MIN,
+            ),
+        ];
         Ok(Undone::with(stage, proof, move || {
             vec![Reaction::new(
                 "the broker was down when the disk came back",

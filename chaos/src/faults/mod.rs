@@ -157,7 +157,7 @@ async fn inject<'a>(stage: &'a Stage, fault: &Fault) -> Result<Active<'a>, Chaos
             Active::Clock(wall_clock::Stepped::begin(stage, *by, *back).await?)
         }
         What::MemorySqueeze { limit } => Active::Squeeze(squeeze::Squeeze::memory(stage, *limit)?),
-        What::CpuSqueeze { cores } => Active::Squeeze(squeeze::Squeeze::cpu(stage, *cores)?),
+        What::CpuSqueeze { cores } => Active::Squeeze(squeeze::Squeeze::cpu(stage, *cores).await?),
         What::StalledSubscriber { count } => {
             Active::Stalled(clients::Stalled::begin(stage, *count).await?)
         }
@@ -208,7 +208,7 @@ impl<'a> Active<'a> {
             Active::Flipped(fault) => fault.heal().await,
             Active::Clock(fault) => fault.heal(),
             Active::Squeeze(fault) => Ok(fault.heal()),
-            Active::Stalled(fault) => Ok(fault.heal()),
+            Active::Stalled(fault) => Ok(fault.heal().await),
             Active::ZeroWindow(fault) => fault.heal(),
             Active::Poison(fault) => Ok(fault.heal()),
             Active::Flood(fault) => Ok(fault.heal()),

@@ -4,9 +4,15 @@ use crate::{
     error::ChaosError,
     faults::Undone,
     history::Proof,
-    stage::{Stage, cgroup::Cgroup},
+    stage::{Stage, cgroup::Cgroup, cpu_ms},
     text::Text,
 };
+use std::time::{Duration, Instant};
+
+/// For which the broker is watched before processor is taken from it.
+const LOOK: Duration = Duration::from_secs(1);
+/// The kernel gives no less than a millisecond of a period.
+const CORES_MIN: f64 = 0.02;
 
 enum What {
     Memory {
@@ -17,6 +23,9 @@ enum What {
     },
     Cpu {
         throttled: u64,
+        /// What it gets and what it used before, in processors.
+        cores: f64,
+        used: f64,
     },
 }
 
@@ -25,6 +34,16 @@ pub struct Squeeze<'a> {
     stage: &'a Stage,
     group: &'a Cgroup,
     what: What,
+}
+
+/// Of a second before, in processors; nothing of a broker that is down or has just been started.
+async fn used_cores(stage: &Stage) -> Option<f64> {
+    let pid = stage.broker.pid()?;
+    let before = cpu_ms(pid)?;
+    let began = Instant::now();
+    tokio::time::sleep(LOOK).await;
+    let used = cpu_ms(pid)?.saturating_sub(before);
+    Some(used as f64 / 1000.0 / began.elapsed().as_secs_f64())
 }
 
 fn group(stage: &Stage) -> Result<&Cgroup, ChaosError> {
@@ -56,13 +75,20 @@ impl<'a> Squeeze<'a> {
         Ok(squeeze)
     }
 
-    pub fn cpu(stage: &'a Stage, cores: f64) -> Result<Squeeze<'a>, ChaosError> {
+    /// At most so much, and at most three quarters of what the broker uses: who needs less than the limit is not squeezed.
+    pub async fn cpu(stage: &'a Stage, most: f64) -> Result<Squeeze<'a>, ChaosError> {
         let group = group(stage)?;
+        let used = used_cores(stage).await;
+        let cores = used
+            .map_or(most, |used| most.min(used * 0.75))
+            .max(CORES_MIN);
         let squeeze = Squeeze {
             stage,
             group,
             what: What::Cpu {
                 throttled: group.throttled(),
+                cores,
+                used: used.unwrap_or_default(),
             },
         };
         group.limit_cpu(Some(cores))?;
@@ -87,12 +113,16 @@ impl<'a> Squeeze<'a> {
                     killed > 0 || (reached > 0 && limit < used / 8 * 7),
                 )
             }
-            What::Cpu { throttled } => {
+            What::Cpu {
+                throttled,
+                cores,
+                used,
+            } => {
                 let throttled = self.group.throttled() - throttled;
                 Proof::new(
-                    "periods of 100 ms in which the broker had to wait",
-                    "互通被限流的 100 毫秒周期数",
-                    throttled,
+                    "periods of 100 ms in which the broker had to wait; the processors that it got, of those it used before",
+                    "互通被限流的 100 毫秒周期数；所得处理器数与此前所用处理器数",
+                    Text::same(format!("{throttled}; {cores:.2} / {used:.2}")),
                     throttled > 0,
                 )
             }

@@ -256,6 +256,11 @@ impl Line {
         self.shared.closed.fetch_sub(1, Ordering::AcqRel);
     }
 
+    /// What happens to bytes on their way to the broker.
+    pub fn to_broker(&self) -> watch::Receiver<Rule> {
+        self.shared.to_broker.subscribe()
+    }
+
     pub fn counts(&self) -> Counts {
         self.shared.counters.read()
     }

@@ -42,7 +42,12 @@ impl BrokerAlone {
         platforms: &[u32],
     ) -> Result<BrokerAlone, ChaosError> {
         let (program, file) = (machine.broker().to_owned(), configuration_file(dir));
-        let text = configuration(platforms, &dir.join("data"), SocketAddr::new(loopback(), 0));
+        let text = configuration(
+            platforms,
+            &dir.join("data"),
+            SocketAddr::new(loopback(), 0),
+            None,
+        );
         std::fs::write(&file, text).map_err(ChaosError::file("cannot write", &file))?;
         let (child, grpc) = ready(&program, dir).await?;
         Ok(BrokerAlone {
@@ -151,7 +156,7 @@ async fn ready(program: &Path, dir: &Path) -> Result<(Child, SocketAddr), ChaosE
         // What comes after the first line is nothing.
         drop(tokio::time::timeout(READY_MAX, read).await);
     }
-    let grpc = listens_at(line.trim_end())
+    let grpc = listens_at(line.trim_end(), "grpc=")
         .map_err(|error| ChaosError::Stage(format!("{error}; its log is {}", log.display())))?;
     Ok((child, grpc))
 }

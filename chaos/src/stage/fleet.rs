@@ -237,11 +237,16 @@ pub fn usage(pid: u32) -> Option<(u64, u64)> {
     let name = if anew { "VmHWM:" } else { "VmRSS:" };
     let line = status.lines().find(|line| line.starts_with(name))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some((kib << 10, cpu_ms(pid)?))
+}
+
+/// Milliseconds of processor time that a process has had.
+pub fn cpu_ms(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // User and system time are fields 14 and 15; after the name in brackets comes field 3.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
-    Some((kib << 10, (user + system) * TICK_MS))
+    Some((user + system) * TICK_MS)
 }

@@ -10,6 +10,7 @@ mod extras;
 mod fleet;
 pub mod isolate;
 pub mod machine;
+mod metrics;
 pub mod process;
 pub mod shell;
 mod sink;
@@ -18,7 +19,7 @@ pub mod trial;
 pub use alone::BrokerAlone;
 pub use areas::Areas;
 pub use extras::Extras;
-pub use fleet::{Fleet, SETTLE_BEYOND, producer, usage};
+pub use fleet::{Fleet, SETTLE_BEYOND, cpu_ms, producer, usage};
 pub use sink::Sink;
 pub use trial::Trial;
 
@@ -123,7 +124,7 @@ async fn environment(
 /// The broker, and where it listens.
 async fn started(spec: Spec, history: &Writer) -> Result<(Process, SocketAddr), ChaosError> {
     let broker = Process::start(spec, history.clone());
-    let grpc = listens_at(&broker.ready(START_MAX).await?)?;
+    let grpc = listens_at(&broker.ready(START_MAX).await?, "grpc=")?;
     Ok((broker, grpc))
 }
 
@@ -196,7 +197,8 @@ impl Stage {
         let (disk, cgroup) = places(drill, dir.path()).await?;
         let data = disk.as_ref().map_or(dir.path(), Disk::path).join("data");
         let platforms = &PLATFORMS[..drill.workload.platforms];
-        let configuration = |grpc: SocketAddr| configuration(platforms, &data, grpc);
+        let rings = drill.workload.rings;
+        let configuration = |grpc: SocketAddr| configuration(platforms, &data, grpc, rings);
         let any = SocketAddr::new(loopback(), 0);
         let file = configuration_file(dir.path());
         let write = |text: &str| {
@@ -386,13 +388,20 @@ fn cgroup_name(dir: &Path) -> String {
     })
 }
 
-fn configuration(platforms: &[u32], data: &Path, grpc: SocketAddr) -> String {
+fn configuration(platforms: &[u32], data: &Path, grpc: SocketAddr, rings: Option<u64>) -> String {
     let mut text = format!(
         "identity = \"trial\"\n[listen]\ngrpc = \"{grpc}\"\nhttp = \"{}\"\n\
          [data]\ndir = \"{}\"\n[drain]\ntimeout = \"10s\"\n",
         SocketAddr::new(grpc.ip(), 0),
         data.display()
     );
+    if let Some(bytes) = rings {
+        write!(
+            text,
+            "[memory]\ntail_urgent = {bytes}\ntail_bulk = {bytes}\n"
+        )
+        .expect("a text takes all");
+    }
     for code in platforms.iter().chain([&OBSERVER]) {
         write!(text, "[[platforms]]\ncode = {code}\nname = \"P{code}\"\n")
             .expect("a text takes all");
@@ -401,9 +410,9 @@ fn configuration(platforms: &[u32], data: &Path, grpc: SocketAddr) -> String {
 }
 
 /// `listening grpc=ADDRESS http=ADDRESS`
-fn listens_at(line: &str) -> Result<SocketAddr, ChaosError> {
+fn listens_at(line: &str, which: &str) -> Result<SocketAddr, ChaosError> {
     let mut words = line.split_whitespace();
-    let address = words.find_map(|word| word.strip_prefix("grpc="));
+    let address = words.find_map(|word| word.strip_prefix(which));
     let address = address.and_then(|address| address.parse().ok());
     address.ok_or_else(|| ChaosError::Stage(format!("the broker said {line:?}")))
 }

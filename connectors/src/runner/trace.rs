@@ -44,6 +44,7 @@ fn span(name: &'static str, parent: Option<SpanRef>, from_us: u64, to_us: u64) -
         from_us,
         to_us,
         attributes: Vec::new(),
+        events: Vec::new(),
         error: None,
     }
 }

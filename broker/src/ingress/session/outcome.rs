@@ -6,7 +6,7 @@ use crate::{
     metrics::{
         Hop,
         faults::Side,
-        spans::{self, Ingested},
+        spans::{self, Ingested, Reached},
     },
 };
 use hutong_proto::{Micros, Reason, Refusal, TraceContext, api};
@@ -14,6 +14,13 @@ use std::{
     sync::{Arc, OnceLock},
     time::Instant,
 };
+
+/// When the last record of a batch came on, on the clock that only goes forward.
+#[derive(Clone, Copy)]
+pub(super) struct Steps {
+    durable: Instant,
+    applied: Instant,
+}
 
 /// A record of a batch, on its way.
 pub struct Sent {
@@ -37,6 +44,7 @@ impl Session {
         sent: &Sent,
         arrived: Instant,
         ack: &mut api::PublishAck,
+        steps: &mut Option<Steps>,
     ) -> Result<(), Refusal> {
         match part.fate {
             Fate::Fenced => return Err(Reason::ProducerFenced.into()),
@@ -63,6 +71,12 @@ impl Session {
             };
             hop(Hop::BrokerToDurable, arrived, *durable_at);
             hop(Hop::DurableToApplied, *durable_at, part.applied_at);
+            let last = steps.get_or_insert(Steps {
+                durable: *durable_at,
+                applied: part.applied_at,
+            });
+            last.durable = last.durable.max(*durable_at);
+            last.applied = last.applied.max(part.applied_at);
         }
         ack.positions.push(api::Position {
             lane: lane.to_api().into(),
@@ -78,7 +92,7 @@ impl Session {
         &self,
         ack: &api::PublishAck,
         refused: &[(u32, Refusal)],
-        arrived: Instant,
+        (arrived, steps): (Instant, Option<Steps>),
         deltas: &[TraceContext],
     ) {
         let traces = self.shared.metrics.traces();
@@ -86,6 +100,7 @@ impl Session {
             return;
         }
         let (now, took) = ((self.shared.clock)(), arrived.elapsed());
+        let at = |then: Instant| Micros(now.0.saturating_sub(then.elapsed().as_micros() as u64));
         let whole = ack.error.as_ref().map(|_| "BATCH_REFUSED");
         // Repeats after a broken line are no mistake of anybody.
         let mistakes = refused.iter().map(|(_, refusal)| refusal.reason);
@@ -102,8 +117,12 @@ impl Session {
             issuer: self.platform,
             accepted: ack.accepted,
             refused: refused.len(),
-            arrived_at: Micros(now.0.saturating_sub(took.as_micros() as u64)),
+            arrived_at: at(arrived),
             acknowledged_at: now,
+            reached: steps.map(|steps| Reached {
+                durable_at: at(steps.durable),
+                applied_at: at(steps.applied),
+            }),
             reason,
         };
         let own = traces.record(spans::ingest(&batch, deltas), None);
