@@ -4,7 +4,7 @@
 mod support;
 
 use hutong_chaos::{
-    history::{Event, Life, Phase, Proof, Reaction},
+    history::{Cursor, Event, Life, Phase, Proof, Reaction},
     judge::{Invariant, Outcome},
     text::Text,
 };
@@ -194,6 +194,30 @@ fn a_kill_during_a_fault_that_kills_nobody() {
     assert_eq!(Made::of(&squeezed).judged().outcome, Outcome::Pass);
 }
 
+/// The fault that kills it lasts from 5 to 7.1 s.
+#[test]
+fn a_kill_before_or_after_the_fault_that_kills() {
+    for (t, asked_for) in [
+        (4_999_999, false),
+        (5_000_000, true),
+        (7_100_000, true),
+        (7_100_001, false),
+    ] {
+        let killed = Event::Process {
+            name: "hutong-broker".to_owned(),
+            what: Life::Exited {
+                code: None,
+                signal: Some(9),
+            },
+        };
+        let made = Made::sound().add(t, killed);
+        match asked_for {
+            true => assert_eq!(made.judged().outcome, Outcome::Pass, "{t}"),
+            false => caught_alone(&made, Invariant::FailStop),
+        }
+    }
+}
+
 #[test]
 fn a_connector_crashes_where_nothing_killed_it() {
     for name in ["hutong-connect", "areas-110000"] {
@@ -251,6 +275,39 @@ fn the_broker_serves_damaged_data() {
         what: Life::Ready,
     };
     caught_alone(&made.add(6_000_000, started), Invariant::PrefixWithoutHole);
+}
+
+#[test]
+fn the_broker_refuses_damaged_data_and_goes_on_when_they_are_mended() {
+    let damaged = || Made::of(&drill("refuses_to_start = true", "flipped-byte"));
+    let life = |name: &str, what: Life| Event::Process {
+        name: name.to_owned(),
+        what,
+    };
+    let exited = |code| Life::Exited {
+        code: Some(code),
+        signal: None,
+    };
+    let refuses = || damaged().add(6_000_000, life("hutong-broker", exited(1)));
+    // Others may start meanwhile.
+    let made = refuses().add(6_100_000, life("hutong-connect", Life::Ready));
+    let verdict = made.judged();
+    assert_eq!(verdict.outcome, Outcome::Pass, "{:?}", verdict.reasons);
+    let broken = |made: &Made, count: u64, told: &str| {
+        caught_alone(made, Invariant::PrefixWithoutHole);
+        let finding = &made.judged().findings.0[&Invariant::PrefixWithoutHole];
+        assert_eq!(finding.violations, count, "{:?}", finding.told);
+        let first = &finding.told[0].en;
+        assert!(first.starts_with(told), "{first}");
+    };
+    broken(&damaged(), 1, "the broker did not refuse to start");
+    let serves = refuses().add(6_200_000, life("hutong-broker", Life::Ready));
+    broken(&serves, 1, "the broker serves damaged data");
+    // What it did before the damage, or once that was mended, is no refusal of it.
+    for t in [5_001_500, 7_000_000] {
+        let made = damaged().add(t, life("hutong-broker", exited(1)));
+        broken(&made, 1, "the broker did not refuse to start");
+    }
 }
 
 #[test]
@@ -356,23 +413,39 @@ fn a_recovery_that_takes_too_long_is_a_broken_promise() {
     assert!((3.4..3.7).contains(&recovery), "{recovery}");
 }
 
+fn connector_killed() -> Made {
+    Made::of(&drill("", "kill-connector")).change(is_exit, |event| {
+        if let Event::Process { name, .. } = event {
+            *name = "hutong-connect".to_owned();
+        }
+    })
+}
+
+/// The first look after the fault is at 7.5 s. By then it must have what others had at 7 s: all up to the urgent
+/// record at 111 and the bulk one at 112.
+#[test]
+fn a_sink_without_the_last_record_that_it_must_have_is_not_well_again() {
+    for (urgent, bulk, recovery) in [(112, 113, 0.5), (111, 113, 1.5), (113, 112, 1.5)] {
+        let first = |event: &Event| matches!(event, Event::Table { cursor: Some(cursor), .. } if cursor.urgent == 113);
+        let made = connector_killed().change(first, |event| {
+            if let Event::Table { cursor, .. } = event {
+                *cursor = Some(Cursor { urgent, bulk });
+            }
+        });
+        let seen = made.judged().faults[0].recovery_s.expect("it recovers");
+        assert!((seen - recovery).abs() < 0.001, "{urgent} {bulk}: {seen}");
+    }
+}
+
 /// Its platform is none of those whose lag is measured, and in the end it has everything.
 #[test]
 fn a_sink_that_comes_back_too_late_is_a_broken_promise() {
-    let hit = || {
-        let connector = |event: &Event| is_exit(event);
-        Made::of(&drill("", "kill-connector")).change(connector, |event| {
-            if let Event::Process { name, .. } = event {
-                *name = "hutong-connect".to_owned();
-            }
-        })
-    };
-    let soon = hit().judged();
+    let soon = connector_killed().judged();
     assert_eq!(soon.outcome, Outcome::Pass, "{:?}", soon.reasons);
     let recovery = soon.faults[0].recovery_s.expect("it recovers");
     assert!(recovery < 1.0, "{recovery}");
     // From the fault on nobody sees its table, or it stays as it was.
-    let mut made = hit();
+    let mut made = connector_killed();
     let mut stands = None;
     for line in &mut made.lines {
         if let Event::Table { cursor, rows, .. } = &mut line.e
@@ -387,7 +460,8 @@ fn a_sink_that_comes_back_too_late_is_a_broken_promise() {
     let recovery = verdict.faults[0].recovery_s.expect("it recovers");
     assert!((3.0..4.0).contains(&recovery), "{recovery}");
     assert!(verdict.reasons[0].en.contains("recovery to steady state"));
-    let never = hit()
+    assert!(broken(&verdict).is_empty(), "no urgent delta was late");
+    let never = connector_killed()
         .remove(|event| matches!(event, Event::Table { .. }))
         .judged();
     assert_eq!(never.faults[0].recovery_s, None);

@@ -103,6 +103,13 @@ fn what_was_refused_is_delivered() {
         },
     );
     caught_alone(&made, Invariant::NothingInvented);
+    // The third of the batch that begins with 41; and it had no fault.
+    let finding = &made.judged().findings.0[&Invariant::NothingInvented];
+    let told = &finding.told.last().expect("told").en;
+    assert_eq!(
+        told,
+        "revision 43 of 110000 (urgent) has no fault and was refused: ENTITY_INVALID"
+    );
 }
 
 /// Nobody gets what was refused, and no acknowledgement is broken by that.
@@ -194,6 +201,10 @@ fn a_record_is_applied_twice() {
     };
     let made = Made::sound().add(8_000_000, again);
     caught(&made, Invariant::AppliedOnce);
+    let findings = made.judged().findings;
+    assert_eq!(findings.violations(Invariant::ResumesExactly), 1);
+    let told = &findings.0[&Invariant::ResumesExactly].told[0].en;
+    assert!(told.contains("41 came again"), "{told}");
 }
 
 fn record_at(made: &Made, offset: u64) -> Record {
@@ -281,6 +292,14 @@ fn a_cursor_is_off_by_one_after_a_reconnect() {
     let made =
         Made::sound().without_records(move |sub, record| sub == 1 && record.offset == offset);
     caught(&made, Invariant::ResumesExactly);
+    // It is told once, and what follows is where it must be again.
+    let findings = made.judged().findings;
+    assert_eq!(findings.violations(Invariant::ResumesExactly), 1);
+    let told = &findings.0[&Invariant::ResumesExactly].told[0].en;
+    assert!(
+        told.contains("109 came where 105 was to come: something was left out"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -337,6 +356,19 @@ fn times_of_the_log_follow_the_clock_back() {
         }
     });
     caught_alone(&made, Invariant::NoWallClock);
+    // An hour, less the quarter of a second and the place that it is later than the one before it.
+    let told = made.judged().findings.0[&Invariant::NoWallClock].told[0]
+        .en
+        .clone();
+    assert!(told.contains("older by 3599749999 millionths"), "{told}");
+}
+
+#[test]
+fn what_was_made_durable_together_may_have_one_time() {
+    let verdict = Made::sound()
+        .each_record(|_, record| record.durable_at -= record.offset)
+        .judged();
+    assert_eq!(verdict.outcome, Outcome::Pass, "{:?}", verdict.reasons);
 }
 
 #[test]
@@ -367,6 +399,30 @@ fn a_snapshot_has_an_older_value_than_the_log() {
     );
     let verdict = made.judged();
     assert_eq!(verdict.outcome, Outcome::Fail);
+}
+
+#[test]
+fn rows_of_a_sink_do_not_say_what_was_published() {
+    let made = Made::sound().change(table_after(6), |event| {
+        if let Event::Table { bad, .. } = event {
+            *bad = 2;
+        }
+    });
+    caught_alone(&made, Invariant::NothingInvented);
+    let told = made.judged().findings.0[&Invariant::NothingInvented].told[0]
+        .en
+        .clone();
+    assert_eq!(told, "sink after 6.5 s: 2 rows are not what was published");
+}
+
+/// Nobody looked at it, or there is none.
+#[test]
+fn a_table_that_was_never_seen() {
+    let unseen = |made: Made| made.remove(|event| matches!(event, Event::Table { .. }));
+    caught_alone(&unseen(Made::sound()), Invariant::Converged);
+    let none = drill("", "kill-broker").replace("sink = true", "sink = false");
+    let verdict = unseen(Made::of(&none)).judged();
+    assert_eq!(verdict.outcome, Outcome::Pass, "{:?}", verdict.reasons);
 }
 
 #[test]
@@ -412,7 +468,11 @@ fn a_table_that_is_not_the_last_list() {
         }],
         ..equal.clone()
     };
-    caught_alone(&with_areas(Some(different)), Invariant::Converged);
+    let different = with_areas(Some(different));
+    caught_alone(&different, Invariant::Converged);
+    let told = &different.judged().findings.0[&Invariant::Converged].told[0];
+    assert_eq!(told.en, "p: the list says high, the table low");
+    assert!(told.zh.contains("高风险") && told.zh.contains("低风险"));
     let empty = AreasCompared { listed: 0, ..equal };
     caught_alone(&with_areas(Some(empty)), Invariant::Converged);
     caught_alone(&with_areas(None), Invariant::Converged);

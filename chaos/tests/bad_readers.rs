@@ -107,6 +107,19 @@ fn with_snapshot(change: impl FnOnce(&mut Vec<Row>)) -> Made {
     )
 }
 
+/// One has what the same register had before.
+fn an_older_row(rows: &mut [Row]) {
+    let deltas = deltas(0);
+    let before = rows.iter_mut().find_map(|row| {
+        let (issuer, stream, newest) = *row;
+        let register = |revision| deltas.register(issuer, stream, revision);
+        let earlier = (1..newest).find(|old| register(*old) == register(newest))?;
+        Some((row, earlier))
+    });
+    let (row, earlier) = before.expect("some register changed twice");
+    row.2 = earlier;
+}
+
 #[test]
 fn a_snapshot_is_what_the_log_says_neither_less_nor_older() {
     let same = with_snapshot(|_| {}).judged();
@@ -115,23 +128,50 @@ fn a_snapshot_is_what_the_log_says_neither_less_nor_older() {
     caught_alone(&less, Invariant::Converged);
     let told = first_told(&less.judged(), Invariant::Converged);
     assert!(told.contains("audit-snapshot"), "{told}");
-    // What the same register had before.
-    let older = with_snapshot(|rows| {
-        let deltas = deltas(0);
-        let before = rows.iter_mut().find_map(|row| {
-            let (issuer, stream, newest) = *row;
-            let register = |revision| deltas.register(issuer, stream, revision);
-            let earlier = (1..newest).find(|old| register(*old) == register(newest))?;
-            Some((row, earlier))
-        });
-        let (row, earlier) = before.expect("some register changed twice");
-        row.2 = earlier;
-    });
+    let older = with_snapshot(|rows| an_older_row(rows));
     caught_alone(&older, Invariant::Converged);
     let told = first_told(&older.judged(), Invariant::Converged);
     assert!(told.contains("in 1 registers: register "), "{told}");
     let endless = Made::sound().remove(|event| matches!(event, Event::SnapshotEnd { .. }));
     assert!(broken(&endless.judged()).contains(&Invariant::Converged));
+}
+
+/// As one is that has been away for longer than the log goes back: what it gets in place of records.
+fn with_late_snapshot(rows: Event, more: Vec<Record>) -> Made {
+    let made = with_late(log(&Made::sound()));
+    let (sub, next) = (4, 48 * 4 + 1);
+    let cursor = Cursor {
+        urgent: next,
+        bulk: next,
+    };
+    let Event::Rows { rows, digest, .. } = rows else {
+        panic!("rows")
+    };
+    made.add(AT_THE_END, Event::SnapshotBegin { sub })
+        .add(AT_THE_END, Event::Rows { sub, rows, digest })
+        .add(AT_THE_END, Event::SnapshotEnd { sub, cursor })
+        .add(AT_THE_END, Event::Got { sub, records: more })
+}
+
+#[test]
+fn a_snapshot_in_the_middle_is_as_new_as_what_came_before_it() {
+    let rows_of = |made: Made| {
+        let mut events = made.lines.into_iter().map(|line| line.e);
+        let rows = events.find(|event| matches!(event, Event::Rows { .. }));
+        rows.expect("rows")
+    };
+    let same = || rows_of(Made::sound());
+    let verdict = with_late_snapshot(same(), Vec::new()).judged();
+    assert_eq!(verdict.outcome, Outcome::Pass, "{:?}", verdict.reasons);
+    let older = rows_of(with_snapshot(|rows| an_older_row(rows)));
+    let made = with_late_snapshot(older, Vec::new());
+    caught_alone(&made, Invariant::RevisionsRise);
+    let told = first_told(&made.judged(), Invariant::RevisionsRise);
+    assert!(told.contains("/late: register "), "{told}");
+    // What a snapshot has need not come again.
+    let last = log(&Made::sound()).pop();
+    let made = with_late_snapshot(same(), last.into_iter().collect());
+    caught_alone(&made, Invariant::ResumesExactly);
 }
 
 #[test]

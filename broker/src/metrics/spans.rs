@@ -85,7 +85,7 @@ pub struct Delivered {
     pub to: Issuer,
     pub lane: Lane,
     pub records: usize,
-    /// Of the oldest delta, at its source.
+    /// Of the oldest delta, at its source; that of the record where it is not known.
     pub committed_at: Micros,
     /// Of the oldest record.
     pub durable_at: Micros,
@@ -129,14 +129,16 @@ pub fn deliver(trace: TraceContext, delivered: &Delivered) -> Span {
 pub fn deliver_slow(delivered: &Delivered, traces: impl Iterator<Item = TraceContext>) -> Span {
     let mut span = delivered.span(delivered.durable_at);
     let ms = |from: Micros, to: Micros| (to.0.saturating_sub(from.0) / 1000) as i64;
-    // Of two clocks: what one of them says wrongly shows in the skew of the platform.
-    let came = ms(delivered.committed_at, delivered.durable_at);
+    // Not known of what was read from the log, which says then when it was durable. Of two clocks: what the issuer's
+    // says wrongly shows in its skew.
+    if delivered.committed_at < delivered.durable_at {
+        let came = ms(delivered.committed_at, delivered.durable_at);
+        let came = KeyValue::new("hutong.durable_after_ms", came);
+        span.attributes.push(came);
+    }
     let waited = ms(delivered.durable_at, delivered.sent_at);
-    let (came, waited) = (
-        KeyValue::new("hutong.durable_after_ms", came),
-        KeyValue::new("hutong.sent_after_ms", waited),
-    );
-    span.attributes.extend([came, waited]);
+    let waited = KeyValue::new("hutong.sent_after_ms", waited);
+    span.attributes.push(waited);
     span.events = vec![("sent", delivered.sent_at.0)];
     // Much may have landed at once, and no more is kept of a span.
     span.links = traces.take(LINKS_MAX).map(span_of).collect();

@@ -3,7 +3,7 @@
 
 use crate::{
     clients::mix,
-    drill::{BUILT_IN, Drill, Fault, find},
+    drill::{BUILT_IN, Drill, Fault, What, find},
     error::ChaosError,
     play::unavailable,
     stage::machine::Machine,
@@ -11,12 +11,14 @@ use crate::{
 use std::{fmt::Write, ops::Range, time::Duration};
 
 /// How long one lasts, in milliseconds.
-const LASTING_MS: Range<u64> = 1000..6000;
+const LASTING_MS: Range<u64> = 2500..6000;
 /// What lasts for longer in its own drill takes so long to be felt at all.
 pub const LONG: Duration = Duration::from_secs(12);
 
-/// By then somebody has said something over each line, or over each that is whole again.
-pub const LINE_FELT_AFTER: Duration = Duration::from_millis(1500);
+/// By then somebody has said something over each line, and a broker that is to get less processor was watched.
+pub const FELT_AFTER: Duration = Duration::from_millis(1500);
+/// After a line is whole again: clients wait for up to 5 s before they try, and a kernel before it sends once more.
+pub const SAID_AFTER: Duration = Duration::from_secs(7);
 
 /// The drills whose faults this machine can do beside others. One that needs the broker to refuse a start
 /// cannot have a second fault beside it.
@@ -64,27 +66,39 @@ pub fn go_together(a: &Fault, b: &Fault) -> bool {
     let claim = a.what.claim().is_some() && a.what.claim() == b.what.claim();
     let process = a.what.hits_the_process() && b.what.hits_the_process();
     // Of a broker that has stopped by itself nobody can say that it would have died there.
+    // On a line that is cut there is nothing to cut.
+    let cuts = a.what.cuts() && b.what.cuts();
     let ended = |a: &Fault, b: &Fault| a.what.breaks_the_disk() && b.what.kills();
-    !(claim || process || ended(a, b) || ended(b, a))
+    !(claim || process || cuts || ended(a, b) || ended(b, a))
 }
 
-/// A line that breaks while the broker is down, or takes nothing because of its disk, breaks nothing: that it happened could
-/// not be proven. So it begins first. And a disk on which nobody writes fails nobody: the other one outlasts it.
-pub fn lines_first(faults: &mut [Fault; 2]) {
-    let stops = |fault: &Fault| fault.what.hits_the_process() || fault.what.breaks_the_disk();
+/// In which order they are felt. A broker that does nothing lacks no processor, and a line that breaks while the broker is
+/// down, or takes nothing because of its disk, breaks nothing.
+fn rank(what: &What) -> u8 {
+    match what {
+        What::CpuSqueeze { .. } => 0,
+        what if what.is_of_a_line() => 1,
+        what if what.hits_the_process() || what.breaks_the_disk() => 2,
+        _ => 3,
+    }
+}
+
+/// Lets both be felt: that one happened could not be proven else, and a disk on which nobody writes fails nobody.
+pub fn in_turn(faults: &mut [Fault; 2]) {
+    if rank(&faults[0].what) > rank(&faults[1].what) {
+        faults.swap(0, 1);
+    }
     let [a, b] = faults;
-    let (line, other) = match (a.what.is_of_a_line(), b.what.is_of_a_line()) {
-        (true, false) => (a, b),
-        (false, true) => (b, a),
-        _ => return,
-    };
-    if stops(other) {
-        let (first, second) = (line.at.min(other.at), line.at.max(other.at));
-        line.at = first;
-        other.at = second.max(first + LINE_FELT_AFTER);
-        let whole_at = line.at + line.lasting;
-        let least = (whole_at + LINE_FELT_AFTER).saturating_sub(other.at);
-        other.lasting = other.lasting.max(least);
+    // What is of no such kind is felt whenever it is there, and two of a kind are at one time.
+    if rank(&a.what) == rank(&b.what) || rank(&b.what) == 3 {
+        return;
+    }
+    let (first, second) = (a.at.min(b.at), a.at.max(b.at));
+    a.at = first;
+    b.at = second.max(first + FELT_AFTER);
+    if a.what.cuts() && b.what.waits_for_writes() {
+        let least = (a.at + a.lasting + SAID_AFTER).saturating_sub(b.at);
+        b.lasting = b.lasting.max(least);
     }
 }
 

@@ -134,7 +134,7 @@ fn pair(known: &[Drill], seed: u64) -> Result<Drill, ChaosError> {
     let (second, b) = &others[chance::below(seed ^ 2, others.len())];
     let drills = [first, *second];
     let mut faults = [a, b.clone()];
-    chance::lines_first(&mut faults);
+    chance::in_turn(&mut faults);
     let text = chance::write(&head(drills, &faults, seed), &faults);
     Drill::parse("soak.toml", &text).map_err(ChaosError::Drill)
 }
@@ -149,6 +149,9 @@ fn head(drills: [&Drill; 2], faults: &[Fault; 2], seed: u64) -> String {
     let people = drills.map(|drill| drill.workload.people);
     let people = people.into_iter().max().unwrap_or(500);
     let rings = drills.iter().filter_map(|drill| drill.workload.rings).min();
+    // Their rate is one that many platforms could not be fed at.
+    let most = if rings.is_some() { 2 } else { PLATFORMS.len() };
+    let platforms = PLATFORMS[chance::below(seed ^ 3, most)];
     let rings = rings.map_or_else(String::new, |bytes| format!("rings = {bytes}\n"));
     // Beside a fault that ends the process itself nobody can say which of the two was to end it.
     let fail_stop = [(drills[0], b), (drills[1], a)]
@@ -160,7 +163,7 @@ fn head(drills: [&Drill; 2], faults: &[Fault; 2], seed: u64) -> String {
          duration = \"{seconds}s\"\n[hypothesis]\nrecovery = \"{}s\"\nfail_stop = {fail_stop}\n\
          [workload]\nplatforms = {}\nrate = {rate}\npeople = {people}\nsink = {}\n{rings}",
         RECOVERY.as_secs(),
-        PLATFORMS[chance::below(seed ^ 3, PLATFORMS.len())],
+        platforms,
         drills.iter().any(|drill| drill.workload.sink),
         a = a.what.name(),
         b = b.what.name(),
@@ -181,7 +184,7 @@ fn head(drills: [&Drill; 2], faults: &[Fault; 2], seed: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drill::{BUILT_IN, find};
+    use crate::drill::{BUILT_IN, What, find};
 
     #[test]
     fn every_round_is_a_drill_without_a_mistake_and_they_differ() {
@@ -189,24 +192,39 @@ mod tests {
             .map(|(name, _)| find(name).expect("built in"))
             .filter(|drill| !drill.hypothesis.refuses_to_start)
             .collect();
-        let (mut surges, mut most, mut stops, mut lines) = (0, 0, 0, 0);
+        let (mut surges, mut most, mut stops, mut lines, mut cuts) = (0, 0, 0, 0, 0);
         for seed in 0..400 {
             let drill = pair(&known, seed).unwrap_or_else(|e| panic!("{seed}: {e}"));
             assert!(drill.duration >= drill.duration_min(), "{seed}");
             surges += u32::from(drill.workload.surge.is_some());
             most = most.max(drill.workload.platforms);
             stops += u32::from(drill.hypothesis.fail_stop);
-            let is_line = |fault: &&Fault| fault.what.is_of_a_line();
-            let line = drill.faults.iter().find(is_line);
-            let stop = drill.faults.iter().find(|f| f.what.hits_the_process());
-            if let (Some(line), Some(stop)) = (line, stop) {
-                let felt = line.at + chance::LINE_FELT_AFTER <= stop.at;
-                let end = |fault: &Fault| fault.at + fault.lasting;
-                let outlasts = end(line) + chance::LINE_FELT_AFTER <= end(stop);
-                assert!(felt && outlasts, "{seed}: {line:?} {stop:?}");
-                lines += 1;
+            let [a, b] = &drill.faults[..] else {
+                panic!("{seed}: two");
+            };
+            let end = |fault: &Fault| fault.at + fault.lasting;
+            for (line, stop) in [(a, b), (b, a)] {
+                let stops = stop.what.hits_the_process() || stop.what.breaks_the_disk();
+                if line.what.is_of_a_line() && stops {
+                    let felt = line.at + chance::FELT_AFTER <= stop.at;
+                    assert!(felt, "{seed}: {line:?} {stop:?}");
+                    lines += 1;
+                }
+                if line.what.cuts() && stop.what.waits_for_writes() {
+                    let outlasts = end(line) + chance::SAID_AFTER <= end(stop);
+                    assert!(outlasts, "{seed}: {line:?} {stop:?}");
+                    cuts += 1;
+                }
+                if matches!(line.what, What::CpuSqueeze { .. }) && (stops || stop.what.cuts()) {
+                    let watched = line.at + chance::FELT_AFTER <= stop.at;
+                    assert!(watched, "{seed}: {line:?} {stop:?}");
+                }
+                if matches!(line.what, What::StalledSubscriber { .. }) {
+                    assert!(drill.workload.rings.is_some() && line.lasting > chance::LONG);
+                }
             }
         }
+        assert!(cuts > 5, "{cuts}");
         assert!(lines > 20, "{lines}");
         assert!((100..300).contains(&surges), "{surges}");
         assert_eq!(most, 32);

@@ -440,6 +440,20 @@ impl What {
         )
     }
 
+    /// Nothing comes to the broker, or no answer from it.
+    pub fn cuts(&self) -> bool {
+        matches!(
+            self,
+            What::Partition { .. } | What::DropPackets { .. } | What::ReconnectStorm
+        )
+    }
+
+    /// Nothing happens until the broker writes.
+    pub fn waits_for_writes(&self) -> bool {
+        self.breaks_the_disk()
+            || matches!(self, What::CrashAtSync { .. } | What::CrashAtEdge { .. })
+    }
+
     /// The disk takes no writes, or says that it failed to.
     pub fn breaks_the_disk(&self) -> bool {
         matches!(

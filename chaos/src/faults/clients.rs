@@ -17,8 +17,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// Longer than any drill: whoever does not read does not complain of silence.
 const SILENCE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// From when a subscriber reads again until the broker has looked for what it missed.
-const READ_MAX: Duration = Duration::from_secs(10);
+/// From when a subscriber reads again until the broker has looked for what it missed, and for a broker that is down to be back.
+const READ_MAX: Duration = Duration::from_secs(30);
+const FELL_BEHIND: &str = "hutong_fell_behind_total";
 
 /// A subscription of the drill's own, which begins now.
 async fn slow(stage: &Stage, name: &str, url: &str) -> Result<(Reader, Arc<Progress>), ChaosError> {
@@ -48,8 +49,6 @@ pub struct Stalled<'a> {
     lines: Vec<Line>,
     /// Deltas that were acknowledged before.
     before: u64,
-    /// Reads of the log before, where rings are so small that it must be read for these subscribers.
-    reads: Option<f64>,
 }
 
 impl<'a> Stalled<'a> {
@@ -59,11 +58,7 @@ impl<'a> Stalled<'a> {
             readers: Vec::new(),
             lines: Vec::new(),
             before: stage.board.deltas_accepted(),
-            reads: None,
         };
-        if stage.drill.workload.rings.is_some() && stage.trial.is_none() {
-            stalled.reads = Some(stage.metric(&reads_of_log()).await?);
-        }
         for i in 0..count {
             let name = format!("stalled-{i}");
             let line = stage.line(Clients::Subscribers).await?;
@@ -77,6 +72,8 @@ impl<'a> Stalled<'a> {
     pub async fn heal(self) -> Undone<'a> {
         let mut proof = Vec::new();
         let behind = self.stage.board.deltas_accepted() - self.before;
+        let small = self.stage.drill.workload.rings.is_some() && self.stage.trial.is_none();
+        let reads = Reads::before(self.stage, small).await;
         for (name, reader, progress) in self.readers {
             proof.push(Proof::new(
                 "deltas that were acknowledged while the subscriber read nothing",
@@ -88,22 +85,46 @@ impl<'a> Stalled<'a> {
             self.stage.extras.read(reader);
         }
         self.stage.extras.keep(self.lines);
-        if let Some(before) = self.reads {
-            let series = reads_of_log();
-            let reads = self.stage.metric_above(&series, before, READ_MAX).await;
-            proof.push(Proof::new(
-                "reads of the log for subscribers that the rings had no more records for",
-                "因环中已无所需记录而为订阅方读取日志的次数",
-                reads as u64,
-                reads > 0.0,
-            ));
-        }
+        proof.extend(reads.after().await);
         Undone::proof(proof)
     }
 }
 
-fn reads_of_log() -> String {
-    format!("hutong_fell_behind_total{{platform=\"{OBSERVER}\"}}")
+/// Reads of the log for subscribers behind rings that are so small that there must be some.
+struct Reads<'a> {
+    stage: &'a Stage,
+    before: Option<f64>,
+}
+
+impl<'a> Reads<'a> {
+    /// Just before they read again: what others of the same platform need is not theirs.
+    async fn before(stage: &'a Stage, small: bool) -> Reads<'a> {
+        let before = match small {
+            // A broker that is down counts from 0 when it is back.
+            true => Some(
+                stage
+                    .metric(FELL_BEHIND, OBSERVER)
+                    .await
+                    .unwrap_or_default(),
+            ),
+            false => None,
+        };
+        Reads { stage, before }
+    }
+
+    async fn after(self) -> Option<Proof> {
+        let before = self.before?;
+        let rises = self.stage.rises(FELL_BEHIND, OBSERVER, before);
+        // Whoever is down for so long has no proof.
+        let reads = tokio::time::timeout(READ_MAX, rises).await;
+        let reads = reads.unwrap_or_default();
+        Some(Proof::new(
+            "reads of the log for subscribers that the rings had no more records for",
+            "因环中已无所需记录而为订阅方读取日志的次数",
+            reads as u64,
+            reads > 0.0,
+        ))
+    }
 }
 
 /// Subscribers whose window is closed: they want to read, but nothing comes through.

@@ -5,7 +5,7 @@ use crate::{
     error::ChaosError,
     faults::{Undone, process::Paused},
     history::{Proof, Reaction},
-    proxy::{Line, Rule, Ruling},
+    proxy::{Carried, Line, Rule, Ruling},
     stage::{Stage, disk::Disk, process::Hold},
     text::Text,
 };
@@ -23,6 +23,8 @@ const NOTICE_MAX: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A broker that comes up and goes down again writes less; under load it is a fraction of a second.
 const STARTING_BYTES: u64 = 64 << 10;
+/// Much more than lines say that are only kept open, and a fraction of a second of the least load.
+const HANDED_BYTES: u64 = 4 << 10;
 /// A log that stands still for so long under load is one that cannot be written to.
 const STILL_MIN: Duration = Duration::from_secs(1);
 
@@ -182,7 +184,7 @@ impl<'a> Full<'a> {
             still,
             _watch: AbortOnDropHandle::new(tokio::spawn(watch_log(
                 stage.data.join("log"),
-                ways(stage),
+                Handed::of(stage),
                 told,
             ))),
         };
@@ -255,37 +257,48 @@ impl Drop for Full<'_> {
     }
 }
 
-/// Of those who publish.
-fn ways(stage: &Stage) -> Vec<watch::Receiver<Rule>> {
-    let lines = stage.lines_of(Clients::Publishers).into_iter();
-    lines.map(Line::to_broker).collect()
-}
+/// What those who publish have handed to the broker. Of packets that the kernel drops on the way it knows nothing.
+#[derive(Clone)]
+struct Handed(Vec<Carried>);
 
-/// Tells for how long something could come to the broker, all in all.
-async fn watch_ways(ways: Vec<watch::Receiver<Rule>>, told: watch::Sender<Duration>) {
-    let mut before = Instant::now();
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let passed = before.elapsed();
-        before += passed;
-        if ways.iter().any(|way| !way.borrow().held) {
-            told.send_modify(|open| *open += passed);
-        }
+impl Handed {
+    fn of(stage: &Stage) -> Handed {
+        let lines = stage.lines_of(Clients::Publishers).into_iter();
+        Handed(lines.map(Line::carried).collect())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.iter().map(Carried::bytes).sum()
     }
 }
 
-/// Tells the longest time for which the log got no more than what a broker writes that only starts, although
-/// something could come to it: who gets nothing to write fails no write.
-async fn watch_log(dir: PathBuf, ways: Vec<watch::Receiver<Rule>>, told: watch::Sender<Duration>) {
-    let mut files = BTreeMap::new();
-    let (mut most, mut since) = (0, Instant::now());
+/// Tells how long it is since the broker got something to write.
+async fn watch_handed(handed: Handed, told: watch::Sender<Duration>) {
+    let before = handed.bytes();
+    while handed.bytes() < before + HANDED_BYTES {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let since = Instant::now();
     loop {
-        let bytes = bytes_ever(&dir, &mut files);
-        let cut_off = ways.iter().all(|way| way.borrow().held);
-        if cut_off || bytes > most + STARTING_BYTES {
-            (most, since) = (bytes.max(most), Instant::now());
+        told.send_replace(since.elapsed());
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Tells the longest time for which the log got no more than what a broker writes that only starts, although it got
+/// something to write.
+async fn watch_log(dir: PathBuf, handed: Handed, told: watch::Sender<Duration>) {
+    let mut files = BTreeMap::new();
+    let (mut most, mut before, mut since) = (0, handed.bytes(), None);
+    loop {
+        let (bytes, came) = (bytes_ever(&dir, &mut files), handed.bytes());
+        if bytes > most + STARTING_BYTES {
+            (most, before, since) = (bytes, came, None);
         }
-        told.send_modify(|longest| *longest = since.elapsed().max(*longest));
+        if came >= before + HANDED_BYTES {
+            let since = since.get_or_insert_with(Instant::now);
+            told.send_modify(|longest| *longest = since.elapsed().max(*longest));
+        }
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
@@ -311,7 +324,7 @@ fn logs_in(dir: &Path) -> impl Iterator<Item = PathBuf> {
 pub struct ReadOnly<'a> {
     stage: &'a Stage,
     refuses: bool,
-    open: watch::Receiver<Duration>,
+    asked: watch::Receiver<Duration>,
     _watch: AbortOnDropHandle<()>,
 }
 
@@ -319,12 +332,12 @@ impl<'a> ReadOnly<'a> {
     pub async fn begin(stage: &'a Stage) -> Result<ReadOnly<'a>, ChaosError> {
         let disk = disk(stage)?;
         disk.break_down().await?;
-        let (told, open) = watch::channel(Duration::ZERO);
+        let (told, asked) = watch::channel(Duration::ZERO);
         Ok(ReadOnly {
             stage,
             refuses: disk.is_read_only(),
-            open,
-            _watch: AbortOnDropHandle::new(tokio::spawn(watch_ways(ways(stage), told))),
+            asked,
+            _watch: AbortOnDropHandle::new(tokio::spawn(watch_handed(Handed::of(stage), told))),
         })
     }
 
@@ -337,7 +350,7 @@ impl<'a> ReadOnly<'a> {
             hold: Some(stage.broker.hold()),
         };
         let by_itself = stage.broker.pid().is_none();
-        let open = *self.open.borrow();
+        let asked = *self.asked.borrow();
         let (_, _) = stage.broker.kill().await?;
         stage.broker.down(NOTICE_MAX).await?;
         disk.unmount().await?;
@@ -356,10 +369,10 @@ impl<'a> ReadOnly<'a> {
                 self.refuses,
             ),
             Proof::new(
-                "seconds in which something to write could come to the broker",
-                "互通可收到待写内容的秒数",
-                Text::same(format!("{:.1}", open.as_secs_f64())),
-                open >= STILL_MIN,
+                "seconds since the broker got something to write",
+                "互通收到待写内容后经过的秒数",
+                Text::same(format!("{:.1}", asked.as_secs_f64())),
+                asked >= STILL_MIN,
             ),
         ];
         Ok(Undone::with(stage, proof, move || {

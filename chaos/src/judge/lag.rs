@@ -329,6 +329,8 @@ mod tests {
         arrived[8..11].fill(None);
         assert_eq!(lane(&arrived).p99(true, &all), (None, 2000));
         assert_eq!(lane(&arrived).p99(false, &all), (None, 0));
+        // What is due at the end of a window is no longer of it.
+        assert_eq!(lane(&arrived).p99(true, &window(7, false)), (Some(5), 70));
         // A fault at 100: of what it held up counts how long that had waited until then.
         arrived[90..].fill(None);
         let (before, _) = lane(&arrived).p99(true, &window(100, true));
@@ -384,6 +386,9 @@ mod tests {
         assert_eq!(urgent_slow.recovered(1_050_000), Some(50_000));
         let bulk_slow = lags(lane(&good), lane(&slow));
         assert_eq!(bulk_slow.recovered(300_000), Some(700_000));
+        // What comes after that second is another story, as the next fault is.
+        slow[25] = 101;
+        assert_eq!(lags(lane(&slow), lane(&good)).recovered(0), Some(1_000_000));
         slow[3..].fill(101);
         assert_eq!(lags(lane(&slow), lane(&good)).recovered(0), None);
         slow[3..].fill(100);

@@ -76,6 +76,8 @@ pub struct Counters {
     pub refused: AtomicU64,
     pub cut: AtomicU64,
     pub bytes: AtomicU64,
+    /// Of these, those that went to the broker.
+    pub to_broker_bytes: AtomicU64,
     pub held_bytes: AtomicU64,
     pub delayed_chunks: AtomicU64,
     pub delayed_us: AtomicU64,
@@ -256,9 +258,9 @@ impl Line {
         self.shared.closed.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// What happens to bytes on their way to the broker.
-    pub fn to_broker(&self) -> watch::Receiver<Rule> {
-        self.shared.to_broker.subscribe()
+    /// Counts on while the line is there.
+    pub fn carried(&self) -> Carried {
+        Carried(Arc::clone(&self.shared))
     }
 
     pub fn counts(&self) -> Counts {
@@ -268,6 +270,16 @@ impl Line {
     /// Our ends of the open connections to the broker.
     pub fn upstream(&self) -> Vec<SocketAddr> {
         lock(&self.shared.upstream).clone()
+    }
+}
+
+/// What a line has handed to the broker's kernel, for who does not have the line.
+#[derive(Clone, Debug)]
+pub struct Carried(Arc<Shared>);
+
+impl Carried {
+    pub fn bytes(&self) -> u64 {
+        self.0.counters.to_broker_bytes.load(Ordering::Acquire)
     }
 }
 
@@ -346,10 +358,16 @@ async fn connection(client: TcpStream, shared: Arc<Shared>) {
         drop(upstream.set_nodelay(true));
         let (client_in, client_out) = client.into_split();
         let (broker_in, broker_out) = upstream.into_split();
-        let up = Pump::new(shared.to_broker.subscribe(), &shared.counters, own.port());
+        let up = Pump::new(
+            shared.to_broker.subscribe(),
+            &shared.counters,
+            true,
+            own.port(),
+        );
         let down = Pump::new(
             shared.from_broker.subscribe(),
             &shared.counters,
+            false,
             !own.port(),
         );
         // When one way ends the other is of no use: gRPC needs both.

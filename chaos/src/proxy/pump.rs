@@ -24,6 +24,7 @@ const RETRANSMISSION: Duration = Duration::from_millis(200);
 pub struct Pump<'a> {
     rule: watch::Receiver<Rule>,
     counters: &'a Counters,
+    to_broker: bool,
     random: u64,
 }
 
@@ -34,10 +35,16 @@ struct Chunk {
 
 impl<'a> Pump<'a> {
     /// `salt` makes two pumps draw differently.
-    pub fn new(rule: watch::Receiver<Rule>, counters: &'a Counters, salt: u16) -> Pump<'a> {
+    pub fn new(
+        rule: watch::Receiver<Rule>,
+        counters: &'a Counters,
+        to_broker: bool,
+        salt: u16,
+    ) -> Pump<'a> {
         Pump {
             rule,
             counters,
+            to_broker,
             random: u64::from(salt),
         }
     }
@@ -45,11 +52,11 @@ impl<'a> Pump<'a> {
     /// Until one end closes.
     pub async fn run(self, input: OwnedReadHalf, output: OwnedWriteHalf) {
         let (chunks, queue) = mpsc::channel(CHUNKS_MAX);
-        let (rule, counters) = (self.rule.clone(), self.counters);
+        let (rule, counters, to_broker) = (self.rule.clone(), self.counters, self.to_broker);
         // Both end when either does: a closed channel ends the other.
         tokio::join!(
             self.read(input, chunks),
-            write(rule, counters, queue, output)
+            write(rule, (counters, to_broker), queue, output)
         );
     }
 
@@ -120,7 +127,7 @@ impl<'a> Pump<'a> {
 
 async fn write(
     mut rule: watch::Receiver<Rule>,
-    counters: &Counters,
+    (counters, to_broker): (&Counters, bool),
     mut queue: mpsc::Receiver<Chunk>,
     mut output: OwnedWriteHalf,
 ) {
@@ -135,6 +142,9 @@ async fn write(
             return;
         }
         counters.add(|c| &c.bytes, chunk.bytes.len() as u64);
+        if to_broker {
+            counters.add(|c| &c.to_broker_bytes, chunk.bytes.len() as u64);
+        }
     }
     // The other side may still speak; it sees the end here.
     drop(output.shutdown().await);

@@ -99,8 +99,10 @@ impl Session {
         if !traces.is_on() {
             return;
         }
-        let (now, took) = ((self.shared.clock)(), arrived.elapsed());
-        let at = |then: Instant| Micros(now.0.saturating_sub(then.elapsed().as_micros() as u64));
+        let (now, here) = ((self.shared.clock)(), Instant::now());
+        let ago = |then: Instant| here.saturating_duration_since(then);
+        let at = |then: Instant| Micros(now.0.saturating_sub(ago(then).as_micros() as u64));
+        let took = ago(arrived);
         let whole = ack.error.as_ref().map(|_| "BATCH_REFUSED");
         // Repeats after a broken line are no mistake of anybody.
         let mistakes = refused.iter().map(|(_, refusal)| refusal.reason);
