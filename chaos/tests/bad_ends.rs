@@ -218,6 +218,26 @@ fn a_kill_before_or_after_the_fault_that_kills() {
     }
 }
 
+/// The disk is whole again after 7.1 s; who met an error just before ends when it has drained, for which it has 10 s.
+#[test]
+fn a_broker_that_stops_by_itself_long_after_its_disk_was_whole_again() {
+    for (t, asked_for) in [(17_100_000, true), (17_100_001, false)] {
+        let stopped = Event::Process {
+            name: "hutong-broker".to_owned(),
+            what: Life::Exited {
+                code: Some(3),
+                signal: None,
+            },
+        };
+        let made = ends_with(Made::of(&drill("fail_stop = true", "sync-error")), 3);
+        let made = made.add(t, stopped);
+        match asked_for {
+            true => assert_eq!(made.judged().outcome, Outcome::Pass, "{t}"),
+            false => caught_alone(&made, Invariant::FailStop),
+        }
+    }
+}
+
 #[test]
 fn a_connector_crashes_where_nothing_killed_it() {
     for name in ["hutong-connect", "areas-110000"] {

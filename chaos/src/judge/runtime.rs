@@ -11,6 +11,8 @@ const BROKER: &str = "hutong-broker";
 const CONNECTOR: &str = "hutong-connect";
 /// Of the broker: it stopped because it could no longer keep its promises.
 const FAIL_STOP: i32 = 3;
+/// As long as the broker of a drill may drain.
+const DRAIN_US: u64 = 10_000_000;
 const CANNOT_START: i32 = 1;
 const KILLED: i32 = 9;
 
@@ -52,13 +54,14 @@ pub fn check(facts: &Facts<'_>, promises: &[Promise], findings: &mut Findings) {
 /// damage. All else is an end that nobody asked for, an end without an error as well: nobody tells them to stop.
 fn ends(facts: &Facts<'_>, findings: &mut Findings) {
     let history = facts.history;
-    let during = |t: u64, is: fn(&What) -> bool| {
+    let within = |t: u64, is: fn(&What) -> bool, more_us: u64| {
         let pairs = history.drill.faults.iter().zip(&history.faults);
         pairs
             .filter(|(fault, _)| is(&fault.what))
             .filter_map(|(_, seen)| seen.times(history.last))
-            .any(|times| t >= times.begin && t <= times.ended)
+            .any(|times| t >= times.begin && t <= times.ended + more_us)
     };
+    let during = |t: u64, is: fn(&What) -> bool| within(t, is, 0);
     for (t, name, life) in &history.processes {
         let Life::Exited { code, signal } = life else {
             continue;
@@ -66,7 +69,8 @@ fn ends(facts: &Facts<'_>, findings: &mut Findings) {
         findings.checked(Invariant::FailStop, 1);
         let asked_for = match (name.as_str(), code, signal) {
             (BROKER, _, Some(KILLED)) => during(*t, What::kills),
-            (BROKER, Some(FAIL_STOP), _) => during(*t, What::breaks_the_disk),
+            // A write that failed just before the disk was whole again ends it when it has drained.
+            (BROKER, Some(FAIL_STOP), _) => within(*t, What::breaks_the_disk, DRAIN_US),
             // A disk that is whole again after a power cut or a failed sync is one that it starts on.
             (BROKER, Some(CANNOT_START), _) => during(*t, |what| {
                 matches!(what, What::DiskFull | What::ReadOnly | What::FlippedByte)
