@@ -205,7 +205,8 @@ mod tests {
             let end = |fault: &Fault| fault.at + fault.lasting;
             for (line, stop) in [(a, b), (b, a)] {
                 let stops = stop.what.hits_the_process() || stop.what.breaks_the_disk();
-                if line.what.is_of_a_line() && stops {
+                let is_line = line.what.is_of_a_line() || line.what == What::ReloadExpired;
+                if is_line && stops {
                     let felt = line.at + chance::FELT_AFTER <= stop.at;
                     assert!(felt, "{seed}: {line:?} {stop:?}");
                     lines += 1;
