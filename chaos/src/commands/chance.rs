@@ -65,9 +65,9 @@ pub fn fault(drill: &Drill, seed: u64, at: Range<Duration>) -> Fault {
 pub fn go_together(a: &Fault, b: &Fault) -> bool {
     let claim = a.what.claim().is_some() && a.what.claim() == b.what.claim();
     let process = a.what.hits_the_process() && b.what.hits_the_process();
-    // Of a broker that has stopped by itself nobody can say that it would have died there.
     // On a line that is cut there is nothing to cut.
     let cuts = a.what.cuts() && b.what.cuts();
+    // Of a broker that has stopped by itself nobody can say that it would have died there.
     let ended = |a: &Fault, b: &Fault| a.what.breaks_the_disk() && b.what.kills();
     !(claim || process || cuts || ended(a, b) || ended(b, a))
 }
@@ -86,17 +86,19 @@ fn rank(what: &What) -> u8 {
 
 /// Lets both be felt: that one happened could not be proven else, and a disk on which nobody writes fails nobody.
 pub fn in_turn(faults: &mut [Fault; 2]) {
-    if rank(&faults[0].what) > rank(&faults[1].what) {
-        faults.swap(0, 1);
-    }
-    let [a, b] = faults;
+    // Their places stay: each is known by the drill that it is of.
+    let [first, second] = faults;
+    let (a, b) = match rank(&first.what) > rank(&second.what) {
+        true => (second, first),
+        false => (first, second),
+    };
     // What is of no such kind is felt whenever it is there, and two of a kind are at one time.
     if rank(&a.what) == rank(&b.what) || rank(&b.what) == 3 {
         return;
     }
-    let (first, second) = (a.at.min(b.at), a.at.max(b.at));
-    a.at = first;
-    b.at = second.max(first + FELT_AFTER);
+    let (early, late) = (a.at.min(b.at), a.at.max(b.at));
+    a.at = early;
+    b.at = late.max(early + FELT_AFTER);
     if a.what.cuts() && b.what.waits_for_writes() {
         let least = (a.at + a.lasting + SAID_AFTER).saturating_sub(b.at);
         b.lasting = b.lasting.max(least);

@@ -204,6 +204,11 @@ mod tests {
             };
             let end = |fault: &Fault| fault.at + fault.lasting;
             for (line, stop) in [(a, b), (b, a)] {
+                let stops_by_itself =
+                    matches!(line.what, What::SyncError | What::DiskFull | What::ReadOnly);
+                if stops_by_itself && !stop.what.hits_the_process() {
+                    assert!(drill.hypothesis.fail_stop, "{seed}: {line:?} {stop:?}");
+                }
                 let stops = stop.what.hits_the_process() || stop.what.breaks_the_disk();
                 let is_line = line.what.is_of_a_line() || line.what == What::ReloadExpired;
                 if is_line && stops {
