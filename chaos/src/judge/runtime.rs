@@ -2,7 +2,7 @@
 
 use crate::{
     drill::What,
-    history::{FaultTimes, Life},
+    history::{FaultTimes, How, Life},
     judge::{Facts, Findings, Invariant, Promise, Violation, When},
     text::Text,
 };
@@ -54,14 +54,13 @@ pub fn check(facts: &Facts<'_>, promises: &[Promise], findings: &mut Findings) {
 /// damage. All else is an end that nobody asked for, an end without an error as well: nobody tells them to stop.
 fn ends(facts: &Facts<'_>, findings: &mut Findings) {
     let history = facts.history;
-    let within = |t: u64, is: fn(&What) -> bool, more_us: u64| {
+    let during = |t: u64, is: fn(&What) -> bool| {
         let pairs = history.drill.faults.iter().zip(&history.faults);
         pairs
             .filter(|(fault, _)| is(&fault.what))
             .filter_map(|(_, seen)| seen.times(history.last))
-            .any(|times| t >= times.begin && t <= times.ended + more_us)
+            .any(|times| t >= times.begin && t <= times.ended)
     };
-    let during = |t: u64, is: fn(&What) -> bool| within(t, is, 0);
     for (t, name, life) in &history.processes {
         let Life::Exited { code, signal } = life else {
             continue;
@@ -69,8 +68,7 @@ fn ends(facts: &Facts<'_>, findings: &mut Findings) {
         findings.checked(Invariant::FailStop, 1);
         let asked_for = match (name.as_str(), code, signal) {
             (BROKER, _, Some(KILLED)) => during(*t, What::kills),
-            // A write that failed just before the disk was whole again ends it when it has drained.
-            (BROKER, Some(FAIL_STOP), _) => within(*t, What::breaks_the_disk, DRAIN_US),
+            (BROKER, Some(FAIL_STOP), _) => during(*t, What::breaks_the_disk) || drained(facts, *t),
             // A disk that is whole again after a power cut or a failed sync is one that it starts on.
             (BROKER, Some(CANNOT_START), _) => during(*t, |what| {
                 matches!(what, What::DiskFull | What::ReadOnly | What::FlippedByte)
@@ -89,6 +87,26 @@ fn ends(facts: &Facts<'_>, findings: &mut Findings) {
             findings.violated(Invariant::FailStop, &found);
         }
     }
+}
+
+/// A write that failed just before the disk was whole again ends the broker when it has drained. One that took
+/// something since then has not met that error.
+fn drained(facts: &Facts<'_>, t: u64) -> bool {
+    let history = facts.history;
+    let taken_since = |whole: u64| {
+        let mut ops = history.ops.values().flatten();
+        ops.any(|op| {
+            let end = op.end.as_ref();
+            op.at > whole && end.is_some_and(|end| end.at <= t && end.how == How::Ok)
+        })
+    };
+    let pairs = history.drill.faults.iter().zip(&history.faults);
+    pairs
+        .filter(|(fault, _)| fault.what.breaks_the_disk())
+        .filter_map(|(_, seen)| seen.times(history.last))
+        .any(|times| {
+            (times.ended..=times.ended + DRAIN_US).contains(&t) && !taken_since(times.ended)
+        })
 }
 
 fn label(what: &What) -> Text {
