@@ -164,8 +164,8 @@ pub struct Full<'a> {
     freed: bool,
     /// How often the broker's log had said so before.
     said: usize,
-    still: watch::Receiver<Duration>,
-    _watch: AbortOnDropHandle<()>,
+    /// For how long the log does not grow, from when there is no room.
+    watch: Option<(watch::Receiver<Duration>, AbortOnDropHandle<()>)>,
 }
 
 /// What the kernel's answer is called.
@@ -174,22 +174,20 @@ const NO_SPACE: &str = "No space left on device";
 impl<'a> Full<'a> {
     pub async fn begin(stage: &'a Stage) -> Result<Full<'a>, ChaosError> {
         let disk = disk(stage)?;
-        let (told, still) = watch::channel(Duration::ZERO);
         let mut full = Full {
             stage,
             disk,
             filled: 0,
             freed: false,
             said: stage.broker.whole_log().matches(NO_SPACE).count(),
-            still,
-            _watch: AbortOnDropHandle::new(tokio::spawn(watch_log(
-                stage.data.join("log"),
-                Handed::of(stage),
-                told,
-            ))),
+            watch: None,
         };
         full.filled = disk.fill().await?;
         full.take_reserve().await?;
+        // Not before: while it is filled, writes are slow and nothing else.
+        let (told, still) = watch::channel(Duration::ZERO);
+        let log = watch_log(stage.data.join("log"), Handed::of(stage), told);
+        full.watch = Some((still, AbortOnDropHandle::new(tokio::spawn(log))));
         Ok(full)
     }
 
@@ -220,7 +218,7 @@ impl<'a> Full<'a> {
         let left = self.disk.bytes_free();
         self.disk.free()?;
         self.freed = true;
-        let still = *self.still.borrow();
+        let still = self.watch.as_ref().map_or(Duration::ZERO, |(still, _)| *still.borrow());
         let proof = vec![
             Proof::new(
                 "bytes written until the kernel said that the disk is full, and bytes free at the end",

@@ -246,8 +246,9 @@ pub async fn play(
         }
     };
     say(Phase::Active);
+    // From now, not from when it was begun: a disk may take seconds to fill, and is not full for that long.
     tokio::select! {
-        () = clock.sleep_until(from + fault.at + fault.lasting) => {}
+        () = tokio::time::sleep(fault.lasting) => {}
         _ = over.wait_for(|over| *over) => {}
     }
     say(Phase::Healing);
