@@ -218,11 +218,14 @@ impl<'a> Full<'a> {
         let left = self.disk.bytes_free();
         self.disk.free()?;
         self.freed = true;
-        let still = self.watch.as_ref().map_or(Duration::ZERO, |(still, _)| *still.borrow());
+        let still = self
+            .watch
+            .as_ref()
+            .map_or(Duration::ZERO, |(still, _)| *still.borrow());
         let proof = vec![
             Proof::new(
-                "bytes written until the kernel said that the disk is full, and bytes free at the end",
-                "写至内核报告磁盘已满的字节数，以及结束时的剩余字节数",
+                "bytes taken until the kernel said that the disk is full, and bytes free at the end",
+                "占用至内核报告磁盘已满的字节数，以及结束时的剩余字节数",
                 Text::same(format!("{}, {left}", self.filled)),
                 self.filled > 0,
             ),
