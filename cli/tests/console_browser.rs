@@ -1,6 +1,6 @@
 //! The console in a real browser, while one of 32 platforms does not apply, after it healed, and in a surge: clicked
 //! through by mouse and keyboard, in both languages, light and dark, wide and narrow, with the rules of axe-core.
-//! Pictures of the screens stay in the target folder. And what an open page costs the broker.
+//! Pictures of the screens are kept, in a folder that it names at its end. And what an open page costs the broker.
 
 mod scene;
 mod watch;
@@ -13,6 +13,7 @@ use scene::{
 };
 use serde_json::Value;
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -40,19 +41,61 @@ const WINDOWS: usize = 3;
 /// The unit of `/proc/PID/stat`, the same on every machine that Linux runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// Pictures of nine pages on three screens in two languages, in three phases, and what is printed.
+const PICTURES_MIN: usize = 3 * 3 * 2 * 9;
+const PICTURES_MAX: usize = 2 * PICTURES_MIN;
+const PICTURES_BYTES_MAX: u64 = 128 << 20;
+
+/// Where pictures of the screens are kept: under `HUTONG_TEST_ARTIFACTS`, or else in the target folder.
+fn pictures() -> PathBuf {
+    let target = || {
+        let own = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        own.parent().expect("the target folder").to_owned()
+    };
+    let under = std::env::var_os("HUTONG_TEST_ARTIFACTS").map_or_else(target, PathBuf::from);
+    under.join("console-screenshots")
+}
+
+/// Those of this run alone; where they are is said at its end, also when it failed.
+struct Pictures(PathBuf);
+
+impl Pictures {
+    fn fresh() -> Pictures {
+        let folder = pictures();
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => panic!("{folder:?}: {error}"),
+            _ => std::fs::create_dir_all(&folder).expect("a folder"),
+        }
+        Pictures(folder)
+    }
+
+    fn check(&self) {
+        let files = std::fs::read_dir(&self.0).expect("a folder");
+        let sizes = files.map(|file| file.and_then(|f| f.metadata()).expect("a file").len());
+        let sizes: Vec<u64> = sizes.collect();
+        let (n, bytes) = (sizes.len(), sizes.iter().sum::<u64>());
+        assert!((PICTURES_MIN..=PICTURES_MAX).contains(&n), "{n} pictures");
+        assert!(bytes <= PICTURES_BYTES_MAX, "{bytes} bytes of pictures");
+    }
+}
+
+impl Drop for Pictures {
+    fn drop(&mut self) {
+        println!("screenshots of the console: {}", self.0.display());
+    }
+}
+
 /// The browser, with what it is to look at.
 fn browser(console: &str, phase: &str, sick: u32, issuer: u32) -> Command {
     let modules = std::env::var("HUTONG_TEST_BROWSER").expect(
         "HUTONG_TEST_BROWSER names the folder with playwright-core and axe-core; run the tests with `./dev test`",
     );
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("console");
-    std::fs::create_dir_all(&folder).expect("a folder");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/console.mjs");
     let mut command = Command::new("node");
     command
         .arg(script)
         .args([&modules, console])
-        .arg(&folder)
+        .arg(pictures())
         .args([phase, &sick.to_string(), ENTITY, &issuer.to_string()])
         .kill_on_drop(true);
     command
@@ -65,11 +108,13 @@ async fn browse(broker: &Embedded, phase: &str, sick: u32, issuer: u32) -> Value
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let mut all = String::new();
     for list in ["problems", "violations", "outside", "overflow", "hidden"] {
-        let all = found[list].as_array().expect("a list");
-        let all: Vec<&str> = all.iter().filter_map(Value::as_str).collect();
-        assert!(all.is_empty(), "{phase}: {list}:\n{}", all.join("\n"));
+        for one in found[list].as_array().expect("a list") {
+            all += &format!("{list}: {one}\n");
+        }
     }
+    assert!(all.is_empty(), "{phase}:\n{all}");
     let paint = found["first_paint_ms"].as_f64().expect("a time");
     assert!(
         paint < FIRST_PAINT_MS_MAX,
@@ -107,6 +152,7 @@ fn seen<'a>(found: &'a Value, what: &str) -> &'a str {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_console_shows_what_is_worst_first_and_all_clear_after_it_healed() {
+    let pictures = Pictures::fresh();
     let broker = scene::broker(PLATFORMS).await;
     let codes = scene::codes(PLATFORMS);
     let (issuer, sick, slow) = (codes[0], codes[20], codes[30]);
@@ -124,6 +170,7 @@ async fn the_console_shows_what_is_worst_first_and_all_clear_after_it_healed() {
     let _healthy = Healthy::start(&broker, &codes).await;
     all_clear(&broker).await;
     gone(broker, [issuer, sick]).await;
+    pictures.check();
 }
 
 async fn a_fault(

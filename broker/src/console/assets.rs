@@ -20,6 +20,17 @@ macro_rules! asset {
     };
 }
 
+/// What others wrote, byte for byte as they publish it; its name says which version.
+macro_rules! vendored {
+    ($name:literal, $kind:expr) => {
+        (
+            $name,
+            $kind,
+            include_bytes!(concat!("assets/vendor/", $name)),
+        )
+    };
+}
+
 const ASSETS: &[Asset] = &[
     asset!("index.html", "text/html; charset=utf-8"),
     asset!("style.css", "text/css; charset=utf-8"),
@@ -39,6 +50,10 @@ const ASSETS: &[Asset] = &[
     asset!("find.js", JS),
     asset!("refused.js", JS),
     asset!("drills.js", JS),
+    vendored!("uPlot-1.6.32.iife.min.js", JS),
+    vendored!("uPlot-1.6.32.min.css", "text/css; charset=utf-8"),
+    // Its licence wants to be with every copy.
+    vendored!("uPlot-LICENSE.txt", "text/plain; charset=utf-8"),
 ];
 
 /// Of all files together: who does not change after an upgrade must not mix old files and new ones.
@@ -90,9 +105,31 @@ mod tests {
         str::from_utf8(found.expect("an asset").2).expect("UTF-8")
     }
 
+    /// What others wrote: from `npm pack uplot@1.6.32`, `dist/` and `LICENSE` of it.
+    const VENDORED: &[(&str, &str)] = &[
+        (
+            "uPlot-1.6.32.iife.min.js",
+            "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+        ),
+        (
+            "uPlot-1.6.32.min.css",
+            "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+        ),
+        (
+            "uPlot-LICENSE.txt",
+            "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",
+        ),
+    ];
+
+    fn is_vendored(name: &str) -> bool {
+        VENDORED.iter().any(|(known, _)| *known == name)
+    }
+
+    /// Our own.
     fn scripts() -> impl Iterator<Item = (&'static str, &'static str)> {
         let names = ASSETS.iter().map(|(name, _, _)| *name);
-        names.filter(|n| n.ends_with(".js")).map(|n| (n, text(n)))
+        let own = names.filter(|n| n.ends_with(".js") && !is_vendored(n));
+        own.map(|n| (n, text(n)))
     }
 
     fn words(name: &str) -> BTreeMap<String, String> {
@@ -112,6 +149,20 @@ mod tests {
     fn the_page_is_small() {
         let bytes: usize = ASSETS.iter().map(|(_, _, bytes)| bytes.len()).sum();
         assert!(bytes < BYTES_MAX, "{bytes} bytes");
+    }
+
+    #[test]
+    fn what_others_wrote_is_as_they_published_it_with_its_licence() {
+        for (name, published) in VENDORED {
+            let hash = Sha256::digest(text(name).as_bytes());
+            let hex: String = hash.iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(hex, *published, "{name}");
+        }
+        assert!(text("uPlot-LICENSE.txt").contains("MIT License"));
+        let page = text("index.html");
+        for (name, _) in VENDORED.iter().filter(|(name, _)| !name.ends_with(".txt")) {
+            assert!(page.contains(&format!("\"{name}\"")), "{name}");
+        }
     }
 
     #[test]
@@ -176,6 +227,11 @@ mod tests {
         for (name, _, bytes) in ASSETS {
             let text = str::from_utf8(bytes).expect("UTF-8");
             let outside = text.replace("http://www.w3.org/", "");
+            // In a comment: where it is from.
+            let outside = match is_vendored(name) {
+                true => outside.replace("https://github.com/leeoniya/uPlot", ""),
+                false => outside,
+            };
             assert!(
                 !outside.contains("http://") && !outside.contains("https://"),
                 "{name}"

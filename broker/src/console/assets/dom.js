@@ -38,7 +38,9 @@ export function patch(old, fresh) {
       if (same.data !== node.data) same.data = node.data;
     } else {
       attributes(same, node);
-      patch(same, node);
+      // What draws itself takes what the fresh one was given.
+      if (same.renew) same.renew(node);
+      else patch(same, node);
     }
   });
   before.slice(after.length).forEach((node) => node.remove());

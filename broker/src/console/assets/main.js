@@ -18,7 +18,7 @@ import { refused } from "./refused.js";
 const PAGES = { overview, matrix, platform, rates, find, entity, trace, record, refused, drills };
 const main = document.getElementById("main");
 let page = null;
-let worst = "";
+let worst = null;
 
 // Somebody may have cut an address in the middle of a letter.
 function decoded(part) {
@@ -102,9 +102,9 @@ function frame() {
   say(bad);
 }
 
-// To a screen reader, and only when something else is the worst.
+// To a screen reader, and only when something else is the worst, or is to be said in another language.
 function say(bad) {
-  const now = bad.length ? `${bad.length} ${bad[0].platform} ${bad[0].why} ${bad[0].severity}` : "";
+  const now = bad.length ? `${words.current()} ${bad.length} ${bad[0].platform} ${bad[0].why} ${bad[0].severity}` : words.current();
   if (now === worst || !live.state.picture) return;
   worst = now;
   document.getElementById("said").textContent = bad.length

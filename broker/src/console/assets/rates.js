@@ -26,10 +26,10 @@ export function rates() {
         h("h1", null, t("page.rates")),
         h("p", { class: "soft" }, t("rates.about")),
         points.length ? h("div", { class: "charts" },
-          chart(t("rates.latency"), t("unit.milliseconds"), [[`${lane("urgent")} p99`, urgent99], [`${lane("bulk")} p99`, bulk99], [`${lane("urgent")} p50`, urgent50], [`${lane("bulk")} p50`, bulk50]], latency),
-          chart(t("rates.accepted"), t("unit.per_second"), [[lane("urgent"), of((p) => p.accepted[0])], [lane("bulk"), of((p) => p.accepted[1])]]),
-          chart(t("rates.delivered"), t("unit.per_second"), [[t("rates.records"), of((p) => p.delivered)]]),
-          chart(t("rates.refused"), t("unit.per_second"), [[t("column.refused"), of((p) => p.refused)]])) : h("p", null, t("wait")),
+          chart("latency", t("rates.latency"), t("unit.milliseconds"), [[`${lane("urgent")} p99`, urgent99], [`${lane("bulk")} p99`, bulk99], [`${lane("urgent")} p50`, urgent50], [`${lane("bulk")} p50`, bulk50]], latency),
+          chart("accepted", t("rates.accepted"), t("unit.per_second"), [[lane("urgent"), of((p) => p.accepted[0])], [lane("bulk"), of((p) => p.accepted[1])]]),
+          chart("delivered", t("rates.delivered"), t("unit.per_second"), [[t("rates.records"), of((p) => p.delivered)]]),
+          chart("refused", t("rates.refused"), t("unit.per_second"), [[t("column.refused"), of((p) => p.refused)]])) : h("p", null, t("wait")),
       ];
     },
   };
