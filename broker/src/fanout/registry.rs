@@ -2,11 +2,9 @@
 //! cursors are written to the control partition once a second, so any node knows them.
 
 use crate::{
-    fanout::{
-        flight::{self, Flight, Flights},
-        history::History,
-    },
+    fanout::flight::{self, Flight, Flights},
     filter::{FilterSpec, Platforms},
+    history::History,
     state::{State, StateError, keys},
     tail::Packing,
 };
