@@ -207,11 +207,10 @@ mod tests {
                 history.note(Lane::Urgent, Offset(n + 1), Micros(n * step), took(n));
             }
             let noted = |n| history.noted(Lane::Urgent, Offset(n)).expect("known").1;
-            for n in (1..=last).filter(|n| noted(*n).0 < took(*n).0) {
-                panic!("{n} took {:?}, and not {:?}", took(n), noted(n));
-            }
+            let short = (1..=last).find(|n| noted(*n).0 < took(*n).0);
+            assert_eq!(short, None, "it took longer than is known");
             for n in last - 100..=last {
-                assert_eq!(noted(n), took(n), "{n} of {last}");
+                assert!(step == 0 || noted(n) == took(n), "{n} of {last}");
             }
             let short = (1..=last).filter(|n| noted(*n).0 < Micros(10)).count();
             assert!(short > 100, "{short} of {last} are not taken for slow ones");
