@@ -18,6 +18,7 @@ mod console;
 pub mod control;
 pub mod fanout;
 pub mod filter;
+mod history;
 pub mod http;
 pub mod ingress;
 mod lag;

@@ -2,7 +2,10 @@
 
 use crate::{
     access::{Access, Call},
-    apply::exceptions::Dropped,
+    apply::{
+        exceptions::Dropped,
+        ways::{Way, Ways},
+    },
     clock::Clock,
     fanout::registry::Subscriptions,
     log::{Entry, Log},
@@ -35,6 +38,7 @@ pub struct Query {
     pub access: Access,
     pub state: Arc<State>,
     pub log: Arc<dyn Log>,
+    pub ways: Arc<Ways>,
     pub subscriptions: Arc<Subscriptions>,
     pub platforms: Arc<Vec<(Issuer, u32)>>,
     pub clock: Clock,
@@ -162,18 +166,42 @@ impl Query {
             false => self.hops(&found, issuer, kind),
         };
         let entity = EntityId::from_slice(&request.entity).unwrap_or(EntityId([0; 16]));
+        let partition = Partition {
+            issuer,
+            lane: found.lane,
+            shard: entity.shard(self.shards(issuer)),
+        };
+        let way = self.way(&found, partition, &hops);
         Ok(api::TraceResponse {
             committed_at_us: found.delta.committed_at_us,
             delta: Some(found.delta),
             provenance: Some(found.provenance),
             lane: found.lane.to_api().into(),
-            shard: entity.shard(self.shards(issuer)).0,
+            shard: partition.shard.0,
             offset: found.offset.0,
             durable_at_us: found.durable_at.0,
             superseded: found.superseded,
             hops,
             refused: found.refused,
+            arrived_at_us: way.arrived_at.unwrap_or_default().0,
+            applied_at_us: way.applied_at.unwrap_or_default().0,
         })
+    }
+
+    /// Its way through the broker, as far as that is remembered.
+    fn way(&self, found: &Found, partition: Partition, hops: &[api::TraceHop]) -> Way {
+        if found.durable_at == Micros::ZERO {
+            return Way::default();
+        }
+        let mut way = self.ways.of(partition, found.offset, found.durable_at);
+        if found.refused {
+            way.applied_at = None;
+        }
+        // Nothing is sent before it is applied, and both are known as bounds from above.
+        let sent = hops.iter().map(|hop| hop.sent_at_us).filter(|at| *at > 0);
+        let bounds = way.applied_at.into_iter().chain(sent.map(Micros));
+        way.applied_at = way.applied_at.and(bounds.min());
+        way
     }
 
     fn shards(&self, issuer: Issuer) -> u32 {

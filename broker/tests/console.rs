@@ -217,6 +217,9 @@ async fn who_has_not_applied_what_is_the_first_finding_and_leads_to_the_change()
     )
     .await;
     assert_eq!(trace["hops"][0]["state"], "TRACE_STATE_SENT", "{trace}");
+    let points = ["committed", "arrived", "durable", "applied"];
+    let points = points.map(|point| trace[format!("{point}_at_us")].as_u64());
+    assert!(points.is_sorted() && points[0] > Some(0), "{trace}");
     let found = json(&broker, &format!("entity/{}", entity(1))).await;
     assert_eq!(found["explain"]["colour"], "red");
     let pairs = json(&broker, "platform/510000").await;

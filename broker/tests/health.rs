@@ -7,6 +7,7 @@ use hutong_proto::{
     api::{self, publish_request},
     delta::Colour,
 };
+use hutong_telemetry::catalogue::Label;
 use support::{ANHUI, PATIENCE, Producer, batch, channel, delta, metric, metrics, start};
 use tokio_stream::StreamExt;
 use tonic::Code;
@@ -137,6 +138,10 @@ async fn what_is_on_disk_is_counted_after_a_restart() {
         let series = format!("hutong_store_disk_bytes{{store=\"{store}\"}}");
         assert!(metric(&page, &series) > 0.0, "{series}");
     }
+    let stores = page
+        .lines()
+        .filter(|line| line.starts_with("hutong_store_disk_bytes{"));
+    assert_eq!(stores.count(), Label::Store.values_max());
     let mut admin = api::admin_service_client::AdminServiceClient::new(channel(&broker).await);
     let request = support::with_identity(api::GetStatusRequest {}, "operator/o");
     let status = admin.get_status(request).await.expect("an answer");

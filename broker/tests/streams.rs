@@ -11,8 +11,8 @@ use hutong_proto::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use support::{
-    ANHUI, Consumer, PATIENCE, Producer, SHANGHAI, SICHUAN, Seen, batch, config, delta, entity,
-    open, reason, start,
+    ANHUI, Consumer, PATIENCE, Producer, SHANGHAI, SICHUAN, Seen, batch, broker_knows, config,
+    delta, entity, open, reason, start,
 };
 
 const GREEN: Value = Value::HealthCode(Colour::Green);
@@ -188,25 +188,6 @@ async fn the_end_of_a_snapshot_may_be_acknowledged_at_once() {
         shanghai.applied(cursor).await;
         broker_knows(&broker, cursor.urgent).await;
     }
-}
-
-/// Returns when the broker says that the subscription applied this.
-async fn broker_knows(broker: &Broker, offset: Offset) {
-    let mut admin =
-        api::admin_service_client::AdminServiceClient::new(support::channel(broker).await);
-    let known = async {
-        loop {
-            let request = api::ListSubscriptionsRequest::default();
-            let request = support::with_identity(request, "operator/o");
-            let all = admin.list_subscriptions(request).await.expect("an answer");
-            let all = all.into_inner().subscriptions;
-            let applied = all[0].applied.as_ref().map(|cursor| cursor.urgent);
-            if applied >= Some(offset.0) {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, known).await.expect("known");
 }
 
 #[tokio::test]
@@ -551,104 +532,6 @@ async fn a_second_broker_on_the_same_folder_is_refused() {
     std::fs::write(version, "4000000000\n").expect("written");
     let error = Broker::start(config(dir.path())).await.expect_err("newer");
     assert!(error.to_string().contains("newer broker"), "{error}");
-}
-
-#[tokio::test]
-async fn a_trace_tells_the_way_of_one_delta() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let broker = start(dir.path()).await;
-    let mut consumer = Consumer::open(&broker, SICHUAN, open("s", from_now())).await;
-    let Ok(Seen::Opened { mut cursor, .. }) = consumer.next().await else {
-        panic!("not opened");
-    };
-    let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
-    producer
-        .publish(batch(ANHUI, 1, &[delta(1, 1, RED)]))
-        .await
-        .expect("ack");
-    let offset = consumer.deltas(1).await[0].0;
-    cursor.urgent = offset.next();
-    consumer.applied(cursor).await;
-    let mut query =
-        api::query_service_client::QueryServiceClient::new(support::channel(&broker).await);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    let hop = loop {
-        let request = api::TraceRequest {
-            entity: entity(1).0.to_vec().into(),
-            issuer: ANHUI,
-            kind: api::Kind::HealthCode.into(),
-            revision: 0,
-        };
-        let request = support::with_identity(request, "operator/o");
-        let trace = query.trace(request).await.expect("an answer").into_inner();
-        assert_eq!(trace.offset, offset.0);
-        assert!(trace.durable_at_us >= trace.committed_at_us);
-        let hop = trace
-            .hops
-            .into_iter()
-            .find(|h| h.platform == SICHUAN)
-            .expect("a hop");
-        if hop.state() == api::TraceState::Applied {
-            break hop;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{hop:?}");
-    };
-    assert!(hop.applied_at_us >= hop.sent_at_us && hop.sent_at_us > 0);
-    broker.shutdown().await;
-}
-
-#[tokio::test]
-async fn a_trace_tells_what_was_refused_from_what_was_superseded() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let broker = start(dir.path()).await;
-    let mut consumer = Consumer::open(&broker, SICHUAN, open("s", from_now())).await;
-    assert!(matches!(consumer.next().await, Ok(Seen::Opened { .. })));
-    let (mut producer, _) = Producer::open(&broker, ANHUI, "p", 1).await;
-    let mut offsets = Vec::new();
-    for (n, revision) in [3, 5, 4].into_iter().enumerate() {
-        let value = if revision == 5 { RED } else { GREEN };
-        // With another one, so that the record is delivered in part.
-        let deltas = [delta(1, revision, value), delta(100 + n as u64, 1, GREEN)];
-        let ack = producer.publish(batch(ANHUI, n as u64 + 1, &deltas)).await;
-        offsets.push(ack.expect("ack").positions[0].offset);
-    }
-    let end = Offset(*offsets.last().expect("three"));
-    let mut cursor = None;
-    while cursor.is_none() {
-        if let Seen::Bookmark(at) = consumer.next().await.expect("the stream goes on")
-            && at.urgent > end
-        {
-            cursor = Some(at);
-        }
-    }
-    consumer.applied(cursor.expect("a bookmark")).await;
-    broker_knows(&broker, end.next()).await;
-    for (revision, offset, superseded, refused, hops) in [
-        (3, offsets[0], true, false, 1),
-        (5, offsets[1], false, false, 1),
-        (4, offsets[2], false, true, 0),
-    ] {
-        let trace = trace(&broker, revision).await.expect("found");
-        let found = (trace.offset, trace.superseded, trace.refused);
-        assert_eq!(found, (offset, superseded, refused), "revision {revision}");
-        assert_eq!(trace.hops.len(), hops, "{:?}", trace.hops);
-    }
-    let status = trace(&broker, 2).await.expect_err("never was");
-    assert_eq!(reason(&status), "DELTA_NOT_FOUND");
-    broker.shutdown().await;
-}
-
-async fn trace(broker: &Broker, revision: u64) -> Result<api::TraceResponse, tonic::Status> {
-    let mut query =
-        api::query_service_client::QueryServiceClient::new(support::channel(broker).await);
-    let request = api::TraceRequest {
-        entity: entity(1).0.to_vec().into(),
-        issuer: ANHUI,
-        kind: api::Kind::HealthCode.into(),
-        revision,
-    };
-    let request = support::with_identity(request, "operator/o");
-    Ok(query.trace(request).await?.into_inner())
 }
 
 /// The number of a refused batch becomes durable too. A process that takes over meanwhile must know of

@@ -75,7 +75,9 @@ async fn what_was_published_is_found_explained_and_listed() {
     ];
     let traced = json(&broker, &trace).await;
     assert_eq!(traced["lane"], "urgent");
-    assert!(traced["durable_at_us"].as_u64() > Some(0));
+    let points = ["committed", "arrived", "durable", "applied"];
+    let points = points.map(|point| traced[format!("{point}_at_us")].as_u64());
+    assert!(points.is_sorted() && points[0] > Some(0), "{traced}");
 
     let listed = json(&broker, &["platforms"]).await;
     let anhui = listed

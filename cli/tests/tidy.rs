@@ -71,6 +71,7 @@ const MODULES: &[&str] = &[
     "admission",
     "routing",
     "access",
+    "history",
     "apply",
     "control",
     "ingress",

@@ -586,6 +586,84 @@ async fn what_is_refused_is_traced_although_nobody_sampled_it_and_names_no_perso
     }
 }
 
+/// Every entity of these tests begins so; ids of traces are left out, which may be anything.
+fn names_nobody(what: &str, text: &str) {
+    let (hexadecimal, bytes) = ("07".repeat(8), ["7"; 8].join(", "));
+    for person in [&hexadecimal, &bytes, EVIDENCE] {
+        let found = text.lines().find(|line| line.contains(person));
+        assert_eq!(found, None, "{what} names a person");
+    }
+}
+
+const EVIDENCE: &str = "case-4711";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_metric_log_or_span_names_a_person_whatever_becomes_of_a_change() {
+    let (collector, otlp) = Collector::start().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let setup = Setup {
+        log: "debug",
+        ..pushing(otlp)
+    };
+    let broker = Broker::start_with(dir.path(), setup).await;
+    let traces = traces(otlp, 1.0);
+    sink(&broker, SICHUAN, traces.clone()).await;
+    let mut outlet = outlet(&broker, dir.path(), traces).await;
+    let change = |n, revision| Delta {
+        evidence: EVIDENCE.to_owned(),
+        ..clients::delta(n, revision, Colour::Red)
+    };
+    let too_new = Delta {
+        committed_at: Micros(clients::now().0 + 2 * 86_400 * 1_000_000),
+        ..change(2, 1)
+    };
+    publish_batch(&mut outlet, vec![change(1, 1), too_new]).await;
+    // Not newer.
+    publish(&mut outlet, change(1, 1)).await;
+    let entity = change(1, 1).entity;
+    let ways = [
+        format!("entity/{entity}"),
+        format!("entity/{entity}00"),
+        format!("trace/{entity}/{ANHUI}/health_code/0"),
+        format!("trace/{entity}/{ANHUI}/health_code/7"),
+        format!("record/{ANHUI}/urgent/0/3"),
+    ];
+    let answers = ways.map(|way| watch::get(broker.http, &format!("/console/api/{way}")));
+    assert!(
+        answers.iter().filter(|answer| answer.is_ok()).count() >= 2,
+        "{answers:?}"
+    );
+    until("spans of all of it", async || {
+        let spans = collector.spans();
+        let names: BTreeSet<&str> = spans.iter().map(|s| s.name.as_str()).collect();
+        let refused = spans
+            .iter()
+            .any(|s| attribute(s, "hutong.deltas.refused") == "1");
+        let all = ["source", "publish", "ingest", "broker", "deliver", "apply"];
+        let all = all
+            .iter()
+            .all(|name| names.contains(format!("hutong.{name}").as_str()));
+        match all && refused {
+            true => Ok(()),
+            false => Err(format!("{names:?}")),
+        }
+    })
+    .await;
+    for span in collector.spans() {
+        let said = format!("{:?} {:?} {:?}", span.attributes, span.events, span.status);
+        names_nobody(&span.name, &said);
+    }
+    let log = std::fs::read_to_string(dir.path().join("broker.log")).expect("a log");
+    assert!(
+        log.contains("DEBUG") || log.contains("TRACE"),
+        "it tells little: {log}"
+    );
+    names_nobody("the log", &log);
+    names_nobody("/metrics", &broker.metrics().expect("a page"));
+    let errors = watch::get(broker.http, "/console/api/errors");
+    names_nobody("the list of errors", &errors.expect("a list"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_takes_long_is_traced_although_nobody_sampled_it() {
     const SLOW: Duration = Duration::from_secs(1);

@@ -175,12 +175,16 @@ mod tests {
             keep(&mut entries, entry(&format!("line {n}"), n));
         }
         for n in 0..9 {
-            keep(&mut entries, entry("again", 1000 + n));
+            let trace_id = Some(format!("trace {n}"));
+            let again = entry("again", 1000 + n);
+            keep(&mut entries, Entry { trace_id, ..again });
         }
         assert_eq!(entries.len(), ENTRIES_MAX);
         assert_eq!(entries[0].text, "line 6");
         let last = entries.back().expect("there are some");
         assert_eq!((last.times, last.at_us), (9, 1008));
+        // That of the time beside it.
+        assert_eq!(last.trace_id.as_deref(), Some("trace 8"));
     }
 
     #[test]

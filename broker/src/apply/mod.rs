@@ -9,6 +9,7 @@ pub mod provenances;
 #[cfg(test)]
 mod tests;
 pub mod waiters;
+pub mod ways;
 
 use crate::{
     log::{Entry, Tail},
@@ -227,6 +228,9 @@ impl Apply {
             deltas: before.deltas + effects.deltas,
         });
         failpoint!(ApplyVisible);
+        if let Some(ways) = self.waiters.ways() {
+            ways.applied(entries.iter().map(|entry| &entry.head));
+        }
         self.rings.push(effects.tail, next);
         for (issuer, colours) in &effects.colours {
             self.metrics.colours(*issuer, colours);

@@ -1,6 +1,6 @@
 //! Batches whose producers wait: an ack is sent when every part of a batch is durable and applied.
 
-use crate::apply::{producers::Fate, provenances::Provenances};
+use crate::apply::{producers::Fate, provenances::Provenances, ways::Ways};
 use hutong_proto::{Epoch, Issuer, Micros, Offset, Partition, Sequence};
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Instant};
@@ -49,6 +49,7 @@ pub type Held = Box<dyn std::any::Any + Send + Sync>;
 
 #[derive(Debug)]
 struct Waiting {
+    arrived_at: Micros,
     parts: usize,
     /// What a part holds until it is applied, not until the producer takes its ack or the other parts of
     /// its batch have room: that would be room of others.
@@ -63,6 +64,8 @@ struct Waiting {
 pub struct Waiters {
     /// What apply counts and ingress asks for.
     pub provenances: Provenances,
+    /// If anybody traces.
+    ways: Option<Arc<Ways>>,
     batches: Mutex<HashMap<BatchKey, Waiting>>,
 }
 
@@ -104,15 +107,29 @@ impl Drop for Registration<'_> {
 }
 
 impl Waiters {
+    /// Of a broker that tells when what it acknowledged had arrived and was applied.
+    pub fn telling(ways: Arc<Ways>) -> Waiters {
+        Waiters {
+            ways: Some(ways),
+            ..Waiters::default()
+        }
+    }
+
+    pub fn ways(&self) -> Option<&Ways> {
+        self.ways.as_deref()
+    }
+
     /// Call before the first part is appended. A batch under the same key that still waits (its
     /// session was taken over) is forgotten: its connection is gone.
     pub fn register<'a>(
         &'a self,
         key: &'a BatchKey,
         parts: usize,
+        arrived_at: Micros,
     ) -> (Registration<'a>, oneshot::Receiver<BatchOutcome>) {
         let (answer, outcome) = oneshot::channel();
         let waiting = Waiting {
+            arrived_at,
             parts,
             held: Vec::with_capacity(parts),
             done: Vec::with_capacity(parts),
@@ -137,6 +154,11 @@ impl Waiters {
         };
         if waiting.done.iter().any(|p| p.partition == part.partition) {
             return;
+        }
+        if let Some(ways) = &self.ways {
+            // Before the ack: who has that may ask.
+            let (partition, offset) = (part.partition, part.offset);
+            ways.arrived(partition, offset, waiting.arrived_at, part.durable_at);
         }
         waiting.held.retain(|(held, _)| *held != part.partition);
         waiting.done.push(part);

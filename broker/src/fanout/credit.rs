@@ -153,4 +153,23 @@ mod tests {
         tokio::time::advance(SECOND).await;
         assert_eq!(credit.given_in_a_second(), Some(0));
     }
+
+    #[test]
+    fn a_large_piece_is_forgotten_by_an_eighth_at_a_time() {
+        let credit = Credit::new(4 << 20);
+        credit.give(2 << 20);
+        credit.give(64 << 10);
+        assert_eq!(credit.piece(), (2 << 20) * 7 / 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_credit_waits_until_some_is_given() {
+        let credit = Credit::new(100);
+        let hour = Duration::from_secs(3600);
+        let waited = tokio::time::timeout(hour, credit.changed()).await;
+        waited.expect_err("nobody gave any");
+        credit.give(1);
+        let waited = tokio::time::timeout(hour, credit.changed()).await;
+        waited.expect("some was given");
+    }
 }

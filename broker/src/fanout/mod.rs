@@ -6,7 +6,6 @@ mod blocking;
 pub mod credit;
 pub mod cursors;
 mod flight;
-pub mod history;
 mod log_reader;
 pub mod registry;
 mod session;

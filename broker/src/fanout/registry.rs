@@ -2,11 +2,9 @@
 //! cursors are written to the control partition once a second, so any node knows them.
 
 use crate::{
-    fanout::{
-        flight::{self, Flight, Flights},
-        history::History,
-    },
+    fanout::flight::{self, Flight, Flights},
     filter::{FilterSpec, Platforms},
+    history::History,
     state::{State, StateError, keys},
     tail::Packing,
 };
@@ -497,96 +495,4 @@ impl Subscriptions {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LOG: LogId = LogId(7);
-    const AT: Micros = Micros(1);
-
-    struct Registry {
-        subscriptions: Subscriptions,
-        platforms: Vec<(Issuer, u32)>,
-        key: SubscriptionKey,
-    }
-
-    fn registry() -> Registry {
-        Registry {
-            subscriptions: Subscriptions {
-                log_id: LOG,
-                all: Mutex::default(),
-                serial: AtomicU64::new(0),
-            },
-            platforms: [340_000, 510_000]
-                .map(|code| (Issuer::new(code).expect("six digits"), 1))
-                .to_vec(),
-            key: (Issuer::new(510_000).expect("six digits"), "s".to_owned()),
-        }
-    }
-
-    impl Registry {
-        fn attach(&self) -> Attached {
-            let filter = FilterSpec::from_api(None, self.key.0, &self.platforms);
-            let filter = filter.expect("everything");
-            let attached = self.subscriptions.attach(self.key.clone(), filter, true);
-            attached.expect("allowed")
-        }
-    }
-
-    fn at(offset: u64) -> Cursor {
-        Cursor::both(LOG, Offset(offset))
-    }
-
-    #[test]
-    fn a_session_that_was_taken_over_moves_nothing() {
-        let registry = registry();
-        let old = registry.attach();
-        old.lease.begin(at(5), Begin::AtCursor, AT).expect("held");
-        let new = registry.attach();
-        assert!(old.end.is_cancelled());
-        new.lease.begin(at(10), Begin::AtCursor, AT).expect("held");
-        let taken_over = |done: Result<(), Refusal>| {
-            assert_eq!(
-                done.expect_err("taken over").reason,
-                Reason::SubscriptionTakenOver
-            );
-        };
-        taken_over(old.lease.handled(Lane::Urgent, Offset(20), None, AT));
-        taken_over(old.lease.begin(at(20), Begin::AfterSnapshot, AT));
-        taken_over(old.lease.begin_snapshot());
-        taken_over(old.lease.acknowledge(at(5), AT));
-        let subscription = &new.lease.subscription;
-        assert_eq!(subscription.position(Lane::Urgent), Offset(10));
-        assert_eq!(subscription.applied(Lane::Urgent), Offset(10));
-        assert!(!subscription.in_snapshot.load(Ordering::Acquire));
-        drop(old);
-        assert!(subscription.connected(), "the new one still has it");
-    }
-
-    #[test]
-    fn a_session_that_fails_forgets_only_what_is_its_own_and_never_began() {
-        let registry = registry();
-        let known = || registry.subscriptions.get(&registry.key).is_some();
-        let old = registry.attach();
-        let new = registry.attach();
-        registry.subscriptions.forget_unbegun(&old.lease);
-        assert!(known(), "another session has it");
-        registry.subscriptions.forget_unbegun(&new.lease);
-        assert!(!known());
-        // A new one of that name is not the one that failed.
-        let other = registry.attach();
-        registry.subscriptions.forget_unbegun(&new.lease);
-        assert!(known());
-        let lease = &other.lease;
-        lease.begin(at(3), Begin::AfterSnapshot, AT).expect("held");
-        registry.subscriptions.forget_unbegun(lease);
-        assert!(known(), "it began");
-        let forgotten = registry.subscriptions.forget(&registry.key);
-        assert_eq!(
-            forgotten.expect_err("connected").reason,
-            Reason::SubscriptionConnected
-        );
-        drop(other);
-        registry.subscriptions.forget(&registry.key).expect("free");
-        assert!(!known());
-    }
-}
+mod tests;

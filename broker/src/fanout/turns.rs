@@ -260,4 +260,60 @@ mod tests {
         }
         assert_eq!(sent, 5 * limits::BULK_BESIDE_URGENT_BYTES);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn beside_urgent_a_client_that_takes_much_has_a_twentieth_of_a_second_under_way() {
+        let (mut turns, credit) = (Turns::default(), Credit::new(WINDOW));
+        let (piece, pieces) = (16 << 10, 1024);
+        for _ in 0..pieces {
+            credit.spend(piece);
+            credit.give(piece as u64);
+        }
+        turns.urgent_sent();
+        while let Ok(bytes) = turns.bulk(&credit) {
+            credit.spend(bytes);
+            turns.bulk_sent();
+        }
+        let twentieth = piece * pieces / 20;
+        assert!(twentieth > 2 * limits::BULK_UNDER_WAY_BESIDE_URGENT_BYTES);
+        let room = twentieth - credit.under_way();
+        assert!(room < limits::BULK_BESIDE_URGENT_BYTES, "{room}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bulk_that_stands_still_is_tried_after_twice_the_time_each_time() {
+        let (mut turns, credit) = (Turns::default(), Credit::new(WINDOW));
+        // It gave something back once, and never again.
+        credit.spend(1);
+        credit.give(1);
+        let least = limits::BULK_BESIDE_URGENT_BYTES;
+        let fill = |credit: &Credit| {
+            let most = limits::BULK_UNDER_WAY_BESIDE_URGENT_BYTES;
+            credit.spend(most - least - credit.under_way());
+        };
+        let send = |turns: &mut Turns, credit: &Credit| {
+            assert_eq!(turns.bulk(credit), Ok(least));
+            credit.spend(least);
+            turns.bulk_sent();
+            turns.bulk(credit).map_err(|again| again - Instant::now())
+        };
+        fill(&credit);
+        // The last that has room is in its turn.
+        let mut waits = send(&mut turns, &credit);
+        for seconds in [10, 20, 40, 80, 160, 160] {
+            assert_eq!(waits, Err(Duration::from_secs(seconds)));
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            waits = send(&mut turns, &credit);
+        }
+        while credit.under_way() > 0 {
+            credit.give(4096);
+        }
+        // What it gave is long ago.
+        for _ in 0..2 {
+            tokio::time::advance(Duration::from_secs(3)).await;
+            credit.given_in_a_second();
+        }
+        fill(&credit);
+        assert_eq!(send(&mut turns, &credit), Err(STILL), "it was in its turn");
+    }
 }

@@ -223,7 +223,7 @@ impl Session {
     /// batch would take the number that this one was promised.
     async fn fence(&self, producer: &str, epoch: Epoch) -> Result<(), Refusal> {
         let key = BatchKey::opening(self.platform, producer.into(), epoch);
-        let (registration, outcome) = self.shared.waiters.register(&key, 1);
+        let (registration, outcome) = self.shared.waiters.register(&key, 1, (self.shared.clock)());
         let opened = api::ProducerOpened {
             platform: self.platform.code(),
             producer: producer.to_owned(),
@@ -314,6 +314,7 @@ impl Session {
         charge: u64,
         opened: &Opened,
     ) -> Result<Owed, Refusal> {
+        let arrived = Instant::now();
         let rules = Rules {
             issuer: self.platform,
             shards: self.shared.shards.get(&self.platform).copied().unwrap_or(1),
@@ -355,6 +356,8 @@ impl Session {
         };
         let held = self.refused_room(routed.refused.len()).await?;
         let mut owed = self.submit(routed, charge, opened, rules.now).await?;
+        // Not when it got room: what it waited for that is a part of its way.
+        owed.arrived = arrived;
         owed.error = error;
         owed.traces = traces;
         owed.held = held;
@@ -420,7 +423,8 @@ impl Session {
         if let Some((_, refusal)) = routed.refused.first() {
             self.fault(refusal, false);
         }
-        let (registration, outcome) = self.shared.waiters.register(&key, routed.parts.len());
+        let waiters = &self.shared.waiters;
+        let (registration, outcome) = waiters.register(&key, routed.parts.len(), arrived_at);
         *self.under_way.lock() = Some(outcome);
         let mut sent = HashMap::with_capacity(routed.parts.len());
         for part in routed.parts {

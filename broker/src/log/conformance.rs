@@ -274,6 +274,33 @@ fn what_is_trimmed_is_told_and_stays_trimmed(h: &mut dyn Harness) {
     );
 }
 
+fn what_is_kept_is_counted_in_records_and_bytes(h: &mut dyn Harness) {
+    let offsets: Vec<_> = (0..10)
+        .map(|n| append(h.log(), urgent(), &format!("r{n}")).expect("durable"))
+        .collect();
+    let counted = |log: &dyn Log| {
+        let info = log.partition(urgent()).expect("known");
+        (info.records, info.bytes_estimate)
+    };
+    let (records, whole) = counted(h.log());
+    assert!(records == 10 && whole >= 20, "{records}, {whole}");
+    for (first, records) in [(4, 6), (7, 3)] {
+        h.log().trim(urgent(), offsets[first]).expect("trims");
+        for _ in 0..2 {
+            let kept = (records, whole * records / 10);
+            assert_eq!(counted(h.log()), kept, "from {first} on");
+            h.reopen();
+        }
+    }
+    h.log().trim(urgent(), Offset(u64::MAX)).expect("trims all");
+    for _ in 0..2 {
+        assert_eq!(counted(h.log()), (0, 0));
+        h.reopen();
+    }
+    append(h.log(), urgent(), "r1").expect("durable");
+    assert_eq!(counted(h.log()), (1, whole / 10));
+}
+
 /// Who makes good what it says misses nothing.
 fn of_several_trimmed_partitions_the_one_that_misses_most_is_told(h: &mut dyn Harness) {
     let offsets: Vec<_> = (0..10)
@@ -561,6 +588,7 @@ conformance! {
     records_keep_their_order_and_places
     reading_goes_on_where_it_stopped
     what_is_trimmed_is_told_and_stays_trimmed
+    what_is_kept_is_counted_in_records_and_bytes
     of_several_trimmed_partitions_the_one_that_misses_most_is_told
     a_tail_never_begins_in_what_was_trimmed
     a_read_beside_a_trim_gives_everything_or_says_so

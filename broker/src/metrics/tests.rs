@@ -330,6 +330,8 @@ fn the_largest_broker_stays_within_the_bounds_of_the_catalogue() {
         let count = series.get(name.as_str()).copied().unwrap_or(0);
         assert!(count <= d.series_max(), "{}: {count} series", d.name);
     }
+    let owners = series["hutong_memory_bytes"];
+    assert_eq!(owners, Label::Owner.values_max(), "each is always there");
     let pairs = (count * count * 2) as usize;
     assert_eq!(series["hutong_pair_oldest_unapplied_seconds"], pairs);
     assert_eq!(series["hutong_pair_lag_records"], pairs);

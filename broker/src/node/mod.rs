@@ -7,7 +7,7 @@ mod serve;
 use crate::{
     access::Access,
     admin::Admin,
-    apply::{Apply, ApplyError, waiters::Waiters},
+    apply::{Apply, ApplyError, waiters::Waiters, ways::Ways},
     checkpoint::Checkpoints,
     clock::{self, Clock},
     config::Config,
@@ -171,6 +171,7 @@ struct Parts {
     state: Arc<State>,
     rings: Arc<TailRings>,
     waiters: Arc<Waiters>,
+    ways: Arc<Ways>,
     subscriptions: Arc<Subscriptions>,
     producers: Arc<Producers>,
     queues: Arc<Queues>,
@@ -198,7 +199,9 @@ impl Broker {
             config.memory.tail_urgent as usize,
             config.memory.tail_bulk as usize,
         ));
-        let waiters = Arc::new(Waiters::default());
+        let platforms = config.platforms.iter().map(|p| p.issuer);
+        let ways = Arc::new(Ways::new(platforms, log.next_offset(), Arc::clone(&clock)));
+        let waiters = Arc::new(Waiters::telling(Arc::clone(&ways)));
         let (failed, failure) = watch::channel(None);
         let tail = tail_for(&config, &*log, &state)?;
         let apply = start_apply(tail, &state, &rings, &waiters, &metrics, failed)?;
@@ -237,6 +240,7 @@ impl Broker {
             state,
             rings,
             waiters,
+            ways,
             subscriptions,
             metrics,
             platforms,
@@ -637,6 +641,7 @@ impl Parts {
             access: self.access(),
             state: Arc::clone(&self.state),
             log: Arc::clone(&self.log),
+            ways: Arc::clone(&self.ways),
             subscriptions: Arc::clone(&self.subscriptions),
             platforms: Arc::clone(&self.platforms),
             clock: Arc::clone(&self.clock),

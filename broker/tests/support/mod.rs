@@ -442,3 +442,21 @@ pub fn field(status: &Status) -> String {
         .map(|r| r.field)
         .unwrap_or_default()
 }
+
+/// Returns when the broker says that the subscription applied this.
+pub async fn broker_knows(broker: &Broker, offset: Offset) {
+    let mut admin = api::admin_service_client::AdminServiceClient::new(channel(broker).await);
+    let known = async {
+        loop {
+            let request = api::ListSubscriptionsRequest::default();
+            let request = with_identity(request, "operator/o");
+            let all = admin.list_subscriptions(request).await.expect("an answer");
+            let all = all.into_inner().subscriptions;
+            let applied = all[0].applied.as_ref().map(|cursor| cursor.urgent);
+            if applied >= Some(offset.0) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, known).await.expect("known");
+}

@@ -268,7 +268,10 @@ pub struct TraceShape {
     pub shard: u32,
     pub offset: u64,
     pub committed_at_us: u64,
+    /// At the broker, as `applied_at_us`; 0 when the broker does not remember.
+    pub arrived_at_us: u64,
     pub durable_at_us: u64,
+    pub applied_at_us: u64,
     /// A later revision of the same register is in force.
     pub superseded: bool,
     /// It was not newer than what its register had, and went nowhere.
@@ -300,7 +303,9 @@ impl TraceShape {
             shard: answer.shard,
             offset: answer.offset,
             committed_at_us: answer.committed_at_us,
+            arrived_at_us: answer.arrived_at_us,
             durable_at_us: answer.durable_at_us,
+            applied_at_us: answer.applied_at_us,
             superseded: answer.superseded,
             refused: answer.refused,
             hops: answer
@@ -316,6 +321,20 @@ impl TraceShape {
                 })
                 .collect(),
         }
+    }
+
+    /// Where it was until it went to the platforms.
+    fn at_the_broker(&self) -> String {
+        let after = |at| match after_ms(self.committed_at_us, at) {
+            Some(ms) => format!("{ms:.1}"),
+            None => "?".to_owned(),
+        };
+        let (arrived, durable) = (after(self.arrived_at_us), after(self.durable_at_us));
+        let applied = match self.refused {
+            true => String::new(),
+            false => format!(", applied {}", after(self.applied_at_us)),
+        };
+        format!("at the broker: arrived {arrived}, durable {durable}{applied}")
     }
 
     pub fn grid(&self) -> Grid {
@@ -385,15 +404,14 @@ pub async fn trace(context: &Context, args: &TraceArgs) -> Result<(), CliError> 
             (false, false) => "",
         }
     ))?;
-    let durable = after_ms(shape.committed_at_us, shape.durable_at_us);
     screen.line(format!(
-        "committed {} UTC, durable {} ms later at offset {} ({} lane, shard {}); milliseconds below count from the commit",
+        "committed {} UTC, at offset {} ({} lane, shard {}); milliseconds below count from the commit",
         utc(shape.committed_at_us),
-        durable.map_or_else(|| "?".to_owned(), |ms| format!("{ms:.1}")),
         shape.offset,
         shape.lane,
         shape.shard
     ))?;
+    screen.line(shape.at_the_broker())?;
     if shape.refused {
         return screen.line("It was sent to no platform.");
     }
@@ -428,6 +446,7 @@ mod tests {
     fn a_hop_counts_from_the_commit_at_the_source() {
         let answer = api::TraceResponse {
             committed_at_us: 1_000_000,
+            arrived_at_us: 1_001_200,
             durable_at_us: 1_002_000,
             hops: vec![api::TraceHop {
                 platform: 510_000,
@@ -445,6 +464,14 @@ mod tests {
             text.contains("510000") && text.contains("2.5") && text.contains("3.5"),
             "{text}"
         );
+        let told = "at the broker: arrived 1.2, durable 2.0, applied ?";
+        assert_eq!(shape.at_the_broker(), told);
+        let refused = TraceShape {
+            refused: true,
+            ..shape
+        };
+        let told = "at the broker: arrived 1.2, durable 2.0";
+        assert_eq!(refused.at_the_broker(), told);
     }
 
     #[test]

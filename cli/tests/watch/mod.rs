@@ -167,6 +167,8 @@ pub struct Setup {
     pub platforms: Vec<u32>,
     /// Of what its data are on, for `mount`.
     pub disk: &'static str,
+    /// What it logs.
+    pub log: &'static str,
 }
 
 impl Default for Setup {
@@ -176,6 +178,7 @@ impl Default for Setup {
             slow: "1s",
             platforms: vec![ANHUI, SICHUAN, SHANGHAI],
             disk: DISK,
+            log: "info",
         }
     }
 }
@@ -236,8 +239,8 @@ impl Broker {
         let dir = self.dir.display();
         let mut text = format!(
             "identity = \"trial\"\n[listen]\ngrpc = \"{}\"\nhttp = \"{}\"\n[data]\ndir = \"{dir}/disk/data\"\n\
-             [retention]\nage = \"{age}\"\n[memory]\ngather = \"8MiB\"\n[telemetry]\ncertificates = [\"{dir}/proxy.pem\"]\nslow = \"{}\"\n",
-            self.grpc, self.http, self.setup.slow
+             [retention]\nage = \"{age}\"\n[memory]\ngather = \"8MiB\"\n[telemetry]\ncertificates = [\"{dir}/proxy.pem\"]\nslow = \"{}\"\nfilter = \"{}\"\n",
+            self.grpc, self.http, self.setup.slow, self.setup.log
         );
         text += &self.setup.pushing();
         for code in &self.setup.platforms {

@@ -114,13 +114,12 @@ impl Label {
             // Of one platform.
             Label::Subscription => 16,
             Label::Certificate => 16,
-            Label::Owner => 12,
+            Label::Owner => 9,
             Label::Level => 7,
             Label::Hop => 6,
             Label::State => 5,
-            Label::Store => 4,
             Label::Colour | Label::Conflict | Label::Valve => 3,
-            Label::Direction | Label::Lane | Label::Result => 2,
+            Label::Direction | Label::Lane | Label::Result | Label::Store => 2,
             Label::Version => 1,
         }
     }

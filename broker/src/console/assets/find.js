@@ -96,6 +96,7 @@ export function trace(id, issuer, kind, revision) {
       const { delta } = found;
       const after = (us) => (us ? (us - found.committed_at_us) / 1000 : null);
       const ms = (us) => (us ? latency(after(us)) : "–");
+      const when = (us) => (us ? t("trace.when", { at: time(us), after: ms(us) }) : t("trace.unknown"));
       const hops = [...found.hops].sort((a, b) => ORDER[a.state] - ORDER[b.state] || b.applied_at_us - a.applied_at_us || a.platform - b.platform);
       const longest = Math.max(...hops.map((hop) => after(hop.applied_at_us) ?? 0), 1);
       const done = hops.filter((hop) => hop.state === "TRACE_STATE_APPLIED").length;
@@ -108,8 +109,10 @@ export function trace(id, issuer, kind, revision) {
         h("p", { class: `banner ${done === wanted ? "good" : "warning"}` }, t("trace.done", { done, wanted })),
         h("ol", { class: "hops" },
           h("li", null, t("trace.committed", { at: time(found.committed_at_us) })),
+          h("li", null, t("trace.arrived", { when: when(found.arrived_at_us) })),
           h("li", null, t("trace.durable", { at: time(found.durable_at_us), after: ms(found.durable_at_us), offset: found.offset, lane: t("lane." + found.lane) })),
-          h("li", null, t("trace.then"))),
+          found.refused ? null : h("li", null, t("trace.applied", { when: when(found.applied_at_us) })),
+          found.refused ? null : h("li", null, t("trace.then"))),
         table(t("trace.hops"), [
           [t("column.platform")], [t("column.state")], [t("column.sent"), "n"], [t("column.applied"), "n"], [t("trace.bar")],
         ], hops.map((hop) => [

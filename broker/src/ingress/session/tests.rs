@@ -3,7 +3,11 @@
 use super::*;
 use crate::{
     access::Access,
-    apply::{Apply, waiters::Waiters},
+    apply::{
+        Apply,
+        waiters::Waiters,
+        ways::{Way, Ways},
+    },
     ingress::{
         outbox::{Frames, outbox},
         queue::{Queues, Room},
@@ -22,11 +26,15 @@ use crate::{
 use axum::body::Body;
 use futures_util::{FutureExt, StreamExt};
 use hutong_proto::{
-    EntityId, LogId, Micros, Offset, Provenance, Revision, Value,
+    EntityId, LogId, Micros, Offset, Partition, Provenance, Revision, Shard, Value,
     delta::{Colour, Delta, TestOutcome},
     frame::FrameCodec,
 };
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 
@@ -35,6 +43,8 @@ const QUEUE_BYTES: usize = 1 << 20;
 
 struct Bench {
     ingress: Ingress,
+    /// Microseconds since [`NOW`].
+    passed: Arc<AtomicU64>,
     apply: Apply,
     tail: Box<dyn Tail>,
     faults: Faults,
@@ -50,12 +60,18 @@ impl Bench {
         let dir = tempfile::tempdir().expect("a folder");
         let state = State::open(dir.path(), StateOptions::default()).expect("opens");
         let state = Arc::new(state);
-        let clock: crate::clock::Clock = Arc::new(|| NOW);
+        let passed = Arc::new(AtomicU64::new(0));
+        let clock: crate::clock::Clock = {
+            let passed = Arc::clone(&passed);
+            Arc::new(move || Micros(NOW.0 + passed.load(Ordering::Relaxed)))
+        };
         let faults = Faults::default();
         let log = MemoryLog::new(LogId(7), Arc::clone(&clock), faults.clone());
         let tail = log.tail(Offset::FIRST).expect("a tail");
         let metrics = Arc::new(Metrics::new([anhui()]));
-        let waiters = Arc::new(Waiters::default());
+        let platforms = [anhui()].into_iter();
+        let ways = Arc::new(Ways::new(platforms, Offset::FIRST, Arc::clone(&clock)));
+        let waiters = Arc::new(Waiters::telling(ways));
         let apply = Apply::open(
             Arc::clone(&state),
             Arc::new(TailRings::new(Offset::FIRST, QUEUE_BYTES, QUEUE_BYTES)),
@@ -85,6 +101,7 @@ impl Bench {
         };
         Bench {
             ingress,
+            passed,
             apply: apply.expect("opens"),
             tail,
             faults,
@@ -224,6 +241,45 @@ async fn the_urgent_part_of_a_batch_gives_its_room_back_while_its_bulk_part_wait
     match ack.message {
         Some(api::publish_response::Message::Ack(ack)) => assert_eq!(ack.accepted, 2),
         other => panic!("{other:?}"),
+    }
+}
+
+/// What it waits for at the broker is not its way to the broker.
+#[tokio::test]
+async fn a_batch_has_arrived_when_it_came_and_not_when_it_got_room() {
+    const SECOND: u64 = 1_000_000;
+    let mut bench = Bench::new();
+    let passed = Arc::clone(&bench.passed);
+    let later = |seconds: u64| {
+        passed.fetch_add(seconds * SECOND, Ordering::Relaxed);
+    };
+    let (session, opened, _frames) = bench.session().await;
+    let full = bench.all_bulk_room().await;
+    let taken = session.take(mixed(1), Sequence(1), 1024, &opened);
+    tokio::pin!(taken);
+    assert!((&mut taken).now_or_never().is_none(), "bulk waits for room");
+    let waiting = Instant::now();
+    later(1);
+    bench.apply();
+    later(10);
+    drop(full);
+    let owed = taken.await.expect("taken");
+    assert!(owed.arrived <= waiting, "its ack takes as long as it waits");
+    later(2);
+    bench.apply();
+    let ways = bench.ingress.waiters.ways().expect("kept");
+    for (lane, offset, durable, applied) in [(Lane::Urgent, 1, 0, 1), (Lane::Bulk, 2, 11, 13)] {
+        let partition = Partition {
+            issuer: anhui(),
+            lane,
+            shard: Shard(0),
+        };
+        let at = |seconds| Micros(NOW.0 + seconds * SECOND);
+        let known = Way {
+            arrived_at: Some(at(0)),
+            applied_at: Some(at(applied)),
+        };
+        assert_eq!(ways.of(partition, Offset(offset), at(durable)), known);
     }
 }
 
