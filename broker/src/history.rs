@@ -196,25 +196,35 @@ mod tests {
         assert_eq!(history.when(Lane::Bulk, Offset(last * 10)), None);
     }
 
-    /// Whether time passes or stands still: the two ways to make room.
+    /// Evenly, at one moment, and so that no two are in one stretch: then every second one goes.
     #[test]
     fn the_longest_of_what_became_one_point_is_kept_and_what_is_new_is_exact() {
-        for step in [10_000, 0] {
-            let history = History::new([Offset(1); 2]);
-            let last = 20 * POINTS_MAX as u64;
-            let took = |n: u64| Longest(Micros(if n % 1000 == 77 { 5_000 } else { n % 10 }));
-            for n in 1..=last {
-                history.note(Lane::Urgent, Offset(n + 1), Micros(n * step), took(n));
+        let even: Vec<u64> = (0..20 * POINTS_MAX as u64).map(|n| n * 10_000).collect();
+        let still = vec![7; 2 * POINTS_MAX];
+        let apart = std::iter::successors(Some(1_u64 << 62), |age| Some(age - age / 110 - 1));
+        let apart = apart.take_while(|age| *age > AGE_SHARE);
+        let apart: Vec<u64> = apart.map(|age| (1 << 62) - age).collect();
+        assert!(apart.len() > POINTS_MAX, "{}", apart.len());
+        for times in [&even, &still, &apart] {
+            let history = History::new([Offset::NONE; 2]);
+            let took = |n: usize| Longest(Micros(if n % 1000 == 77 { 5_000 } else { 10 }));
+            for (n, at) in times.iter().enumerate() {
+                history.note(Lane::Urgent, Offset(n as u64 + 1), Micros(*at), took(n));
             }
-            let noted = |n| history.noted(Lane::Urgent, Offset(n)).expect("known").1;
-            let short = (1..=last).find(|n| noted(*n).0 < took(*n).0);
+            let noted = |n| {
+                let known = history.noted(Lane::Urgent, Offset(n as u64));
+                known.expect("known").1
+            };
+            let short = (0..times.len()).find(|n| noted(*n).0 < took(*n).0);
             assert_eq!(short, None, "it took longer than is known");
-            for n in last - 100..=last {
-                assert!(step == 0 || noted(n) == took(n), "{n} of {last}");
-            }
-            let short = (1..=last).filter(|n| noted(*n).0 < Micros(10)).count();
-            assert!(short > 100, "{short} of {last} are not taken for slow ones");
             assert!(history.lanes[0].lock().points.len() <= POINTS_MAX);
+            if times.len() == even.len() {
+                let last = times.len() - 1;
+                assert!((last - 100..=last).all(|n| noted(n) == took(n)));
+                let quick = (0..times.len()).filter(|n| noted(*n) == Longest(Micros(10)));
+                let (quick, all) = (quick.count(), times.len());
+                assert!(quick > all / 2, "{quick} of {all} are not taken for slow");
+            }
         }
     }
 
