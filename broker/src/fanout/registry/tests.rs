@@ -331,7 +331,7 @@ fn a_cursor_that_moved_is_stored_and_one_that_moved_over_nothing_now_and_then() 
     let taken = || registry.subscriptions.take_changed();
     let stored = taken();
     assert_eq!(stored.len(), 1, "it began");
-    let applied = stored[0].applied.clone().expect("a cursor");
+    let applied = stored[0].applied.expect("a cursor");
     assert_eq!((applied.urgent, applied.bulk), (5, 5));
     assert_eq!(stored[0].applied_at_us, AT.0);
     assert_eq!(taken(), []);
@@ -339,7 +339,7 @@ fn a_cursor_that_moved_is_stored_and_one_that_moved_over_nothing_now_and_then() 
     lease.sent(Lane::Urgent, 7, AT);
     assert_eq!(taken(), [], "sent is not applied");
     lease.applied(lanes(7, 5));
-    assert_eq!(taken()[0].applied.clone().expect("a cursor").urgent, 7);
+    assert_eq!(taken()[0].applied.expect("a cursor").urgent, 7);
     // The same again moves nothing, also when there is more to apply.
     lease.sent(Lane::Urgent, 8, AT);
     lease.applied(lanes(7, 5));
