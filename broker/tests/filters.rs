@@ -2,7 +2,6 @@
 
 mod support;
 
-use hutong_broker::Broker;
 use hutong_proto::{
     Offset, Value, api,
     api::subscribe_open::Start,
@@ -10,7 +9,7 @@ use hutong_proto::{
     limits,
 };
 use support::{
-    ANHUI, Consumer, PATIENCE, Producer, SHANGHAI, SICHUAN, Seen, batch, delta, entity, open,
+    ANHUI, Consumer, Producer, SHANGHAI, SICHUAN, Seen, batch, broker_knows, delta, entity, open,
     reason, start,
 };
 
@@ -29,24 +28,6 @@ fn from_now() -> Start {
 
 fn with_snapshot() -> Start {
     Start::Snapshot(api::StartSnapshot {})
-}
-
-async fn broker_knows(broker: &Broker, offset: Offset) {
-    let mut admin =
-        api::admin_service_client::AdminServiceClient::new(support::channel(broker).await);
-    let known = async {
-        loop {
-            let request = api::ListSubscriptionsRequest::default();
-            let request = support::with_identity(request, "operator/o");
-            let all = admin.list_subscriptions(request).await.expect("an answer");
-            let all = all.into_inner().subscriptions;
-            let applied = all[0].applied.as_ref().map(|cursor| cursor.urgent);
-            if applied >= Some(offset.0) {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, known).await.expect("known");
 }
 
 #[tokio::test]
