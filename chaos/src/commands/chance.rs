@@ -77,8 +77,9 @@ pub fn go_together(a: &Fault, b: &Fault) -> bool {
 fn rank(what: &What) -> u8 {
     match what {
         What::CpuSqueeze { .. } => 0,
-        // A broker that is down refuses no file.
-        what if what.is_of_a_line() || *what == What::ReloadExpired => 1,
+        // A broker that is down refuses no file, and does not say what time it is.
+        What::ReloadExpired | What::ClockStep { .. } => 1,
+        what if what.is_of_a_line() => 1,
         what if what.hits_the_process() || what.breaks_the_disk() => 2,
         _ => 3,
     }

@@ -210,7 +210,8 @@ mod tests {
                     assert!(drill.hypothesis.fail_stop, "{seed}: {line:?} {stop:?}");
                 }
                 let stops = stop.what.hits_the_process() || stop.what.breaks_the_disk();
-                let is_line = line.what.is_of_a_line() || line.what == What::ReloadExpired;
+                let is_line = line.what.is_of_a_line()
+                    || matches!(line.what, What::ReloadExpired | What::ClockStep { .. });
                 if is_line && stops {
                     let felt = line.at + chance::FELT_AFTER <= stop.at;
                     assert!(felt, "{seed}: {line:?} {stop:?}");

@@ -246,9 +246,9 @@ pub async fn play(
         }
     };
     say(Phase::Active);
-    // From now, not from when it was begun: a disk may take seconds to fill, and is not full for that long.
+    // One that was begun late ends in its time all the same: what comes after it needs the rest.
     tokio::select! {
-        () = tokio::time::sleep(fault.lasting) => {}
+        () = clock.sleep_until(from + fault.at + fault.lasting) => {}
         _ = over.wait_for(|over| *over) => {}
     }
     say(Phase::Healing);
