@@ -126,6 +126,87 @@ mod tests {
         }
     }
 
+    /// Red, another one green, and red again.
+    fn beside(one: ([u64; 2], u32), other: ([u64; 2], u32)) -> u64 {
+        let (mut flips, mut colours) = (FlipFlops::default(), Colours::default());
+        let said = [
+            (one, Colour::Red),
+            (other, Colour::Green),
+            (one, Colour::Red),
+        ];
+        for (((halves, issuer), colour), seconds) in said.into_iter().zip(1..) {
+            let key = RegisterKey {
+                entity: EntityId(entity_of(halves)),
+                kind: Kind::HealthCode,
+                issuer: Issuer::new(issuer).expect("a code"),
+            };
+            let value = Value::HealthCode(colour).encode();
+            flips.count(&key, &value, Micros(seconds * 1_000_000), &mut colours);
+        }
+        colours.flip_flops
+    }
+
+    fn entity_of(halves: [u64; 2]) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&halves[0].to_le_bytes());
+        bytes[8..].copy_from_slice(&halves[1].to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn who_differs_in_half_of_the_name_or_in_the_issuer_is_another_one() {
+        const ONES: u64 = u64::MAX;
+        for (one, other) in [
+            (([1, ONES], 340_000), ([2, ONES], 340_000)),
+            (([1, 0], 340_000), ([2, 0], 340_000)),
+            (([0, 1], 340_000), ([0, 2], 340_000)),
+            (([0, ONES], 340_000), ([0, ONES], 510_000)),
+            (([0, 0], 340_000), ([0, 0], 510_000)),
+        ] {
+            assert_eq!(beside(one, other), 0, "{one:?} {other:?}");
+        }
+        let same = ([7, 7], 340_000);
+        assert_eq!(beside(same, same), 1);
+    }
+
+    #[test]
+    fn several_are_remembered_and_who_lost_the_place_is_not_taken_for_its_new_owner() {
+        use Colour::{Green, Red};
+        let two = [
+            (1, Red, 1),
+            (2, Red, 1),
+            (1, Green, 2),
+            (2, Green, 2),
+            (1, Red, 3),
+            (2, Red, 3),
+        ];
+        assert_eq!(said(&two).flip_flops, 2);
+        let (mut flips, mut colours) = (FlipFlops::default(), Colours::default());
+        let mut say = |n: u64, colour| {
+            let key = RegisterKey {
+                entity: EntityId(entity_of([n, 7])),
+                kind: Kind::HealthCode,
+                issuer: Issuer::new(340_000).expect("a code"),
+            };
+            let value = Value::HealthCode(colour).encode();
+            flips.count(&key, &value, Micros(1), &mut colours);
+        };
+        // So many that every place has another owner than before.
+        say(0, Red);
+        (1..20 * PLACES as u64).for_each(|n| say(n, Green));
+        say(0, Red);
+        assert_eq!(colours.flip_flops, 0);
+    }
+
+    #[test]
+    fn what_is_no_health_code_has_no_colour() {
+        let red = Value::HealthCode(Colour::Red).encode();
+        assert_eq!(colour(&red), Some(Colour::Red));
+        let other_field = [red[0] + 8, red[1]];
+        assert_eq!(colour(&other_field), None);
+        assert_eq!(colour(b""), None);
+    }
+
     #[test]
     fn every_colour_is_counted_and_the_table_keeps_its_size() {
         let all: Vec<_> = (0..200_000u32).collect();

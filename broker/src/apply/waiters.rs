@@ -185,3 +185,122 @@ impl Waiters {
         self.batches.lock().len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hutong_proto::{Lane, Shard};
+
+    fn anhui() -> Issuer {
+        Issuer::new(340_000).expect("a code")
+    }
+
+    fn key() -> BatchKey {
+        BatchKey {
+            issuer: anhui(),
+            producer: "p".into(),
+            epoch: Epoch(1),
+            sequence: Sequence(1),
+        }
+    }
+
+    fn part(lane: Lane) -> Partition {
+        Partition {
+            issuer: anhui(),
+            lane,
+            shard: Shard(0),
+        }
+    }
+
+    fn applied(waiters: &Waiters, lane: Lane) {
+        let part = PartOutcome {
+            partition: part(lane),
+            offset: Offset(7),
+            durable_at: Micros(1),
+            applied_at: Instant::now(),
+            fate: Fate::Fresh,
+            stale: Vec::new(),
+        };
+        waiters.applied(&key(), part);
+    }
+
+    /// Room that says whether it is still held.
+    fn room() -> (Arc<()>, Held) {
+        let room = Arc::new(());
+        (Arc::clone(&room), Box::new(room))
+    }
+
+    fn is_held(room: &Arc<()>) -> bool {
+        Arc::strong_count(room) > 1
+    }
+
+    #[test]
+    fn a_batch_is_answered_when_its_last_part_is_applied_and_each_gives_back_its_own_room() {
+        let (waiters, key) = (Waiters::default(), key());
+        let (registration, mut outcome) = waiters.register(&key, 2, Micros(1));
+        let ((urgent, held_urgent), (bulk, held_bulk)) = (room(), room());
+        registration.hold(part(Lane::Urgent), held_urgent);
+        registration.hold(part(Lane::Bulk), held_bulk);
+        registration.complete();
+        assert_eq!((waiters.len(), waiters.is_empty()), (1, false));
+        applied(&waiters, Lane::Urgent);
+        assert!(!is_held(&urgent) && is_held(&bulk));
+        // A record that is in the log twice is one part.
+        applied(&waiters, Lane::Urgent);
+        outcome.try_recv().expect_err("a part is missing");
+        applied(&waiters, Lane::Bulk);
+        let parts = outcome.try_recv().expect("answered").expect("applied");
+        let lanes: Vec<_> = parts.iter().map(|part| part.partition.lane).collect();
+        assert_eq!(lanes, [Lane::Urgent, Lane::Bulk]);
+        assert!(!is_held(&bulk));
+        assert_eq!((waiters.len(), waiters.is_empty()), (0, true));
+    }
+
+    #[test]
+    fn a_batch_of_which_no_more_is_appended_waits_for_what_is_in_the_log() {
+        let (waiters, key) = (Waiters::default(), key());
+        let (registration, mut outcome) = waiters.register(&key, 3, Micros(1));
+        registration.hold(part(Lane::Urgent), room().1);
+        applied(&waiters, Lane::Urgent);
+        let (bulk, held) = room();
+        registration.hold(part(Lane::Bulk), held);
+        // The session ends before it appends the third.
+        drop(registration);
+        assert!(is_held(&bulk));
+        outcome.try_recv().expect_err("the second is not applied");
+        applied(&waiters, Lane::Bulk);
+        assert_eq!(
+            outcome
+                .try_recv()
+                .expect("answered")
+                .expect("applied")
+                .len(),
+            2
+        );
+        assert!(waiters.is_empty());
+    }
+
+    #[test]
+    fn a_batch_of_which_nothing_is_in_the_log_is_forgotten() {
+        let (waiters, key) = (Waiters::default(), key());
+        let (registration, mut outcome) = waiters.register(&key, 2, Micros(1));
+        drop(registration);
+        assert!(waiters.is_empty());
+        outcome.try_recv().expect_err("nobody answers");
+    }
+
+    #[test]
+    fn a_batch_of_which_a_part_did_not_get_in_is_answered_with_why() {
+        let (waiters, key) = (Waiters::default(), key());
+        let (registration, mut outcome) = waiters.register(&key, 2, Micros(1));
+        let (urgent, held) = room();
+        registration.hold(part(Lane::Urgent), held);
+        registration.complete();
+        waiters.failed(&key, AppendError::Indefinite);
+        assert_eq!(outcome.try_recv(), Ok(Err(AppendError::Indefinite)));
+        assert!(waiters.is_empty() && !is_held(&urgent));
+        // What comes of its other parts has nobody to tell.
+        applied(&waiters, Lane::Urgent);
+        assert!(waiters.is_empty());
+    }
+}

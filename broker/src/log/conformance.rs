@@ -194,7 +194,11 @@ fn records_keep_their_order_and_places(h: &mut dyn Harness) {
                 (info.first, info.records),
                 (entries[0].head.offset, entries.len() as u64)
             );
+            let listed = log.partitions();
+            let listed: Vec<_> = listed.iter().filter(|p| p.partition == to).collect();
+            assert_eq!(format!("{listed:?}"), format!("{:?}", [info]));
         }
+        assert_eq!(log.partitions().len(), 2);
         let merged = log
             .read_merged(
                 &[bulk(), urgent()],
@@ -222,6 +226,8 @@ fn reading_goes_on_where_it_stopped(h: &mut dyn Harness) {
             .read_merged(&[urgent(), bulk()], from, below, 7)
             .expect("reads");
         assert!(merged.next > from);
+        // As many as fit, and the one with which there are enough: each has two or three bytes.
+        assert!(merged.entries.len() <= 4, "{}", merged.entries.len());
         seen.extend(texts(&merged.entries));
         from = merged.next;
     }
@@ -435,6 +441,11 @@ fn a_failed_write_is_not_acknowledged_and_poisons(h: &mut dyn Harness) {
     );
     assert!(h.log().poisoned().is_some());
     assert!(h.log().trim(urgent(), Offset(2)).is_err());
+    // Who reads on has what is there, and is not kept waiting for more.
+    let mut tail = h.log().tail(Offset::FIRST).expect("a tail");
+    let stored: Vec<Entry> = std::iter::from_fn(|| tail.next()).flatten().collect();
+    assert_eq!(texts(&stored), ["before"]);
+    drop(tail);
     h.reopen();
     assert!(h.log().poisoned().is_none());
     assert_eq!(texts(&all(h.log(), urgent())), ["before"]);

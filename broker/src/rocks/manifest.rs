@@ -107,3 +107,68 @@ fn damaged(manifest: &Path, at: u64) -> String {
         manifest.display()
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rocksdb::DB;
+
+    /// The folder of a database, and its manifest.
+    fn database() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().expect("a folder");
+        drop(DB::open_default(dir.path()).expect("a database"));
+        let current = fs::read_to_string(dir.path().join(CURRENT)).expect("named");
+        let manifest = dir.path().join(current.trim_end());
+        (dir, manifest)
+    }
+
+    /// Damages a record behind the first, with others behind it. Where that begins, and how many bytes follow from
+    /// there.
+    fn damage(manifest: &Path) -> (u64, u64) {
+        let mut bytes = fs::read(manifest).expect("read");
+        let length = |at: usize| usize::from(u16::from_le_bytes([bytes[at + 4], bytes[at + 5]]));
+        let mut at = 7 + length(0);
+        // Some are a header alone.
+        while length(at) == 0 {
+            at += 7;
+        }
+        assert!(
+            at + 7 + length(at) < bytes.len(),
+            "there are records behind it"
+        );
+        bytes[at + 7] ^= 1;
+        fs::write(manifest, &bytes).expect("written");
+        (at as u64, (bytes.len() - at) as u64)
+    }
+
+    #[test]
+    fn what_is_broken_is_cut_as_far_back_as_one_write_goes_and_no_further() {
+        let (dir, manifest) = database();
+        let (at, behind) = damage(&manifest);
+        let whole = fs::read(&manifest).expect("read");
+        let refused = mend(dir.path(), behind - 1).expect_err("more than one write");
+        assert!(
+            refused.contains(&format!("damaged at byte {at}")),
+            "{refused}"
+        );
+        assert_eq!(
+            fs::read(&manifest).expect("read"),
+            whole,
+            "nothing is changed"
+        );
+        let mended = mend(dir.path(), behind).expect("as much as one write");
+        assert_eq!(fs::read(&manifest).expect("read"), whole[..at as usize]);
+        let told = mended.expect("cut").undo("a reason");
+        assert!(told.contains(&format!("damaged at byte {at}")), "{told}");
+        assert_eq!(fs::read(&manifest).expect("read"), whole, "put back");
+    }
+
+    #[test]
+    fn a_folder_without_a_database_is_new_and_one_that_cannot_be_read_is_not() {
+        let dir = tempfile::tempdir().expect("a folder");
+        assert!(mend(dir.path(), 0).expect("nothing there").is_none());
+        fs::create_dir(dir.path().join(CURRENT)).expect("created");
+        let refused = mend(dir.path(), 0).expect_err("no file");
+        assert!(refused.contains(CURRENT), "{refused}");
+    }
+}

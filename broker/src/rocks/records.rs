@@ -139,3 +139,81 @@ fn record_begins(bytes: &[u8], block: &[u8]) -> bool {
     }
     begins
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framed(kind: u8, body: &[u8]) -> Vec<u8> {
+        let mut checked = vec![kind];
+        checked.extend_from_slice(body);
+        let crc = crc32c::crc32c(&checked);
+        let masked = crc.rotate_right(15).wrapping_add(0xa282_ead8);
+        let mut bytes = masked.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&(body.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(&checked);
+        bytes
+    }
+
+    /// A record that leaves so many bytes of its block.
+    fn leaving(bytes: usize) -> Vec<u8> {
+        framed(FULL, &vec![7; BLOCK_BYTES - HEADER_BYTES - bytes])
+    }
+
+    fn ends(parts: &[Vec<u8>]) -> End {
+        end(parts.concat().as_slice()).expect("read")
+    }
+
+    #[test]
+    fn what_is_left_of_a_block_and_has_no_room_for_a_header_is_no_damage() {
+        let next = framed(FULL, b"next");
+        for left in 0..HEADER_BYTES {
+            let block = vec![leaving(left), vec![0; left]];
+            assert_eq!(
+                ends(&block),
+                End::Whole,
+                "{left} bytes at the end of the file"
+            );
+            let more = [block, vec![next.clone()]].concat();
+            assert_eq!(ends(&more), End::Whole, "{left} bytes");
+        }
+        // Room for a header alone: a record begins there, and goes on in the next block.
+        let begun = [
+            leaving(HEADER_BYTES),
+            framed(FIRST, b""),
+            framed(LAST, b"rest"),
+        ];
+        assert_eq!(ends(&begun), End::Whole);
+    }
+
+    #[test]
+    fn fragments_that_do_not_follow_each_other_are_broken() {
+        let (first, last) = (framed(FIRST, b"a"), framed(LAST, b"b"));
+        let (middle, full) = (framed(MIDDLE, b"m"), framed(FULL, b"f"));
+        let at = full.len() as u64;
+        let after = |parts: &[&Vec<u8>]| {
+            let parts: Vec<Vec<u8>> = parts.iter().map(|part| (*part).clone()).collect();
+            ends(&[vec![full.clone()], parts].concat())
+        };
+        assert_eq!(after(&[&first, &middle, &last]), End::Whole);
+        assert_eq!(after(&[&first]), End::Torn(at), "it does not end");
+        assert_eq!(
+            after(&[&first, &full]),
+            End::Damaged(at),
+            "one begins within it"
+        );
+        assert_eq!(after(&[&first, &first, &last]), End::Damaged(at));
+        assert_eq!(after(&[&last]), End::Torn(at), "it does not begin");
+        assert_eq!(after(&[&middle]), End::Torn(at));
+    }
+
+    #[test]
+    fn the_rest_of_a_broken_record_is_not_one_behind_it() {
+        let mut begun = framed(FIRST, &vec![7; BLOCK_BYTES - HEADER_BYTES]);
+        begun[HEADER_BYTES] ^= 1;
+        let rest = framed(LAST, b"rest");
+        assert_eq!(ends(&[begun.clone(), rest.clone()]), End::Torn(0));
+        let behind = framed(FULL, b"behind");
+        assert_eq!(ends(&[begun, rest, behind]), End::Damaged(0));
+    }
+}

@@ -161,7 +161,37 @@ pub fn forgotten(expires_at: Micros, log_time: Micros) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hutong_proto::wire;
     use proptest::prelude::*;
+
+    /// Of the brokers before, which stay readable.
+    #[test]
+    fn a_row_of_layout_1_is_read_field_by_field_and_one_that_was_cut_is_none() {
+        let mut bytes = vec![1];
+        for (field, number) in [(1, 11), (2, 22), (3, 33), (4, 44)] {
+            wire::put_number(&mut bytes, field, number);
+        }
+        wire::put_bytes(&mut bytes, 5, &[5; 16]);
+        wire::put_bytes(&mut bytes, 6, "why".as_bytes());
+        let cut = bytes.clone();
+        wire::put_bytes(&mut bytes, 7, b"value");
+        let row = Row {
+            revision: Revision(11),
+            committed_at: Micros(22),
+            expires_at: Micros(33),
+            offset: Offset(44),
+            provenance: ProvenanceId([5; 16]),
+            evidence: "why",
+            value: b"value",
+        };
+        assert_eq!(Row::decode_layout_1(&bytes), Some(row));
+        assert_eq!(Row::decode_layout_1(&cut), None);
+        let mut newer = bytes.clone();
+        newer[0] = 2;
+        assert_eq!(Row::decode_layout_1(&newer), None);
+        wire::put_number(&mut bytes, 8, 1);
+        assert_eq!(Row::decode_layout_1(&bytes), None);
+    }
 
     proptest! {
         #[test]

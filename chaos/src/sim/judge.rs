@@ -12,6 +12,9 @@ use std::{
     sync::Arc,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// What a subscription wants, said once more.
 #[derive(Clone, Debug)]
 pub struct Wants {

@@ -12,6 +12,9 @@ use parking_lot::Mutex;
 use prost::Message;
 use std::sync::Arc;
 
+#[cfg(test)]
+mod tests;
+
 #[derive(Debug, Default)]
 struct Stream {
     wants: Option<Wants>,

@@ -20,6 +20,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// What a process said up to some moment.
 #[derive(Clone, Debug, Default)]
 pub struct Said {

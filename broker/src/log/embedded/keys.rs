@@ -136,3 +136,48 @@ pub fn decode_head(partition: Partition, offset: Offset, value: &[u8]) -> Option
         deltas: u32::from_be_bytes(value[18..22].try_into().ok()?),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hutong_proto::{Issuer, Lane, Shard};
+
+    fn place() -> Partition {
+        Partition {
+            issuer: Issuer::new(340_000).expect("a code"),
+            lane: Lane::Urgent,
+            shard: Shard(2),
+        }
+    }
+
+    /// What is on disk outlives this program.
+    #[test]
+    fn keys_are_what_they_always_were() {
+        assert_eq!(log_id(), [0x01]);
+        assert_eq!(partition(place()), [0x10, 0x53, 0x02, 0x01, 0x02]);
+        assert_eq!(trimmed(place()), [0x11, 0x53, 0x02, 0x01, 0x02]);
+        let key = entry(place(), Offset(0x0a0b));
+        assert_eq!(key, [0x53, 0x02, 0x01, 0x02, 0, 0, 0, 0, 0, 0, 0x0a, 0x0b]);
+        assert_eq!(decode_entry(&key), Some((place(), Offset(0x0a0b))));
+    }
+
+    #[test]
+    fn an_entry_that_is_cut_off_or_of_another_version_is_none() {
+        let head = EntryHead {
+            offset: Offset(9),
+            partition: place(),
+            durable_at: Micros(7),
+            ordinal: 5,
+            kinds: KindSet::ALL,
+            deltas: 3,
+        };
+        let value = encode_value(&head, b"");
+        let decode = |value: &[u8]| decode_head(place(), Offset(9), value);
+        assert_eq!(decode(&value), Some(head));
+        assert_eq!(decode(&value[..HEAD_BYTES - 1]), None);
+        assert_eq!(decode(b""), None);
+        let mut other = value;
+        other[0] += 1;
+        assert_eq!(decode(&other), None);
+    }
+}

@@ -154,6 +154,26 @@ mod tests {
     }
 
     #[test]
+    fn only_the_newest_file_may_end_torn() {
+        let (dir, wal, lengths) = written(&[100, 200]);
+        let whole = fs::read(&wal).expect("reads");
+        let torn = &whole[..lengths[1] - 10];
+        fs::write(&wal, torn).expect("written");
+        // Another one was begun, and before that all of this one was synced.
+        let newer = dir.path().join("999999.log");
+        fs::write(&newer, b"").expect("written");
+        let error = mend(dir.path()).expect_err("damaged");
+        assert!(
+            error.contains(&format!("is damaged at byte {}", lengths[0])),
+            "{error}"
+        );
+        assert!(fs::read(&wal).expect("reads") == torn, "nothing is cut off");
+        fs::remove_file(newer).expect("removed");
+        mend(dir.path()).expect("torn");
+        assert!(fs::read(&wal).expect("reads") == whole[..lengths[0]]);
+    }
+
+    #[test]
     fn damage_within_the_manifest_is_told_with_its_place() {
         let (dir, _, _) = written(&[100]);
         let path = manifest(dir.path());

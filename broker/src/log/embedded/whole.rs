@@ -235,4 +235,17 @@ mod tests {
         assert!(error.contains(&place), "{error}");
         assert!(contents(dir.path()) == found);
     }
+
+    #[test]
+    fn one_that_has_no_place_for_a_log_yet_is_whole_unless_there_is_something() {
+        let dir = tempfile::tempdir().expect("a folder");
+        drop(DB::open_default(dir.path()).expect("a database"));
+        check(dir.path()).expect("nothing can be in it");
+        let file = dir.path().join("000099.sst");
+        fs::write(&file, b"").expect("written");
+        check(dir.path()).expect("nothing is in it");
+        fs::write(&file, b"x").expect("written");
+        let error = check(dir.path()).expect_err("something is");
+        assert!(error.contains("000099.sst belongs to nothing"), "{error}");
+    }
 }

@@ -293,6 +293,7 @@ mod tests {
         overload::BulkGate,
     };
     use bytes::Bytes;
+    use crossbeam_channel::{Sender, unbounded};
     use hutong_proto::{Issuer, KindSet, Shard};
     use std::sync::mpsc;
 
@@ -347,5 +348,96 @@ mod tests {
         let last = append(&log, Lane::Bulk);
         log.close();
         assert_eq!(durable(&last), second.next().next());
+    }
+
+    /// A writer that nobody runs, with the ends of its queues.
+    fn writer(
+        log: &EmbeddedLog,
+        options: EmbeddedOptions,
+    ) -> (Writer, Sender<Append>, Sender<Append>) {
+        let (urgent, urgent_queue) = unbounded();
+        let (bulk, bulk_queue) = unbounded();
+        let shared = Arc::clone(&log.shared);
+        let writer = Writer::new(shared, urgent_queue, bulk_queue, options);
+        (writer, urgent, bulk)
+    }
+
+    fn put(queue: &Sender<Append>, lane: Lane, records: usize, bytes: usize) {
+        for _ in 0..records {
+            let partition = Partition {
+                issuer: Issuer::new(340_000).expect("a code"),
+                lane,
+                shard: Shard(0),
+            };
+            let append = Append {
+                partition,
+                kinds: KindSet::ALL,
+                deltas: 1,
+                record: Bytes::from(vec![7; bytes]),
+                done: Box::new(|_| {}),
+            };
+            queue.send(append).expect("somebody takes it");
+        }
+    }
+
+    /// Urgent and other records of the next group.
+    fn next(writer: &mut Writer) -> Option<(usize, usize)> {
+        let group = writer.group()?;
+        let urgent = |append: &&Append| append.partition.lane == Lane::Urgent;
+        let urgent = group.iter().filter(urgent).count();
+        Some((urgent, group.len() - urgent))
+    }
+
+    #[test]
+    fn a_group_has_urgent_first_and_is_as_large_as_it_may_be() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let log = EmbeddedLog::open(dir.path(), EmbeddedOptions::default()).expect("opens");
+        let options = EmbeddedOptions {
+            group_bytes_max: 1000,
+            ..EmbeddedOptions::default()
+        };
+        let (mut writer, urgent, bulk) = writer(&log, options);
+        put(&bulk, Lane::Bulk, 7, 300);
+        put(&urgent, Lane::Urgent, 5, 300);
+        drop((urgent, bulk));
+        let groups: Vec<_> = std::iter::from_fn(|| next(&mut writer)).collect();
+        // The one with which it is full is in it.
+        assert_eq!(groups, [(4, 0), (1, 3), (0, 4)]);
+    }
+
+    #[test]
+    fn what_is_left_at_the_end_is_committed_also_before_a_shut_gate() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let log = EmbeddedLog::open(dir.path(), EmbeddedOptions::default()).expect("opens");
+        let options = EmbeddedOptions::default();
+        options.bulk_gate.shut(true);
+        let (mut writer, urgent, bulk) = writer(&log, options);
+        put(&bulk, Lane::Bulk, 2, 10);
+        put(&urgent, Lane::Urgent, 1, 10);
+        drop((urgent, bulk));
+        let groups: Vec<_> = std::iter::from_fn(|| next(&mut writer)).collect();
+        assert_eq!(groups, [(1, 0), (0, 2)]);
+    }
+
+    #[test]
+    fn beside_urgent_records_little_bulk_is_taken_and_beside_control_records_all() {
+        const RECORDS: usize = 10;
+        let dir = tempfile::tempdir().expect("a folder");
+        let log = EmbeddedLog::open(dir.path(), EmbeddedOptions::default()).expect("opens");
+        for (lane, together) in [(Lane::Control, true), (Lane::Urgent, false)] {
+            let options = EmbeddedOptions {
+                group_bytes_max: usize::MAX,
+                ..EmbeddedOptions::default()
+            };
+            let (mut writer, urgent, bulk) = writer(&log, options);
+            put(&urgent, lane, 1, 10);
+            writer.group().expect("one");
+            assert_eq!(writer.urgent_at.is_none(), together, "{lane:?}");
+            // On a slow machine, too, the next one comes soon after it.
+            writer.urgent_at = writer.urgent_at.map(|at| at + Duration::from_secs(3600));
+            put(&bulk, Lane::Bulk, RECORDS, BULK_BESIDE_URGENT_BYTES / 4);
+            let taken = if together { RECORDS } else { 4 };
+            assert_eq!(next(&mut writer), Some((0, taken)), "{lane:?}");
+        }
     }
 }
