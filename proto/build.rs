@@ -3,12 +3,13 @@
 
 use std::{env, path::PathBuf};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "hutong/sync/v1/delta.proto",
     "hutong/sync/v1/publish.proto",
     "hutong/sync/v1/subscribe.proto",
     "hutong/sync/v1/query.proto",
     "hutong/sync/v1/admin.proto",
+    "hutong/sync/v1/report.proto",
     "hutong/sync/v1/control.proto",
 ];
 

@@ -74,8 +74,9 @@ pub fn method(path: &str) -> &'static str {
     known.copied().unwrap_or("other")
 }
 
-const METHODS: [&str; 13] = [
+const METHODS: [&str; 15] = [
     "Publish",
+    "Report",
     "Subscribe",
     "GetEntity",
     "Explain",
@@ -84,6 +85,7 @@ const METHODS: [&str; 13] = [
     "ListPlatforms",
     "ListSubscriptions",
     "GetLagMatrix",
+    "ListConnectors",
     "ListPartitions",
     "TrimPartition",
     "DeleteSubscription",
@@ -95,6 +97,7 @@ const METHODS: [&str; 13] = [
 pub enum Call {
     Publish,
     Subscribe,
+    Report,
     GetEntity,
     Explain,
     Trace,
@@ -102,6 +105,7 @@ pub enum Call {
     ListPlatforms,
     ListSubscriptions,
     GetLagMatrix,
+    ListConnectors,
     ListPartitions,
     /// What is in a record: whatever entities there are.
     ReadRecord,
@@ -114,12 +118,13 @@ pub enum Call {
 
 fn allowed(call: Call, role: Role) -> bool {
     match call {
-        Call::Publish | Call::Subscribe => role == Role::Platform,
+        Call::Publish | Call::Subscribe | Call::Report => role == Role::Platform,
         Call::GetEntity | Call::Explain | Call::Trace => true,
         Call::GetStatus
         | Call::ListPlatforms
         | Call::ListSubscriptions
         | Call::GetLagMatrix
+        | Call::ListConnectors
         | Call::ListPartitions => true,
         Call::ReadRecord | Call::ReadConfig => role != Role::Platform,
         Call::TrimPartition | Call::DeleteSubscription | Call::CreateCheckpoint => {

@@ -10,6 +10,7 @@ use crate::{
     lag::{Lags, SubscriptionLag},
     log::{Log, LogError, PartitionInfo, last_records},
     metrics::Metrics,
+    reports::Reports,
     state::State,
 };
 use hutong_proto::{
@@ -30,6 +31,7 @@ pub struct Admin {
     pub subscriptions: Arc<Subscriptions>,
     pub lags: Lags,
     pub metrics: Arc<Metrics>,
+    pub reports: Arc<Reports>,
     pub control: ControlWriter,
     pub started_at: Micros,
     /// Of a deployment that drills may break.
@@ -233,6 +235,24 @@ impl AdminService for Admin {
         }
         let now_us = (self.lags.clock)().0;
         Ok(Response::new(api::GetLagMatrixResponse { pairs, now_us }))
+    }
+
+    async fn list_connectors(
+        &self,
+        request: Request<api::ListConnectorsRequest>,
+    ) -> Result<Response<api::ListConnectorsResponse>, Status> {
+        self.access
+            .check(request.metadata(), Call::ListConnectors)?;
+        let all = self.reports.all().into_iter();
+        let connectors = all.map(|(platform, kept)| api::Connector {
+            platform: platform.code(),
+            silent: kept.is_silent(),
+            said_at_us: kept.said_at.0,
+            report: Some(kept.report),
+        });
+        Ok(Response::new(api::ListConnectorsResponse {
+            connectors: connectors.collect(),
+        }))
     }
 
     async fn list_partitions(

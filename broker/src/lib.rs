@@ -28,6 +28,7 @@ pub mod node;
 pub mod overload;
 mod query;
 pub mod reload;
+mod reports;
 pub mod resolution;
 mod rocks;
 pub mod routing;

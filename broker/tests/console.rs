@@ -7,6 +7,7 @@ use hutong_proto::{
     Cursor, Offset, Value, api,
     api::subscribe_open::Start,
     delta::{Colour, TestOutcome},
+    metadata,
 };
 use serde_json::{Value as Json, json};
 use std::time::Duration;
@@ -349,6 +350,91 @@ async fn reports_of_drills_come_from_the_configured_folder_into_a_sandbox() {
     assert!(
         head.contains("content-security-policy: sandbox; default-src 'none'"),
         "{head}"
+    );
+    broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_a_connector_says_is_on_the_page_of_its_platform_and_one_that_failed_needs_attention()
+{
+    let dir = tempfile::tempdir().expect("a folder");
+    let broker = start(dir.path()).await;
+    let mut reports =
+        api::report_service_client::ReportServiceClient::new(support::channel(&broker).await);
+    let mut report = api::ConnectorReport {
+        connector: "registry".to_owned(),
+        role: api::ConnectorRole::Source.into(),
+        state: api::ConnectorState::Running.into(),
+        since_us: 1_650_000_000_000_000,
+        dead_letters: 312,
+        dead_letters_bytes: 70_000,
+        dead_letters_added: vec![api::DeadLettersAdded {
+            reason: "VALUE_UNMAPPED".to_owned(),
+            rows: 12,
+        }],
+    };
+    let as_who = |identity: &str, report: &api::ConnectorReport| {
+        let report = Some(report.clone());
+        let mut request = tonic::Request::new(api::ReportRequest { report });
+        let identity = identity.parse().expect("ascii");
+        request.metadata_mut().insert(metadata::IDENTITY, identity);
+        request
+    };
+    let refused = reports.report(as_who("operator/o", &report)).await;
+    assert_eq!(
+        refused.expect_err("no platform").code(),
+        tonic::Code::PermissionDenied
+    );
+    let said = reports.report(as_who("platform/340000", &report)).await;
+    said.expect("taken");
+
+    let own = json(&broker, "platform/340000").await["connectors"].clone();
+    assert_eq!(own[0]["connector"], "registry");
+    assert_eq!(own[0]["dead_letters"], 312);
+    assert_eq!(
+        own[0]["dead_letters_added"],
+        json!([{ "reason": "VALUE_UNMAPPED", "rows": 12 }])
+    );
+    assert_eq!((&own[0]["silent"], &own[1]), (&json!(false), &json!(null)));
+    assert_eq!(
+        json(&broker, "platform/510000").await["connectors"],
+        json!([])
+    );
+    assert_eq!(json(&broker, "refused").await["connectors"], own);
+    let picture = json(&broker, "picture").await;
+    let platforms = picture["platforms"].as_array().expect("a list").iter();
+    let letters = platforms.map(|p| (p["code"].as_u64(), p["dead_letters"].as_u64()));
+    for (code, letters) in letters {
+        let wanted = if code == Some(340_000) { 312 } else { 0 };
+        assert_eq!(letters, Some(wanted), "{code:?}");
+    }
+    let failed = |picture: &serde_json::Value| {
+        let findings = picture["findings"].as_array().expect("a list").clone();
+        findings
+            .into_iter()
+            .find(|f| f["why"] == "connector_failed")
+    };
+    assert_eq!(failed(&picture), None);
+
+    report.state = api::ConnectorState::Failed.into();
+    let said = reports.report(as_who("platform/340000", &report)).await;
+    said.expect("taken");
+    // Pictures are made once a moment for all who ask.
+    let found = timeout(PATIENCE, async {
+        loop {
+            if let Some(found) = failed(&json(&broker, "picture").await) {
+                return found;
+            }
+        }
+    });
+    let found = found.await.expect("found");
+    assert_eq!(
+        (&found["platform"], &found["subscription"]),
+        (&json!(340_000), &json!("registry"))
+    );
+    assert_eq!(
+        (&found["severity"], &found["since_us"]),
+        (&json!("warning"), &json!(report.since_us))
     );
     broker.shutdown().await;
 }

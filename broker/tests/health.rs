@@ -17,11 +17,12 @@ use tonic_health::pb::{
 };
 use tonic_reflection::pb::{v1, v1alpha};
 
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "hutong.sync.v1.PublishService",
     "hutong.sync.v1.SubscribeService",
     "hutong.sync.v1.QueryService",
     "hutong.sync.v1.AdminService",
+    "hutong.sync.v1.ReportService",
 ];
 
 fn about(service: &str) -> HealthCheckRequest {

@@ -75,6 +75,8 @@ pub enum Command {
     Tail(tail::TailArgs),
     /// The platforms that take part.
     Platforms,
+    /// What connectors say of themselves: state, and how many dead letters they keep.
+    Connectors,
     /// The subscriptions and where they are.
     Subscriptions(platforms::SubscriptionsArgs),
     /// What is stored, by partition.

@@ -1,6 +1,8 @@
 //! Each command against a running broker.
 
 use hutong_cli::demo::{embedded::Embedded, platforms};
+use hutong_connectors::client::{self, Endpoint, Identity};
+use hutong_proto::{Issuer, api};
 use serde_json::Value;
 use std::process::Output;
 use tokio::process::Command;
@@ -85,6 +87,34 @@ async fn what_was_published_is_found_explained_and_listed() {
         .and_then(|all| all.iter().find(|p| p["code"] == 340_000))
         .expect("Anhui is configured");
     assert_eq!(anhui["deltas_accepted"], 1);
+
+    assert_eq!(json(&broker, &["connectors"]).await, serde_json::json!([]));
+    let anhui = Identity::Platform(Issuer::new(platforms::ANHUI).expect("a code"));
+    let anhui = Endpoint::new(broker.address(), anhui);
+    let report = Some(api::ConnectorReport {
+        connector: "registry".to_owned(),
+        role: api::ConnectorRole::Sink.into(),
+        state: api::ConnectorState::Stopped.into(),
+        since_us: 1_650_000_000_000_000,
+        dead_letters: 3,
+        ..Default::default()
+    });
+    let mut reports = client::report(&anhui).expect("an address");
+    let said = reports.report(api::ReportRequest { report }).await;
+    said.expect("taken");
+    let said = json(&broker, &["connectors"]).await;
+    assert_eq!(
+        (&said[0]["platform"], &said[0]["connector"]),
+        (&340_000.into(), &"registry".into())
+    );
+    assert_eq!(
+        (&said[0]["role"], &said[0]["state"]),
+        (&"sink".into(), &"stopped".into())
+    );
+    assert_eq!(
+        (&said[0]["dead_letters"], &said[0]["silent"]),
+        (&3.into(), &false.into())
+    );
 
     let partitions = json(&broker, &["partitions"]).await;
     assert!(

@@ -185,6 +185,7 @@ async fn a_fault(
     let bulk = line(&"2".repeat(32), r#""test_result":{"outcome":"negative"}"#);
     publish(broker, dir.path(), issuer, &[red.clone(), unknown, bulk]).await;
     publish(broker, dir.path(), other, &[red]).await;
+    scene::report_letters(broker, issuer).await;
     let oldest = stalled.oldest().await;
     until("it is critical", PATIENCE, async || {
         let picture = picture(broker).await;
@@ -228,6 +229,15 @@ async fn a_fault(
     assert!(seen(&found, "entity").contains("R1 v1"), "{found}");
     for part in ["Anhui", REFUSED] {
         assert!(seen(&found, "refused").contains(part), "{part}: {found}");
+    }
+    for part in [
+        "Anhui",
+        "registry",
+        "degraded",
+        "1,312",
+        "VALUE_UNMAPPED 1,300, TIME_IN_FUTURE 12",
+    ] {
+        assert!(seen(&found, "letters").contains(part), "{part}: {found}");
     }
     assert_eq!(found["seen"]["cells"], PLATFORMS * PLATFORMS);
     assert!(seen(&found, "reports").contains(report), "{found}");

@@ -66,6 +66,7 @@ async fn a_bundle_has_what_is_needed_and_no_secret() {
     assert!(read("metrics.txt").contains("hutong_build_info"));
     assert!(read("status.json").contains("next_offset"));
     assert!(read("partitions.json").contains("\"urgent\""));
+    assert_eq!(read("connectors.json").trim(), "[]");
     assert!(read("lag.json").contains(scene::SUBSCRIPTION));
     assert!(read("picture.json").contains("\"matrix\""));
     assert!(read("readyz.txt").contains("ok"));

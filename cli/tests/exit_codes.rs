@@ -38,6 +38,7 @@ fn a_broker_that_is_not_there_is_3_and_its_address_is_named() {
     let entity = "00".repeat(15) + "01";
     for command in [
         vec!["platforms"],
+        vec!["connectors"],
         vec!["lag"],
         vec!["lag", "--matrix"],
         vec!["partitions"],

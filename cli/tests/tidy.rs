@@ -79,6 +79,7 @@ const MODULES: &[&str] = &[
     "lag",
     "resolution",
     "query",
+    "reports",
     "admin",
     "reload",
     "console",

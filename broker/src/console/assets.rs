@@ -275,6 +275,7 @@ mod tests {
             Why::Slow,
             Why::NotSubscribed,
             Why::NoProducer,
+            Why::ConnectorFailed,
             Why::LogPoisoned,
         ] {
             let name = serde_json::to_value(why).expect("a word");

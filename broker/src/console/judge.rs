@@ -41,6 +41,8 @@ pub enum Why {
     NotSubscribed,
     /// Nobody publishes for it.
     NoProducer,
+    /// It has ended, and says that somebody has to change something.
+    ConnectorFailed,
     /// The broker itself takes nothing.
     LogPoisoned,
 }

@@ -84,6 +84,7 @@ impl Console {
             state: admin.state,
             producers: admin.producers,
             metrics: admin.metrics,
+            reports: admin.reports,
             started_at: admin.started_at,
         };
         Arc::new(Console {
@@ -336,8 +337,8 @@ async fn history(State(console): Shared, headers: HeaderMap) -> Result<Response,
     Ok(as_json(&console.watch.points()))
 }
 
-/// What one platform has not applied, by subscription and issuer; what it was refused, and what went wrong last. The
-/// rest of its page is in the picture.
+/// What one platform has not applied, by subscription and issuer; what it was refused, what went wrong last, and what
+/// its connectors say. The rest of its page is in the picture.
 async fn platform(
     State(console): Shared,
     code: Result<Path<String>, PathRejection>,
@@ -353,14 +354,21 @@ async fn platform(
     let pairs = pairs_of(&lags, issuer);
     let refused = shapes::refusals(&sources.metrics, Some(issuer));
     let last = shapes::faults(&sources.metrics, issuer);
-    let answer = json!({ "pairs": pairs, "refused": refused, "last": last });
+    let connectors = shapes::connectors(&sources.reports, Some(issuer));
+    let answer =
+        json!({ "pairs": pairs, "refused": refused, "last": last, "connectors": connectors });
     Ok(as_json(&answer))
 }
 
+/// What the broker refused, and what connectors keep as dead letters.
 async fn refused(State(console): Shared, headers: HeaderMap) -> Result<Response, Failed> {
     console.check(&headers, Call::ListPlatforms)?;
-    let all = shapes::refusals(&console.watch.sources().metrics, None);
-    Ok(as_json(&all))
+    let sources = console.watch.sources();
+    let refused = shapes::refusals(&sources.metrics, None);
+    let connectors = shapes::connectors(&sources.reports, None);
+    Ok(as_json(
+        &json!({ "refused": refused, "connectors": connectors }),
+    ))
 }
 
 /// The last warnings and errors of the broker's log.

@@ -14,9 +14,10 @@ use crate::{
         Metrics,
         pairs::{self, Pairs},
     },
+    reports::{Kept, Reports},
     state::State,
 };
-use hutong_proto::{Issuer, Lane, Micros};
+use hutong_proto::{Issuer, Lane, Micros, api::ConnectorState};
 use serde::Serialize;
 use std::sync::{Arc, atomic::Ordering};
 
@@ -29,6 +30,7 @@ pub struct Sources {
     pub state: Arc<State>,
     pub producers: Arc<Producers>,
     pub metrics: Arc<Metrics>,
+    pub reports: Arc<Reports>,
     pub started_at: Micros,
 }
 
@@ -57,6 +59,7 @@ pub struct Finding {
     pub why: Why,
     /// 0 for the broker itself.
     pub platform: u32,
+    /// Or the connector that it is about.
     pub subscription: String,
     pub lane: &'static str,
     pub records: u64,
@@ -86,6 +89,8 @@ pub struct PlatformShape {
     pub last_record_at_us: u64,
     pub accepted: u64,
     pub refused: u64,
+    /// What its connectors keep, as they say.
+    pub dead_letters: u64,
     /// Of its subscriptions, the worst, by lane.
     pub lag: [LaneShape; 2],
 }
@@ -273,6 +278,7 @@ fn platforms(
     findings: &mut Vec<Finding>,
 ) -> Vec<PlatformShape> {
     let producers = sources.producers.connected();
+    let connectors = sources.reports.all();
     let last = last_records(&sources.log.partitions());
     let shape = |p: &PlatformConfig| {
         let own = || {
@@ -295,11 +301,13 @@ fn platforms(
             last_record_at_us: last.get(&p.issuer).map_or(0, |at| at.0),
             accepted: sources.metrics.accepted_total(p.issuer),
             refused: sources.metrics.refused_total(p.issuer),
+            dead_letters: dead_letters(&connectors, p.issuer),
             lag,
         }
     };
     let mut shapes: Vec<PlatformShape> = sources.platforms.iter().map(shape).collect();
     shapes.sort_by_key(|p| p.code);
+    findings.extend(connectors.iter().filter_map(failed));
     for p in &shapes {
         if p.subscriptions == 0 {
             findings.push(note(Why::NotSubscribed, p.code, 0));
@@ -309,6 +317,23 @@ fn platforms(
         }
     }
     shapes
+}
+
+fn dead_letters(connectors: &[(Issuer, Kept)], of: Issuer) -> u64 {
+    let own = connectors.iter().filter(|(platform, _)| *platform == of);
+    own.fold(0, |sum, (_, kept)| {
+        sum.saturating_add(kept.report.dead_letters)
+    })
+}
+
+/// A connector that will not come back by itself.
+fn failed((platform, kept): &(Issuer, Kept)) -> Option<Finding> {
+    let failed = kept.report.state() == ConnectorState::Failed;
+    failed.then(|| Finding {
+        severity: Severity::Warning,
+        subscription: kept.report.connector.clone(),
+        ..note(Why::ConnectorFailed, platform.code(), kept.report.since_us)
+    })
 }
 
 /// About a platform as a whole.

@@ -1,8 +1,11 @@
 //! Answers of the services as JSON. Numbers that may be larger than a browser counts exactly (2^53) are texts.
 
-use crate::metrics::{
-    Metrics,
-    faults::{Fault, Side},
+use crate::{
+    metrics::{
+        Metrics,
+        faults::{Fault, Side},
+    },
+    reports::{Kept, Reports},
 };
 use hutong_proto::{EntityId, Issuer, Kind, Lane, api, api::delta::Value as ApiValue, delta};
 use serde_json::{Value, json};
@@ -151,6 +154,30 @@ pub fn refusals(metrics: &Metrics, of: Option<Issuer>) -> Vec<Value> {
             })
         })
         .collect()
+}
+
+/// What connectors said of themselves last.
+pub fn connectors(reports: &Reports, of: Option<Issuer>) -> Vec<Value> {
+    let all = reports.all().into_iter();
+    let wanted = all.filter(|(platform, _)| of.is_none_or(|of| of == *platform));
+    let shape = |(platform, kept): (Issuer, Kept)| {
+        let report = &kept.report;
+        let added = report.dead_letters_added.iter();
+        let added = added.map(|a| json!({ "reason": a.reason, "rows": a.rows }));
+        json!({
+            "platform": platform.code(),
+            "connector": report.connector,
+            "role": report.role().as_str_name(),
+            "state": report.state().as_str_name(),
+            "since_us": report.since_us,
+            "dead_letters": report.dead_letters,
+            "dead_letters_bytes": report.dead_letters_bytes,
+            "dead_letters_added": added.collect::<Vec<_>>(),
+            "said_at_us": kept.said_at.0,
+            "silent": kept.is_silent(),
+        })
+    };
+    wanted.map(shape).collect()
 }
 
 /// What went wrong last with a platform, newest first: a refusal, or an error that a stream ended with.

@@ -24,12 +24,15 @@ use crate::{
     overload::{BulkGate, Overload},
     query::Query,
     reload::Live,
+    reports::{Reporting, Reports},
     state::{Flush, State, StateError, StateOptions},
     tail::TailRings,
 };
 
 use hutong_config::ConfigErrors;
-use hutong_proto::{Issuer, Micros, Offset, Partition};
+use hutong_proto::{
+    Issuer, Micros, Offset, Partition, api::report_service_server::ReportServiceServer,
+};
 use hutong_telemetry::{Exporter, Health, PUSH_EVERY, Service, TraceSettings, Traces, catalogue};
 use std::{net::SocketAddr, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
 use tokio::{sync::watch, time::Instant};
@@ -176,6 +179,7 @@ struct Parts {
     producers: Arc<Producers>,
     queues: Arc<Queues>,
     metrics: Arc<Metrics>,
+    reports: Arc<Reports>,
     platforms: Arc<Vec<(Issuer, u32)>>,
     lags: Lags,
     control: ControlWriter,
@@ -228,6 +232,7 @@ impl Broker {
                 &config.weights(),
             )),
             producers: Arc::new(Producers::default()),
+            reports: Arc::default(),
             control: ControlWriter::new(Arc::clone(&log)),
             snapshots: Arc::new(Snapshots::new(
                 config.limits.snapshots as usize,
@@ -636,6 +641,11 @@ impl Parts {
         })
     }
 
+    fn reporting(&self) -> ReportServiceServer<Reporting> {
+        let (reports, clock) = (Arc::clone(&self.reports), Arc::clone(&self.clock));
+        Reporting::new(self.access(), reports, clock).server()
+    }
+
     fn query(&self) -> Query {
         Query {
             access: self.access(),
@@ -658,6 +668,7 @@ impl Parts {
             subscriptions: Arc::clone(&self.subscriptions),
             lags: self.lags.clone(),
             metrics: Arc::clone(&self.metrics),
+            reports: Arc::clone(&self.reports),
             control: self.control.clone(),
             started_at: (self.clock)(),
             trial_marker: self.config.trial_marker.clone(),

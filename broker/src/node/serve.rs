@@ -134,7 +134,8 @@ pub fn start(
                 .max_encoding_message_size(limits::MESSAGE_BYTES_MAX),
         )
         .add_service(QueryServiceServer::new(parts.query()))
-        .add_service(AdminServiceServer::new(parts.admin()));
+        .add_service(AdminServiceServer::new(parts.admin()))
+        .add_service(parts.reporting());
     let connections = accept(
         listeners.grpc,
         parts.config.limits.connections as usize,
@@ -155,12 +156,13 @@ pub fn start(
 }
 
 /// What health checks ask for; the empty name is the broker as a whole.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "",
     "hutong.sync.v1.PublishService",
     "hutong.sync.v1.SubscribeService",
     "hutong.sync.v1.QueryService",
     "hutong.sync.v1.AdminService",
+    "hutong.sync.v1.ReportService",
 ];
 
 /// Says on gRPC what `/readyz` says: who spreads load must send nobody here while it drains.

@@ -24,7 +24,7 @@ from google.rpc import error_details_pb2  # noqa: E402
 from grpc_status import rpc_status  # noqa: E402
 from hutong.sync.v1 import (  # noqa: E402
     admin_pb2, admin_pb2_grpc, delta_pb2, publish_pb2, publish_pb2_grpc,
-    query_pb2, query_pb2_grpc, subscribe_pb2, subscribe_pb2_grpc,
+    query_pb2, query_pb2_grpc, report_pb2, report_pb2_grpc, subscribe_pb2, subscribe_pb2_grpc,
 )
 
 channel = grpc.insecure_channel(address)
@@ -238,7 +238,29 @@ platforms = admin.ListPlatforms(
     admin_pb2.ListPlatformsRequest(), metadata=identity("operator/o")).platforms
 assert ANHUI in [p.code for p in platforms]
 
+# What a connector says of itself.
+reports = report_pb2_grpc.ReportServiceStub(channel)
+
+
+def report(who, connector="registry"):
+    return reports.Report(report_pb2.ReportRequest(report=report_pb2.ConnectorReport(
+        connector=connector, role=report_pb2.CONNECTOR_ROLE_SOURCE,
+        state=report_pb2.CONNECTOR_STATE_RUNNING, since_us=int(time.time() * 1e6), dead_letters=3,
+        dead_letters_added=[report_pb2.DeadLettersAdded(reason="VALUE_UNMAPPED", rows=3)])),
+        metadata=identity(who))
+
+
+report(f"platform/{ANHUI}")
+said = admin.ListConnectors(
+    admin_pb2.ListConnectorsRequest(), metadata=identity("auditor/a")).connectors
+assert [(c.platform, c.report.connector, c.report.dead_letters, c.silent) for c in said] == [
+    (ANHUI, "registry", 3, False)]
+
 # Failed calls.
+refused("a report of nobody", lambda: report("operator/o"), "ROLE_NOT_ALLOWED",
+        code=grpc.StatusCode.PERMISSION_DENIED)
+refused("a connector without a name", lambda: report(f"platform/{ANHUI}", connector="张三"),
+        "NAME_INVALID", "report.connector")
 other = delta_pb2.Cursor(log_id=cursor.log_id ^ 1, urgent=1, bulk=1)
 ahead = delta_pb2.Cursor(log_id=cursor.log_id, urgent=10**9, bulk=1)
 refused("no identity", lambda: query.GetEntity(query_pb2.GetEntityRequest(entity=b"x" * 16)),

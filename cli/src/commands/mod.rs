@@ -1,6 +1,7 @@
 //! One file a group of commands; here, what they share.
 
 pub mod check;
+pub mod connectors;
 pub mod debug;
 pub mod entity;
 pub mod lag;
@@ -36,6 +37,7 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Trace(args) => entity::trace(&context, &args).await,
         Command::Tail(args) => tail::run(&context, &args).await,
         Command::Platforms => platforms::platforms(&context).await,
+        Command::Connectors => connectors::run(&context).await,
         Command::Subscriptions(args) => platforms::subscriptions(&context, &args).await,
         Command::Partitions => platforms::partitions(&context).await,
         Command::Trim(args) => platforms::trim(&context, &args).await,

@@ -334,7 +334,8 @@ async function refusals_and_rates(page) {
   await page.locator("nav a[data-page=refused]").click();
   await page.waitForSelector("nav a[data-page=refused][aria-current]");
   await shown(page);
-  result.seen.refused = await page.locator("main table").first().textContent();
+  result.seen.letters = await page.locator("main table").first().textContent();
+  result.seen.refused = await page.locator("main table").nth(1).textContent();
   await page.locator("nav a[data-page=rates]").click();
   await page.waitForSelector("nav a[data-page=rates][aria-current]");
   await shown(page);

@@ -5,9 +5,9 @@ pub mod surge;
 
 use hutong_cli::demo::{embedded::Embedded, platforms};
 use hutong_connectors::client::{
-    Delivered, Endpoint, Event, Filter, Identity, Start, Subscriber, SubscriberOptions,
+    Delivered, Endpoint, Event, Filter, Identity, Start, Subscriber, SubscriberOptions, report,
 };
-use hutong_proto::{Cursor, Issuer};
+use hutong_proto::{Cursor, Issuer, api};
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
@@ -72,6 +72,28 @@ pub async fn publish(broker: &Embedded, dir: &Path, issuer: u32, lines: &[String
         &["publish", file.to_str().expect("plain")],
     )
     .await
+}
+
+/// As a connector of this platform says it: degraded, with 1,312 dead letters.
+pub async fn report_letters(broker: &Embedded, platform: u32) {
+    let identity = Identity::Platform(Issuer::new(platform).expect("a code"));
+    let client = report(&Endpoint::new(broker.address(), identity));
+    let added = |reason: &str, rows| api::DeadLettersAdded {
+        reason: reason.to_owned(),
+        rows,
+    };
+    let report = Some(api::ConnectorReport {
+        connector: "registry".to_owned(),
+        role: api::ConnectorRole::Source.into(),
+        state: api::ConnectorState::Degraded.into(),
+        since_us: 1_650_000_000_000_000,
+        dead_letters: 1_312,
+        dead_letters_bytes: 400_000,
+        dead_letters_added: vec![added("TIME_IN_FUTURE", 12), added("VALUE_UNMAPPED", 1_300)],
+    });
+    let mut client = client.expect("an address");
+    let said = client.report(api::ReportRequest { report }).await;
+    said.expect("taken");
 }
 
 /// Plays a short drill of its own, and leaves its page where the console looks for reports. Returns its name there.

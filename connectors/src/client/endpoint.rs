@@ -3,7 +3,10 @@
 use crate::{client::ClientError, state::now};
 use hutong_proto::{
     Issuer, TraceContext,
-    api::{admin_service_client::AdminServiceClient, query_service_client::QueryServiceClient},
+    api::{
+        admin_service_client::AdminServiceClient, query_service_client::QueryServiceClient,
+        report_service_client::ReportServiceClient,
+    },
     metadata,
 };
 use std::{fmt, time::Duration};
@@ -162,6 +165,7 @@ impl Interceptor for Identify {
 }
 
 pub type QueryClient = QueryServiceClient<InterceptedService<Channel, Identify>>;
+pub type ReportClient = ReportServiceClient<InterceptedService<Channel, Identify>>;
 pub type AdminClient = AdminServiceClient<InterceptedService<Channel, Identify>>;
 
 /// For questions about one entity or one delta.
@@ -175,6 +179,14 @@ pub fn query(endpoint: &Endpoint) -> Result<QueryClient, ClientError> {
 /// For operators.
 pub fn admin(endpoint: &Endpoint) -> Result<AdminClient, ClientError> {
     Ok(AdminServiceClient::with_interceptor(
+        endpoint.channel()?,
+        endpoint.identify()?,
+    ))
+}
+
+/// For what a connector says of itself.
+pub fn report(endpoint: &Endpoint) -> Result<ReportClient, ClientError> {
+    Ok(ReportServiceClient::with_interceptor(
         endpoint.channel()?,
         endpoint.identify()?,
     ))

@@ -15,7 +15,9 @@ mod subscriber;
 pub use backoff::Backoff;
 pub use dial::{Dial, Dialer, Opening};
 pub use encode::EncodedBatch;
-pub use endpoint::{AdminClient, Endpoint, Identity, QueryClient, admin, query};
+pub use endpoint::{
+    AdminClient, Endpoint, Identity, QueryClient, ReportClient, admin, query, report,
+};
 pub use error::{ClientError, RefusedInfo};
 pub use publisher::{
     CreditWait, Pending, Position, Publisher, PublisherOptions, PublisherStatus, Receipt, Refused,

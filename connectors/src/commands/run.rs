@@ -3,10 +3,12 @@
 use super::{AnySink, AnySource, CommandError, pseudonymiser, runtime};
 use crate::{
     checkpoint::StateFolder,
+    client::{Endpoint, Identity},
     config::{Config, SinkWork, SourceWork, TelemetrySettings, Work},
     mapping::Mapper,
     runner::{
-        BrokerSource, BrokerTarget, Housekeeping, SinkRunner, SourceRunner, SourceState, Trouble,
+        BrokerSource, BrokerTarget, Housekeeping, Role, SinkRunner, SourceRunner, SourceState,
+        Trouble,
     },
     source::Source,
     state::{Board, State, StatusFile},
@@ -58,10 +60,16 @@ async fn work(config: Config, folder: StateFolder, new_log: bool) -> Result<(), 
     };
     let telemetry = &config.telemetry;
     let push = telemetry.otlp.as_deref().map(|otlp| (otlp, &service));
-    let housekeeping = Housekeeping::start(board.clone(), file, telemetry.http, push).await?;
+    let mut housekeeping = Housekeeping::start(board.clone(), file, telemetry.http, push).await?;
     if let Some(address) = housekeeping.http() {
         tracing::info!(%address, "serving /metrics, /livez and /readyz");
     }
+    let role = match config.work {
+        Work::Source(_) => Role::Source,
+        Work::Sink(_) => Role::Sink,
+    };
+    let broker = Endpoint::new(&config.address, Identity::Platform(config.identity));
+    housekeeping.report(board.clone(), broker, role);
     let traces = traces(&config.telemetry, service)?;
     let running = connect(
         config,

@@ -1,7 +1,13 @@
-//! Beside the runner: writes the state down, and serves it to machines.
+//! Beside the runner: writes the state down, serves it to machines, and tells it to the broker.
 
-use super::metrics::register;
-use crate::state::{Board, State, StatusFile};
+use super::{
+    metrics::register,
+    report::{self, Role},
+};
+use crate::{
+    client::Endpoint,
+    state::{Board, State, StatusFile},
+};
 use hutong_telemetry::{Exporter, Health, PUSH_EVERY, ScrapeError, Service, catalogue, http};
 use std::{io, net::SocketAddr, time::Duration};
 use tokio::{
@@ -69,12 +75,23 @@ impl Housekeeping {
         })
     }
 
+    /// Tells the broker there, too.
+    pub fn report(&mut self, board: Board, to: Endpoint, role: Role) {
+        let reporting = report::run(board, to, role, self.stop.clone());
+        self.tasks.spawn(async move {
+            // The streams go to the same place, and end with it.
+            if let Err(error) = reporting.await {
+                tracing::debug!(%error, "no reports");
+            }
+        });
+    }
+
     /// Where the pages are.
     pub fn http(&self) -> Option<SocketAddr> {
         self.http
     }
 
-    /// Writes the state a last time.
+    /// Writes the state, and tells it, a last time.
     pub async fn stop(mut self) {
         self.stop.cancel();
         while let Some(ended) = self.tasks.join_next().await {

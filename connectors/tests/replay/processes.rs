@@ -99,6 +99,20 @@ impl Process {
         child.wait().expect("its end");
     }
 
+    /// SIGTERM, and the end of it, in order.
+    fn terminate(&mut self) {
+        self.check_alive();
+        self.signal("TERM");
+        let mut child = self.child.take().expect("it runs");
+        let status = child.wait().expect("its end");
+        assert!(
+            status.success(),
+            "{} ended with {status}:\n{}",
+            self.name,
+            self.log()
+        );
+    }
+
     fn signal(&self, name: &str) {
         let id = self.child.as_ref().expect("started").id().to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status();
@@ -231,6 +245,15 @@ pub struct Connector {
 }
 
 impl Connector {
+    pub fn terminate(&mut self) {
+        self.process.terminate();
+    }
+
+    /// A file of its state folder.
+    pub fn state_file(&self, name: &str) -> PathBuf {
+        self.state.join(name)
+    }
+
     /// `work` is its configuration without name, state and broker.
     pub fn start(dir: &Path, name: &str, platform: u32, broker: &Broker, work: &str) -> Connector {
         let program = Path::new(env!("CARGO_BIN_EXE_hutong-connect"));

@@ -53,7 +53,7 @@ export function finding(f) {
     h("p", { class: "who" }, tag(f.severity), " ",
       f.platform ? h("a", { href: `#/platform/${f.platform}` }, `${name(f.platform)} ${f.platform}`) : t("broker"),
       f.subscription ? h("span", { class: "soft" }, ` ${f.subscription}`) : null),
-    h("p", null, f.records ? what(f, age) : t("what.nothing", { since: time(f.since_us) })),
+    h("p", null, f.records ? what(f, age) : f.why === "connector_failed" ? t("what.ended", { since: time(f.since_us) }) : t("what.nothing", { since: time(f.since_us) })),
     urgent(f),
     h("p", null, h("strong", null, t("label.why")), " ", t("why." + f.why)),
     h("p", null, h("strong", null, t("label.do")), " ", prose(t("do." + f.why))),
@@ -97,9 +97,9 @@ function platforms(picture) {
   return table(t("platforms.caption"), [
     [t("column.platform")], [t("column.state")], [t("column.lag", { lane: t("lane.urgent") }), "n"],
     [t("column.lag", { lane: t("lane.bulk") }), "n"], [t("column.subscriptions"), "n"], [t("column.producers"), "n"],
-    [t("column.accepted"), "n"], [t("column.refused"), "n"],
+    [t("column.accepted"), "n"], [t("column.refused"), "n"], [t("column.letters"), "n"],
   ], sorted.map((p) => [
     h("a", { href: `#/platform/${p.code}` }, `${name(p.code)} ${p.code}`), tag(p.severity), lag(p.lag[0]), lag(p.lag[1]),
-    `${p.subscriptions_connected} / ${p.subscriptions}`, number(p.producers), number(p.accepted), number(p.refused),
+    `${p.subscriptions_connected} / ${p.subscriptions}`, number(p.producers), number(p.accepted), number(p.refused), number(p.dead_letters),
   ]));
 }

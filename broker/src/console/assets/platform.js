@@ -4,7 +4,7 @@ import { h, table } from "./dom.js";
 import { number, seconds, time } from "./format.js";
 import * as live from "./live.js";
 import { finding, tag } from "./overview.js";
-import { refusals } from "./refused.js";
+import { letters, refusals } from "./refused.js";
 import { current, either, t } from "./words.js";
 
 export function platform(text) {
@@ -30,6 +30,8 @@ export function platform(text) {
         h("h2", null, t("platform.publishes")),
         h("p", null, published(p)),
         more?.refused.length ? refusals(more.refused, false) : null,
+        h("h2", null, t("platform.connectors")),
+        more ? letters(more.connectors, false) : h("p", null, t("wait")),
         h("h2", null, t("platform.errors")),
         more ? faults(more.last) : h("p", null, t("wait")),
       ];

@@ -1,22 +1,28 @@
-// What was refused, to whom and why; and the last warnings and errors of the broker's log.
+// Dead letters that connectors keep, what the broker refused, to whom and why; and the last warnings and errors of its log.
 
 import { h, prose, table } from "./dom.js";
-import { number, time } from "./format.js";
+import { bytes, number, sign, time } from "./format.js";
 import * as live from "./live.js";
 import { current, either, t } from "./words.js";
 
 export function refused() {
   let rows = null;
+  let connectors = null;
   let errors = [];
   return {
     every: true,
     async load() {
-      [rows, errors] = await Promise.all([live.get("refused"), live.get("errors")]);
+      let answer;
+      [answer, errors] = await Promise.all([live.get("refused"), live.get("errors")]);
+      [rows, connectors] = [answer.refused, answer.connectors];
     },
     draw() {
       return [
         h("h1", null, t("page.refused")),
-        h("p", null, prose(t("refused.about"))),
+        h("p", null, prose(t("letters.about"))),
+        connectors === null ? h("p", null, t("wait")) : letters(connectors, true),
+        h("h2", null, t("refused.title")),
+        h("p", null, t("refused.about")),
         rows === null ? h("p", null, t("wait")) : rows.length ? refusals(rows, true) : h("p", { class: "banner good" }, t("refused.none")),
         h("h2", null, t("errors.title")),
         errors.length ? table(t("errors.title"), [[t("column.when")], [t("column.level")], [t("column.times"), "n"], [t("column.said"), "mono"]],
@@ -24,6 +30,33 @@ export function refused() {
       ];
     },
   };
+}
+
+// How bad it is what a connector says of itself.
+function severity(connector) {
+  if (connector.state === "CONNECTOR_STATE_FAILED") return "warning";
+  return connector.silent || connector.state === "CONNECTOR_STATE_DEGRADED" || connector.dead_letters ? "note" : "good";
+}
+
+const RANK = { warning: 0, note: 1, good: 2 };
+
+// Also on the page of a platform.
+export function letters(connectors, named) {
+  if (!connectors.length) return h("p", null, t("letters.nobody"));
+  const sorted = [...connectors].sort((a, b) => RANK[severity(a)] - RANK[severity(b)] || b.dead_letters - a.dead_letters);
+  const state = (c) => {
+    const word = t("connector." + c.state);
+    return h("span", { class: `tag ${severity(c)}` }, h("span", { "aria-hidden": "true" }, `${sign(severity(c))} `), c.silent ? t("letters.silent", { state: word }) : word);
+  };
+  const kept = (c) => (c.dead_letters ? `${number(c.dead_letters)} (${bytes(c.dead_letters_bytes)})` : "0");
+  const added = (c) => [...c.dead_letters_added].sort((a, b) => b.rows - a.rows).map((a) => `${a.reason} ${number(a.rows)}`).join(", ");
+  const who = named ? [[t("column.platform")]] : [];
+  return table(t("letters.caption"), [
+    ...who, [t("column.connector")], [t("column.role")], [t("column.state")], [t("column.since")], [t("column.letters"), "n"], [t("column.added"), "mono"], [t("column.heard")],
+  ], sorted.map((c) => [
+    ...(named ? [h("a", { href: `#/platform/${c.platform}` }, live.platform(c.platform, current()))] : []),
+    c.connector, t("connector." + c.role), state(c), time(c.since_us), kept(c), added(c), time(c.said_at_us),
+  ]));
 }
 
 // Also on the page of a platform.

@@ -4,7 +4,7 @@
 mod secrets;
 mod tar;
 
-use super::{Context, lag, platforms};
+use super::{Context, connectors, lag, platforms};
 use crate::{errors::CliError, output::bytes_text, times};
 use clap::{Args, Subcommand};
 use hutong_connectors::client;
@@ -171,6 +171,8 @@ async fn from_services(context: &Context) -> Vec<Part> {
     put("status.json", status(context).await);
     let found = platforms::read_platforms(context).await;
     put("platforms.json", found.map(|platforms| json!(platforms)));
+    let found = connectors::read(context).await;
+    put("connectors.json", found.map(|connectors| json!(connectors)));
     let found = platforms::read_partitions(context).await;
     put("partitions.json", found.map(|partitions| json!(partitions)));
     let found = lag::read(context).await;
