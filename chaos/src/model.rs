@@ -250,3 +250,99 @@ impl Model {
         producer.map_or(Sequence::NONE, Producer::complete)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sweep::plan::{people, record};
+    use hutong_planted_broker::log::EntryHead;
+    use hutong_proto::{KindSet, Shard};
+
+    fn partition(lane: Lane) -> Partition {
+        Partition {
+            issuer: people(1, 1).partition.issuer,
+            lane,
+            shard: Shard(0),
+        }
+    }
+
+    /// A log that is written as it is read.
+    #[derive(Default)]
+    struct Written(Model, u64);
+
+    impl Written {
+        fn append(&mut self, partition: Partition, bytes: bytes::Bytes) -> Effect {
+            self.1 += 1;
+            let head = EntryHead {
+                offset: Offset(self.1),
+                partition,
+                ordinal: self.1,
+                durable_at: Micros(self.1),
+                kinds: KindSet::ALL,
+                deltas: 1,
+            };
+            let entry = Entry {
+                head,
+                record: bytes,
+            };
+            self.0.apply(&entry).expect("sound");
+            self.0.effect(Offset(self.1)).expect("an effect").clone()
+        }
+
+        /// Whether a batch of one delta, of which this is a part in this lane, counts. Each has a person of its own.
+        fn counts(&mut self, lane: Lane, numbers: (u64, u64, u32)) -> bool {
+            let planned = people(self.1 + 10, 1);
+            let view = RecordView::parse(&planned.record).expect("sound");
+            let delta = view.delta(0).expect("sound");
+            let provenance = view.provenance(0).expect("sound").to_owned();
+            let delta = delta.to_owned(Arc::new(provenance));
+            let bytes = record(partition(lane), "p", numbers, &[delta]).record;
+            self.append(partition(lane), bytes).fresh.len() == 1
+        }
+
+        fn complete(&self) -> u64 {
+            self.0.complete(partition(Lane::Urgent).issuer, "p").0
+        }
+    }
+
+    #[test]
+    fn a_batch_counts_once_and_a_producer_is_complete_up_to_the_first_gap() {
+        use Lane::{Bulk, Urgent};
+        let mut log = Written::default();
+        assert!(log.counts(Urgent, (1, 1, 1)));
+        assert_eq!(log.complete(), 1);
+        assert!(!log.counts(Urgent, (1, 1, 1)), "it was there");
+        assert!(log.counts(Urgent, (1, 3, 1)));
+        assert!(log.counts(Bulk, (1, 2, 2)));
+        assert_eq!(log.complete(), 1, "a part of the second is missing");
+        assert!(!log.counts(Bulk, (1, 2, 2)));
+        assert!(log.counts(Urgent, (1, 2, 2)));
+        assert_eq!(log.complete(), 3);
+        assert_eq!(log.0.applied_deltas(), 4);
+    }
+
+    #[test]
+    fn what_an_ended_epoch_wrote_counts_for_nothing() {
+        let mut log = Written::default();
+        assert!(log.counts(Lane::Urgent, (1, 1, 1)));
+        assert!(log.counts(Lane::Bulk, (1, 2, 2)));
+        // What was half written of the second is sent again by the next epoch, and counts then.
+        assert!(log.counts(Lane::Bulk, (2, 2, 2)));
+        assert!(!log.counts(Lane::Urgent, (1, 2, 2)), "its epoch has ended");
+        assert_eq!(log.complete(), 1);
+        assert!(log.counts(Lane::Urgent, (2, 2, 2)));
+        assert_eq!(log.complete(), 2);
+        // One can also be ended before anything of the next was written.
+        let opened = api::ProducerOpened {
+            platform: partition(Lane::Urgent).issuer.code(),
+            producer: "p".to_owned(),
+            epoch: 5,
+        };
+        let act = Some(Act::ProducerOpened(opened));
+        let control = api::ControlRecord { act }.encode_to_vec();
+        log.append(Partition::CONTROL, control.into());
+        assert!(!log.counts(Lane::Urgent, (4, 3, 1)));
+        assert!(log.counts(Lane::Urgent, (5, 3, 1)));
+        assert_eq!(log.complete(), 3, "what was complete stays so");
+    }
+}

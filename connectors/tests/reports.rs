@@ -85,6 +85,22 @@ async fn an_operator_sees_a_connector_its_dead_letters_and_how_it_ended() {
     assert_eq!(added.len(), 1, "{added:?}");
     assert_eq!(status.counts.dead_letters_added[added[0].0], added[0].1);
 
+    // By another process, while it runs.
+    let dropped = areas.dlq(&["drop", "--all"]);
+    assert!(dropped.status.success(), "{dropped:?}");
+    until("its dead letter is gone", async || {
+        match known(&broker, "areas")
+            .await
+            .ok_or("nobody")?
+            .0
+            .dead_letters
+        {
+            0 => Ok(()),
+            other => Err(format!("{other} dead letters")),
+        }
+    })
+    .await;
+
     areas.terminate();
     becomes(&broker, "areas", ConnectorState::Stopped).await;
 

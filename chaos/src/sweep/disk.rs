@@ -337,6 +337,11 @@ mod tests {
     use super::*;
 
     fn at_the_end(steps: &[Step], cut: Cut) -> BTreeMap<String, Vec<u8>> {
+        at_the_end_of(1, steps, cut)
+    }
+
+    /// By chance of this seed.
+    fn at_the_end_of(seed: u64, steps: &[Step], cut: Cut) -> BTreeMap<String, Vec<u8>> {
         let root = Path::new("/data");
         let traced = Traced {
             steps: Vec::new(),
@@ -345,7 +350,7 @@ mod tests {
         let mut disk = Disk::before(root, &traced, &Contents::default());
         steps.iter().for_each(|step| disk.take(step));
         let into = tempfile::tempdir().expect("a folder");
-        let mut random = Random::new(1);
+        let mut random = Random::new(seed);
         disk.rebuild(cut, &mut random, into.path()).expect("builds");
         let contents = Contents::read(into.path()).expect("reads");
         let name = |path: &PathBuf| {
@@ -446,5 +451,133 @@ mod tests {
         let sectors = |part: &[u8]| part.chunks(512).map(|s| s[0]).collect::<BTreeSet<_>>();
         assert_eq!(sectors(old), BTreeSet::from([1, 2]));
         assert_eq!(sectors(new), BTreeSet::from([0, 2]));
+    }
+
+    #[test]
+    fn a_name_is_sure_when_a_sync_of_its_folder_began_after_it() {
+        let steps = [create("a", 0), create("b", 1), sync_dir(1)];
+        let names = |cut| at_the_end(&steps, cut).into_keys().collect::<Vec<_>>();
+        assert_eq!(names(Cut::Lost), ["a"]);
+        assert_eq!(
+            names(Cut::Kept),
+            ["a", "b"],
+            "the other one is not forgotten"
+        );
+        let of_another = Step::SyncDir {
+            path: "/data/folder".into(),
+            begun: 9,
+        };
+        assert!(at_the_end(&[create("a", 0), of_another], Cut::Lost).is_empty());
+    }
+
+    #[test]
+    fn what_is_below_a_folder_needs_the_folder_and_a_link_is_a_second_name() {
+        let path = PathBuf::from("/data/folder");
+        let made = Step::MakeDir { path: path.clone() };
+        let sync_folder = Step::SyncDir {
+            path: path.clone(),
+            begun: 9,
+        };
+        let inside = create("folder/a", 0);
+        let steps = [made.clone(), inside.clone(), sync_folder.clone()];
+        assert!(
+            at_the_end(&steps, Cut::Lost).is_empty(),
+            "nobody synced the folder's own name"
+        );
+        let steps = [made.clone(), inside, sync_folder, sync_dir(9)];
+        assert!(at_the_end(&steps, Cut::Lost).contains_key("folder/a"));
+        let removed = Step::RemoveDir { path };
+        assert!(at_the_end(&[made, sync_dir(1), removed], Cut::Kept).is_empty());
+        let link = Step::Link {
+            from: "/data/a".into(),
+            to: "/data/b".into(),
+        };
+        let found = at_the_end(&[create("a", 0), write(0, 0, b"12"), link], Cut::Kept);
+        assert_eq!(
+            found,
+            BTreeMap::from(["a", "b"].map(|n| (n.to_owned(), b"12".to_vec())))
+        );
+    }
+
+    #[test]
+    fn of_a_prefix_every_beginning_is_possible_and_nothing_else() {
+        let longer = Step::SetLen {
+            file: FileId(0),
+            len: 6,
+        };
+        let steps = [
+            create("a", 0),
+            sync_dir(1),
+            write(0, 0, b"1"),
+            sync(0, 3),
+            write(0, 1, b"23"),
+            longer,
+            write(0, 1, b"x"),
+        ];
+        let possible = [&b"1"[..], b"12", b"123", b"123\0\0\0", b"1x3\0\0\0"];
+        let seen: BTreeSet<Vec<u8>> = (0..400)
+            .map(|seed| at_the_end_of(seed, &steps, Cut::Prefix)["a"].clone())
+            .collect();
+        assert_eq!(seen, possible.into_iter().map(<[u8]>::to_vec).collect());
+        assert_eq!(at_the_end(&steps, Cut::Kept)["a"], possible[4]);
+        assert_eq!(at_the_end(&steps, Cut::Lost)["a"], possible[0]);
+        // And of names.
+        let steps = [create("a", 0), create("b", 1)];
+        let names = |seed| {
+            let found = at_the_end_of(seed, &steps, Cut::Prefix);
+            found.into_keys().collect::<Vec<_>>()
+        };
+        let seen: BTreeSet<Vec<String>> = (0..100).map(names).collect();
+        let wanted = [&[][..], &["a"], &["a", "b"]];
+        let wanted = wanted.map(|names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect());
+        assert_eq!(seen, BTreeSet::from(wanted));
+    }
+
+    #[test]
+    fn a_torn_write_touches_its_own_sectors_alone() {
+        let steps = [
+            create("a", 0),
+            sync_dir(1),
+            write(0, 0, &[1; 2048]),
+            sync(0, 3),
+            // The end of the second sector, and the beginning of the third.
+            write(0, 1020, &[2; 8]),
+        ];
+        let mut seen = BTreeSet::new();
+        for seed in 0..40 {
+            let found = at_the_end_of(seed, &steps, Cut::Torn);
+            let bytes = &found["a"];
+            assert_eq!(bytes.len(), 2048);
+            assert!(bytes[..1020].iter().chain(&bytes[1028..]).all(|b| *b == 1));
+            let (second, third) = (&bytes[1020..1024], &bytes[1024..1028]);
+            assert!(
+                [second, third]
+                    .iter()
+                    .all(|part| part.iter().all(|b| *b == part[0]))
+            );
+            seen.insert((second[0], third[0]));
+        }
+        assert_eq!(seen, BTreeSet::from([(1, 1), (1, 2), (2, 1), (2, 2)]));
+    }
+
+    #[test]
+    fn what_was_there_before_is_on_disk() {
+        let before = tempfile::tempdir().expect("a folder");
+        fs::create_dir(before.path().join("folder")).expect("created");
+        fs::write(before.path().join("folder/a"), b"old").expect("written");
+        let contents = Contents::read(before.path()).expect("reads");
+        let traced = Traced {
+            steps: Vec::new(),
+            before: BTreeMap::from([(before.path().join("folder/a"), FileId(3))]),
+        };
+        let disk = Disk::before(before.path(), &traced, &contents);
+        let into = tempfile::tempdir().expect("a folder");
+        let mut random = Random::new(1);
+        disk.rebuild(Cut::Lost, &mut random, into.path())
+            .expect("builds");
+        assert_eq!(
+            fs::read(into.path().join("folder/a")).expect("reads"),
+            b"old"
+        );
     }
 }

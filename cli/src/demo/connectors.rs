@@ -5,11 +5,15 @@ use super::{embedded::Embedded, outbox::MAPPING, platform::Platform};
 use crate::errors::CliError;
 use hutong_connectors::{
     checkpoint::StateFolder,
+    client::{Endpoint, Identity},
     config::SubscriptionSettings,
     dlq::DeadLetters,
     mapping::{Mapper, MappingSettings},
     pseudonym::{Algorithm, PseudonymSettings, Pseudonymiser},
-    runner::{BrokerSource, BrokerTarget, SinkRunner, SourceRunner, SourceState, Trouble},
+    runner::{
+        BrokerSource, BrokerTarget, Role, SinkRunner, SourceRunner, SourceState, Trouble,
+        keep_reporting,
+    },
     sink::Sink,
     source::Source,
     state::{Board, Counts, State},
@@ -110,7 +114,7 @@ impl Connectors {
         )
         // Each of these has one lane, and there are many in one process.
         .read_ahead(0);
-        self.spawn(platform, name, runner.run());
+        self.spawn(&connector, name, Role::Source, runner.run());
         Ok(connector)
     }
 
@@ -127,7 +131,7 @@ impl Connectors {
         let source = BrokerSource::new(self.address.clone(), platform.issuer, subscription);
         let (board, stop) = (connector.board.clone(), self.stop.clone());
         let runner = SinkRunner::new(sink, source, board, stop);
-        self.spawn(platform, SUBSCRIPTION, runner.run());
+        self.spawn(&connector, SUBSCRIPTION, Role::Sink, runner.run());
         connector
     }
 
@@ -136,20 +140,27 @@ impl Connectors {
         Connector {
             platform: Arc::clone(platform),
             folder: StateFolder::new(&of_platform, name),
-            board: Board::new(&format!("{} {name}", platform.place.code)),
+            // As it reports itself: a name.
+            board: Board::new(&format!("{}.{name}", platform.place.code)),
         }
     }
 
     fn spawn(
         &mut self,
-        platform: &Arc<Platform>,
+        connector: &Connector,
         name: &str,
+        role: Role,
         run: impl Future<Output = Result<(), Trouble>> + Send + 'static,
     ) {
-        let (platform, name) = (Arc::clone(platform), name.to_owned());
+        let (platform, name) = (Arc::clone(&connector.platform), name.to_owned());
+        let broker = Endpoint::new(&self.address, Identity::Platform(platform.issuer));
+        let reporting = keep_reporting(connector.board.clone(), broker, role, self.stop.clone());
         self.tasks.spawn(async move {
-            run.await
-                .map_err(|trouble| broken(&platform, &name, &trouble))
+            tokio::select! {
+                ended = run => ended.map_err(|trouble| broken(&platform, &name, &trouble)),
+                // Whether anybody hears of it makes no difference to what it does.
+                never = async { drop(reporting.await); std::future::pending().await } => never,
+            }
         });
     }
 

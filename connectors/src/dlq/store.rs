@@ -142,6 +142,13 @@ impl DeadLetters {
         lines
     }
 
+    /// How many letters there are now, and the bytes they take: other processes retry and drop them.
+    pub fn count(&mut self) -> Result<(usize, u64), DlqError> {
+        let _lock = self.locked()?;
+        self.refresh()?;
+        Ok(self.size())
+    }
+
     /// How many letters there are, and the bytes they take, as this process knows.
     pub fn size(&self) -> (usize, u64) {
         (self.known.len(), self.seen.map_or(0, |seen| seen.bytes))

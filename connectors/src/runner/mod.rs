@@ -19,7 +19,7 @@ mod trace;
 pub use housekeeping::{Housekeeping, HousekeepingError};
 pub use link::{Connect, Heard, Inlet, LinkError, Outcome, Outlet, Pending, RefusedDelta};
 pub use metrics::register;
-pub use report::Role;
+pub use report::{Role, run as keep_reporting};
 pub use sdk::{BrokerInlet, BrokerOutlet, BrokerSource, BrokerTarget};
 pub use sink::SinkRunner;
 pub use source::{SourceRunner, SourceState};

@@ -22,7 +22,7 @@ pub enum Role {
 }
 
 /// Reports until it is told to stop, and then once more. A report that does not arrive is lost: the next one says more.
-pub(super) async fn run(
+pub async fn run(
     board: Board,
     endpoint: Endpoint,
     role: Role,

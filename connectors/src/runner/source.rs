@@ -5,7 +5,7 @@
 //! again, and the broker knows them by their revision; none is lost.
 
 use super::{
-    Connect, Outlet, Pauses, Trouble, after_trouble, open,
+    Connect, Outlet, Pauses, Trouble, after_trouble, on_disk, open,
     outgoing::{Halt, Outgoing, Progress},
 };
 use crate::{
@@ -17,11 +17,12 @@ use crate::{
 };
 use serde_json::Value;
 use std::{
+    convert::Infallible,
     pin::pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
@@ -41,6 +42,8 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// A source that waits for rows hears within this what became durable. Longer than it takes to
 /// answer, as the wait is begun anew then.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
+/// Letters that somebody retries or drops while the connector runs.
+const COUNT_EVERY: Duration = Duration::from_secs(2);
 
 /// Where a source runner keeps what it must remember.
 #[derive(Debug)]
@@ -60,6 +63,28 @@ impl SourceState {
             checkpoints: CheckpointFile::new(folder, source),
             dead_letters: DeadLetters::open(folder, dead_letters_bytes_max)?,
         })
+    }
+}
+
+/// Keeps on the board how many letters there are: `dlq retry` and `dlq drop` are processes of their own.
+async fn count_letters(letters: Arc<Mutex<DeadLetters>>, board: Board) -> Infallible {
+    let mut every = interval(COUNT_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let letters = Arc::clone(&letters);
+        let counted = on_disk(move || {
+            let mut letters = letters.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(letters.count()?)
+        });
+        match counted.await {
+            Ok((letters, bytes)) => board.count(|counts| {
+                counts.dead_letters = letters as u64;
+                counts.dead_letters_bytes = bytes;
+            }),
+            // Whoever adds one will find that out, and stops.
+            Err(trouble) => tracing::debug!(%trouble, "the dead letters cannot be counted"),
+        }
     }
 }
 
@@ -144,7 +169,15 @@ where
     }
 
     /// Until it is told to stop, or cannot go on.
-    pub async fn run(mut self) -> Result<(), Trouble> {
+    pub async fn run(self) -> Result<(), Trouble> {
+        let counting = count_letters(Arc::clone(&self.dead_letters), self.board.clone());
+        tokio::select! {
+            ended = self.attempts() => ended,
+            never = counting => match never {},
+        }
+    }
+
+    async fn attempts(mut self) -> Result<(), Trouble> {
         let mut outlet = None;
         let mut stream = Span::none();
         loop {

@@ -11,7 +11,7 @@ use std::{
     io::{BufRead, BufReader},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -247,6 +247,17 @@ pub struct Connector {
 impl Connector {
     pub fn terminate(&mut self) {
         self.process.terminate();
+    }
+
+    /// `hutong-connect dlq COMMAND FILE ...`.
+    pub fn dlq(&self, arguments: &[&str]) -> Output {
+        let (command, more) = arguments.split_first().expect("a command");
+        Command::new(&self.process.program)
+            .args(["dlq", command])
+            .arg(&self.process.config)
+            .args(more)
+            .output()
+            .expect("it runs")
     }
 
     /// A file of its state folder.

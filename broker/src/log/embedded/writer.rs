@@ -397,11 +397,10 @@ mod tests {
             ..EmbeddedOptions::default()
         };
         let (mut writer, urgent, bulk) = writer(&log, options);
-        put(&bulk, Lane::Bulk, 7, 300);
-        put(&urgent, Lane::Urgent, 5, 300);
+        put(&bulk, Lane::Bulk, 7, 250);
+        put(&urgent, Lane::Urgent, 5, 250);
         drop((urgent, bulk));
         let groups: Vec<_> = std::iter::from_fn(|| next(&mut writer)).collect();
-        // The one with which it is full is in it.
         assert_eq!(groups, [(4, 0), (1, 3), (0, 4)]);
     }
 

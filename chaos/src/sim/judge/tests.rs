@@ -188,6 +188,22 @@ fn what_was_acknowledged_stays_unless_it_is_trimmed() {
     judge.promises_hold().expect("trimmed");
     judge.disk = published(&records()[..1]);
     breaks(judge.promises_hold(), "INV-1", "acknowledged at offset 5");
+    // What is trimmed goes up to an offset, and without it.
+    let mut judge = scene();
+    judge
+        .acked(issuer(A), &colour(1, 4, Colour::Green))
+        .expect("at offset 4");
+    let urgent = |entity| (A, Lane::Urgent, vec![colour(entity, 5, Colour::Red)]);
+    judge.disk = published(&[urgent(1), urgent(2), urgent(3)]);
+    judge
+        .disk
+        .trim(place(A, Lane::Urgent), Offset(4))
+        .expect("trims all");
+    breaks(
+        judge.promises_hold(),
+        "INV-1",
+        "acknowledged at offset 4, and is lost",
+    );
 }
 
 #[test]
@@ -363,6 +379,11 @@ fn records_come_whole_once_in_order_and_as_they_were_published() {
         "INV-4",
         "which was not newer",
     );
+    bent(
+        &|deltas| deltas[5].delta = test(1, 5),
+        "INV-2",
+        "nobody published",
+    );
     let stale = delivered(&scene(), 4, 0);
     bent(
         &|deltas| deltas.insert(3, stale.clone()),
@@ -381,7 +402,7 @@ fn a_part_is_what_lies_between_two_cursors_and_what_the_filter_takes() {
     breaks(
         came(&mut judge, at(2, 1), part.clone(), at(5, 5)),
         "INV-7",
-        "without offset 2",
+        "offset 2 came, expected Some(Offset(4))",
     );
     breaks(
         came(&mut judge, at(2, 1), part, at(4, 6)),

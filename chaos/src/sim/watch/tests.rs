@@ -212,6 +212,26 @@ async fn after_a_snapshot_it_counts_from_its_end() {
 }
 
 #[tokio::test]
+async fn before_a_stream_has_begun_nothing_is_owed() {
+    let (world, watch, [bulk, _]) = stream(Call::Subscribe);
+    open(&watch, CREDIT, Vec::new());
+    deliver(&watch, std::slice::from_ref(&bulk));
+    let opened = api::SubscribeOpened {
+        cursor: Some(api::Cursor {
+            log_id: 7,
+            urgent: 1,
+            bulk: 1,
+        }),
+        snapshot: true,
+        ..Default::default()
+    };
+    // Where it goes on after the rows, of which this stream has none yet.
+    sent(&watch, subscribe_response::Message::Opened(opened));
+    deliver(&watch, &[bulk]);
+    assert_eq!(found(&world), None);
+}
+
+#[tokio::test]
 async fn what_cannot_be_read_is_told_and_a_publisher_is_not_looked_at() {
     let nonsense = Frame::new(Bytes::from_static(b"\x2a\x05\xff\xff"));
     let (world, watch, _) = stream(Call::Subscribe);

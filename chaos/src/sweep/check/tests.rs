@@ -338,3 +338,13 @@ fn an_exception_too_many_or_too_few_is_found() {
     let too_many = breaks(|_, model, bends| bends.1.push((of(model, false), true)));
     assert_eq!(too_many, "INV-5");
 }
+
+#[test]
+fn what_is_written_after_a_recovery_is_promised_like_all_else() {
+    let done = Done::new();
+    let dir = done.stores();
+    let mut store = opened(dir.path());
+    let (all, end) = (afterwards(1), store.log.next_offset());
+    let acked = append(&mut store, &all, 0..all.len()).expect("taken");
+    assert_eq!(acked, [(end, 0), (end.next(), 1)]);
+}
