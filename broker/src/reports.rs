@@ -14,19 +14,16 @@ use hutong_proto::{
     },
     limits,
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 use tonic::{Request, Response, Status};
 
-/// Connectors of a platform; the one that was silent for longest makes room for a new one.
-const PER_PLATFORM_MAX: usize = 64;
-const REASONS_MAX: usize = 64;
-/// Reasons have up to 64 bytes.
-const REPORT_BYTES_MAX: usize = 16 << 10;
+/// What a browser counts exactly; nobody keeps as many rows.
+const COUNT_MAX: u64 = 1 << 53;
 /// They speak every few seconds.
 const SILENT_AFTER: Duration = Duration::from_secs(20);
 /// One that is gone for good would stand there for ever.
@@ -47,9 +44,21 @@ impl Kept {
     }
 
     fn is_silent_at(&self, now: Instant) -> bool {
-        let ended = self.report.state() == api::ConnectorState::Stopped;
+        use api::ConnectorState::{Failed, Stopped};
+        let ended = matches!(self.report.state(), Failed | Stopped);
         !ended && now.duration_since(self.heard) > SILENT_AFTER
     }
+}
+
+/// A connector in a few words.
+#[derive(Clone, Debug)]
+pub struct Brief {
+    pub platform: Issuer,
+    pub connector: String,
+    pub state: api::ConnectorState,
+    pub since_us: u64,
+    pub dead_letters: u64,
+    pub silent: bool,
 }
 
 /// By platform and name.
@@ -63,11 +72,30 @@ impl Reports {
     }
 
     fn all_at(&self, now: Instant) -> Vec<(Issuer, Kept)> {
-        let mut kept = self.0.lock();
-        kept.retain(|_, kept| now.duration_since(kept.heard) < FORGOTTEN_AFTER);
+        let kept = self.known_at(now);
         let all = kept.iter();
         all.map(|((platform, _), kept)| (*platform, kept.clone()))
             .collect()
+    }
+
+    /// The same in a few words, for those who look often.
+    pub fn brief(&self) -> Vec<Brief> {
+        let kept = self.known_at(Instant::now());
+        let brief = |((platform, name), kept): (&(Issuer, String), &Kept)| Brief {
+            platform: *platform,
+            connector: name.clone(),
+            state: kept.report.state(),
+            since_us: kept.report.since_us,
+            dead_letters: kept.report.dead_letters,
+            silent: kept.is_silent(),
+        };
+        kept.iter().map(brief).collect()
+    }
+
+    fn known_at(&self, now: Instant) -> MutexGuard<'_, BTreeMap<(Issuer, String), Kept>> {
+        let mut kept = self.0.lock();
+        kept.retain(|_, kept| now.duration_since(kept.heard) < FORGOTTEN_AFTER);
+        kept
     }
 
     fn keep(&self, platform: Issuer, report: api::ConnectorReport, now: Micros) {
@@ -80,7 +108,7 @@ impl Reports {
         let mut kept = self.0.lock();
         if !kept.contains_key(&key) {
             let own = || kept.iter().filter(|((of, _), _)| *of == platform);
-            if own().count() >= PER_PLATFORM_MAX {
+            if own().count() >= limits::CONNECTORS_PER_PLATFORM_MAX {
                 let oldest = own().min_by_key(|(_, kept)| kept.heard);
                 let oldest = oldest.map(|(key, _)| key.clone());
                 oldest.map(|key| kept.remove(&key));
@@ -90,7 +118,7 @@ impl Reports {
     }
 }
 
-/// What may be kept and shown to others: words of the protocol, and numbers.
+/// What may be kept and shown to others: names, and numbers. No number of a person is a name of a reason.
 fn check(report: &api::ConnectorReport) -> Result<(), Refusal> {
     check_name(&report.connector, "report.connector")?;
     let unspecified = |field| Err(Refusal::new(Reason::EnumUnspecified, field));
@@ -107,20 +135,35 @@ fn check(report: &api::ConnectorReport) -> Result<(), Refusal> {
     if !(limits::TIME_US_MIN..=limits::TIME_US_MAX).contains(&report.since_us) {
         return Err(Refusal::new(Reason::ValueOutOfRange, "report.since_us"));
     }
+    for (field, count) in [
+        ("report.dead_letters", report.dead_letters),
+        ("report.dead_letters_bytes", report.dead_letters_bytes),
+    ] {
+        if count > COUNT_MAX {
+            return Err(Refusal::new(Reason::ValueOutOfRange, field));
+        }
+    }
     let added = &report.dead_letters_added;
-    if added.len() > REASONS_MAX {
-        let many = format!("{} reasons, up to {REASONS_MAX}", added.len());
+    if added.len() > limits::REPORT_REASONS_MAX {
+        let max = limits::REPORT_REASONS_MAX;
+        let many = format!("{} reasons, up to {max}", added.len());
         return Err(
             Refusal::new(Reason::ValueOutOfRange, "report.dead_letters_added").detail(many),
         );
     }
+    let mut known = BTreeSet::new();
     for (i, added) in added.iter().enumerate() {
-        let reason = added.reason.as_bytes();
-        let plain = |b: &u8| matches!(b, b'A'..=b'Z' | b'0'..=b'9' | b'_');
-        if !(1..=limits::NAME_BYTES_MAX).contains(&reason.len()) || !reason.iter().all(plain) {
-            let field = format!("report.dead_letters_added[{i}].reason");
-            return Err(Refusal::new(Reason::NameInvalid, field)
-                .detail("reasons have 1 to 64 characters of A-Z, 0-9 and underscore"));
+        let field = |name| format!("report.dead_letters_added[{i}].{name}");
+        if !hutong_proto::reason::is_code(&added.reason) {
+            return Err(Refusal::new(Reason::NameInvalid, field("reason")).detail(
+                "reasons begin with A-Z, and have 1 to 64 characters of A-Z, 0-9 and underscore",
+            ));
+        }
+        if !known.insert(&added.reason) {
+            return Err(Refusal::new(Reason::FieldRepeated, field("reason")));
+        }
+        if added.rows > COUNT_MAX {
+            return Err(Refusal::new(Reason::ValueOutOfRange, field("rows")));
         }
     }
     Ok(())
@@ -144,7 +187,7 @@ impl Reporting {
     }
 
     pub fn server(self) -> ReportServiceServer<Reporting> {
-        ReportServiceServer::new(self).max_decoding_message_size(REPORT_BYTES_MAX)
+        ReportServiceServer::new(self).max_decoding_message_size(limits::REPORT_BYTES_MAX)
     }
 }
 
@@ -193,14 +236,14 @@ mod tests {
     fn the_last_report_of_each_is_kept_and_no_more_of_a_platform_than_may_be() {
         let reports = Reports::default();
         reports.keep(platform(110_000), report("other"), NOW);
-        for n in 0..PER_PLATFORM_MAX + 5 {
+        for n in 0..limits::CONNECTORS_PER_PLATFORM_MAX + 5 {
             let mut said = report(&format!("c{n:03}"));
             reports.keep(platform(340_000), said.clone(), NOW);
             said.dead_letters = 7;
             reports.keep(platform(340_000), said, NOW);
         }
         let all = reports.all();
-        assert_eq!(all.len(), PER_PLATFORM_MAX + 1);
+        assert_eq!(all.len(), limits::CONNECTORS_PER_PLATFORM_MAX + 1);
         assert_eq!(all[0].1.report.connector, "other");
         // Those that were silent for longest made room.
         assert_eq!(all[1].1.report.connector, "c005");
@@ -215,21 +258,26 @@ mod tests {
     fn who_should_have_said_something_is_silent_and_is_forgotten_after_a_day() {
         let reports = Reports::default();
         let began = Instant::now();
-        let mut ended = report("ended");
-        ended.state = api::ConnectorState::Stopped.into();
-        reports.keep(platform(340_000), ended, NOW);
-        reports.keep(platform(340_000), report("running"), NOW);
+        for (name, state) in [
+            ("a", api::ConnectorState::Stopped),
+            ("b", api::ConnectorState::Failed),
+            ("c", api::ConnectorState::Running),
+        ] {
+            let mut said = report(name);
+            said.state = state.into();
+            reports.keep(platform(340_000), said, NOW);
+        }
         let silent_at = |now| {
             let all = reports.all_at(now);
             all.iter()
                 .map(|(_, kept)| kept.is_silent_at(now))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(silent_at(began), [false, false]);
+        assert_eq!(silent_at(began), [false, false, false]);
         let later = Instant::now() + SILENT_AFTER + Duration::from_secs(1);
         assert_eq!(
             silent_at(later),
-            [false, true],
+            [false, false, true],
             "one that has ended has nothing to say"
         );
         assert!(silent_at(Instant::now() + FORGOTTEN_AFTER).is_empty());
@@ -268,10 +316,22 @@ mod tests {
                 Reason::ValueOutOfRange,
                 "report.since_us",
             ),
+            (
+                of(|r| r.dead_letters = u64::MAX),
+                Reason::ValueOutOfRange,
+                "report.dead_letters",
+            ),
         ] {
             assert_eq!(seen, Err((wanted, field.to_owned())));
         }
-        for bad in ["", "张三", "lower", "A B"] {
+        for bad in [
+            "",
+            "张三",
+            "lower",
+            "A B",
+            "11010519491231002X",
+            &"A".repeat(65),
+        ] {
             let mut report = report("a");
             report.dead_letters_added.push(added(bad));
             let refusal = check(&report).expect_err(bad);
@@ -280,8 +340,14 @@ mod tests {
                 (Reason::NameInvalid, reason)
             );
         }
+        let mut twice = report("a");
+        twice.dead_letters_added = vec![added("A"), added("A")];
+        let refusal = check(&twice).expect_err("twice");
+        assert_eq!(refusal.field, "report.dead_letters_added[1].reason");
         let mut many = report("a");
-        many.dead_letters_added = (0..=REASONS_MAX).map(|n| added(&format!("R{n}"))).collect();
+        many.dead_letters_added = (0..=limits::REPORT_REASONS_MAX)
+            .map(|n| added(&format!("R{n}")))
+            .collect();
         assert_eq!(
             check(&many).expect_err("many").reason,
             Reason::ValueOutOfRange

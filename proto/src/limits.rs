@@ -50,6 +50,12 @@ pub const PROVENANCES_PER_PLATFORM_MAX: u64 = 100_000;
 pub const SUBSCRIPTIONS_PER_PLATFORM_MAX: usize = 16;
 /// 31 provinces and XPCC are 32; the rest is room for trials.
 pub const PLATFORMS_MAX: usize = 64;
+/// Connectors of one platform that are known at one time; of more, those are forgotten that were silent for longest.
+pub const CONNECTORS_PER_PLATFORM_MAX: usize = 32;
+/// Reasons in one report of a connector.
+pub const REPORT_REASONS_MAX: usize = 96;
+/// An encoded report.
+pub const REPORT_BYTES_MAX: usize = 8 << 10;
 /// Shards of one issuer.
 pub const SHARDS_MAX: u32 = 64;
 

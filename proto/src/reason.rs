@@ -3,13 +3,21 @@
 //! A refused delta carries a reason in its ack; a failed call carries it in its status details as
 //! `google.rpc.ErrorInfo` (domain `hutong`), with the field as `google.rpc.BadRequest`.
 
-use crate::api;
+use crate::{api, limits};
 use std::{collections::HashMap, fmt, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 /// The domain of every reason.
 pub const DOMAIN: &str = "hutong";
+
+/// Whether this can be the name of a reason, known or not: 1 to 64 of A-Z, 0-9 and underscore, the first a letter.
+pub fn is_code(text: &str) -> bool {
+    let plain = |b: u8| matches!(b, b'A'..=b'Z' | b'0'..=b'9' | b'_');
+    text.len() <= limits::NAME_BYTES_MAX
+        && text.starts_with(|first: char| first.is_ascii_uppercase())
+        && text.bytes().all(plain)
+}
 
 /// When a client is asked to try again later.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -1,5 +1,5 @@
-//! This broker as it is watched in life, and more closely: metrics scraped each second and pushed by OTLP, one change in
-//! a hundred traced, and a console open. Beside the same broker that nobody looks at, that is what looking costs.
+//! This broker as it is watched by what `deploy/` has: metrics scraped as often as its Prometheus does and pushed by OTLP, one
+//! change in a hundred traced, and a console open. Beside the same broker that nobody looks at, that is what looking costs.
 
 use crate::{
     Failure,
@@ -33,8 +33,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, transport::Server};
 
-/// Prometheus does so each 15 s, if it is not told otherwise.
-const SCRAPE_EVERY: Duration = Duration::from_secs(1);
+/// As in `deploy/prometheus/prometheus.yml`; Prometheus does so each minute, if it is not told otherwise.
+const SCRAPE_EVERY: Duration = Duration::from_secs(5);
 
 /// What those who look have seen. Nothing seen would be nothing measured.
 #[derive(Debug, Default)]

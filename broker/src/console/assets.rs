@@ -262,6 +262,20 @@ mod tests {
     }
 
     #[test]
+    fn every_state_and_role_of_a_connector_has_a_word() {
+        use hutong_proto::api::{ConnectorRole, ConnectorState};
+        let en = words("words.en.json");
+        let states = (1..).map_while(|n| ConnectorState::try_from(n).ok());
+        let roles = (1..).map_while(|n| ConnectorRole::try_from(n).ok());
+        let names = states.map(|state| state.as_str_name());
+        let names: Vec<_> = names.chain(roles.map(|role| role.as_str_name())).collect();
+        assert!(names.len() > 7, "{names:?}");
+        for name in names {
+            assert!(en.contains_key(&format!("connector.{name}")), "{name}");
+        }
+    }
+
+    #[test]
     fn every_reason_of_a_finding_has_a_text_and_an_advice() {
         use crate::console::judge::Why;
         let en = words("words.en.json");
@@ -276,6 +290,7 @@ mod tests {
             Why::NotSubscribed,
             Why::NoProducer,
             Why::ConnectorFailed,
+            Why::ConnectorSilent,
             Why::LogPoisoned,
         ] {
             let name = serde_json::to_value(why).expect("a word");

@@ -1,6 +1,6 @@
 //! What one subscription looks like to somebody who has to act: how bad it is, and why. Pure.
 
-use hutong_proto::{Lane, Offset};
+use hutong_proto::{Lane, Offset, api::ConnectorState};
 use serde::Serialize;
 
 /// From when on lag is worth a look, and from when on somebody must act, in seconds by lane.
@@ -43,6 +43,8 @@ pub enum Why {
     NoProducer,
     /// It has ended, and says that somebody has to change something.
     ConnectorFailed,
+    /// It reported, and does so no more, and has not said that it ends.
+    ConnectorSilent,
     /// The broker itself takes nothing.
     LogPoisoned,
 }
@@ -104,6 +106,16 @@ pub fn judge(facts: &Facts) -> Verdict {
 fn nothing_urgent(facts: &Facts) -> bool {
     let records = |lane: Lane| facts.lanes[lane.index()].records;
     records(Lane::Urgent) == 0 && records(Lane::Bulk) > 0
+}
+
+/// How bad it is what a connector says of itself, and why.
+pub fn of_connector(state: ConnectorState, silent: bool) -> (Severity, Option<Why>) {
+    match state {
+        ConnectorState::Failed => (Severity::Warning, Some(Why::ConnectorFailed)),
+        _ if silent => (Severity::Note, Some(Why::ConnectorSilent)),
+        ConnectorState::Degraded => (Severity::Note, None),
+        _ => (Severity::Good, None),
+    }
 }
 
 /// How bad a lag is.

@@ -108,6 +108,7 @@ impl Console {
             .route("/history", get(history))
             .route("/platform/{code}", get(platform))
             .route("/refused", get(refused))
+            .route("/connectors", get(connectors))
             .route("/errors", get(errors))
             .route("/config", get(config))
             .route("/entity/{entity}", get(find::entity))
@@ -360,15 +361,16 @@ async fn platform(
     Ok(as_json(&answer))
 }
 
-/// What the broker refused, and what connectors keep as dead letters.
 async fn refused(State(console): Shared, headers: HeaderMap) -> Result<Response, Failed> {
     console.check(&headers, Call::ListPlatforms)?;
-    let sources = console.watch.sources();
-    let refused = shapes::refusals(&sources.metrics, None);
-    let connectors = shapes::connectors(&sources.reports, None);
-    Ok(as_json(
-        &json!({ "refused": refused, "connectors": connectors }),
-    ))
+    let all = shapes::refusals(&console.watch.sources().metrics, None);
+    Ok(as_json(&all))
+}
+
+async fn connectors(State(console): Shared, headers: HeaderMap) -> Result<Response, Failed> {
+    console.check(&headers, Call::ListConnectors)?;
+    let all = shapes::connectors(&console.watch.sources().reports, None);
+    Ok(as_json(&all))
 }
 
 /// The last warnings and errors of the broker's log.

@@ -4,7 +4,7 @@
 use crate::{
     config::PlatformConfig,
     console::{
-        judge::{Facts, LaneFacts, Severity, Verdict, Why, judge, of_lag},
+        judge::{Facts, LaneFacts, Severity, Verdict, Why, judge, of_connector, of_lag},
         samples::{Point, Recent},
     },
     ingress::registry::Producers,
@@ -14,10 +14,10 @@ use crate::{
         Metrics,
         pairs::{self, Pairs},
     },
-    reports::{Kept, Reports},
+    reports::{Brief, Reports},
     state::State,
 };
-use hutong_proto::{Issuer, Lane, Micros, api::ConnectorState};
+use hutong_proto::{Issuer, Lane, Micros};
 use serde::Serialize;
 use std::sync::{Arc, atomic::Ordering};
 
@@ -89,8 +89,8 @@ pub struct PlatformShape {
     pub last_record_at_us: u64,
     pub accepted: u64,
     pub refused: u64,
-    /// What its connectors keep, as they say.
-    pub dead_letters: u64,
+    /// What its connectors keep, as they say; `None` if none of them is known.
+    pub dead_letters: Option<u64>,
     /// Of its subscriptions, the worst, by lane.
     pub lag: [LaneShape; 2],
 }
@@ -278,7 +278,7 @@ fn platforms(
     findings: &mut Vec<Finding>,
 ) -> Vec<PlatformShape> {
     let producers = sources.producers.connected();
-    let connectors = sources.reports.all();
+    let connectors = sources.reports.brief();
     let last = last_records(&sources.log.partitions());
     let shape = |p: &PlatformConfig| {
         let own = || {
@@ -294,7 +294,11 @@ fn platforms(
             code: p.issuer.code(),
             name: p.name.clone(),
             name_zh: p.name_zh.clone(),
-            severity: own().map(|s| s.severity).max().unwrap_or(Severity::Note),
+            severity: own()
+                .map(|s| s.severity)
+                .max()
+                .unwrap_or(Severity::Note)
+                .max(worst_connector(&connectors, p.issuer)),
             producers: producers.get(&p.issuer).copied().unwrap_or(0),
             subscriptions: own().count(),
             subscriptions_connected: own().filter(|s| s.connected).count(),
@@ -307,7 +311,7 @@ fn platforms(
     };
     let mut shapes: Vec<PlatformShape> = sources.platforms.iter().map(shape).collect();
     shapes.sort_by_key(|p| p.code);
-    findings.extend(connectors.iter().filter_map(failed));
+    findings.extend(connectors.iter().filter_map(about_connector));
     for p in &shapes {
         if p.subscriptions == 0 {
             findings.push(note(Why::NotSubscribed, p.code, 0));
@@ -319,20 +323,31 @@ fn platforms(
     shapes
 }
 
-fn dead_letters(connectors: &[(Issuer, Kept)], of: Issuer) -> u64 {
-    let own = connectors.iter().filter(|(platform, _)| *platform == of);
-    own.fold(0, |sum, (_, kept)| {
-        sum.saturating_add(kept.report.dead_letters)
-    })
+fn of_platform(connectors: &[Brief], of: Issuer) -> impl Iterator<Item = &Brief> {
+    connectors.iter().filter(move |c| c.platform == of)
 }
 
-/// A connector that will not come back by itself.
-fn failed((platform, kept): &(Issuer, Kept)) -> Option<Finding> {
-    let failed = kept.report.state() == ConnectorState::Failed;
-    failed.then(|| Finding {
-        severity: Severity::Warning,
-        subscription: kept.report.connector.clone(),
-        ..note(Why::ConnectorFailed, platform.code(), kept.report.since_us)
+fn dead_letters(connectors: &[Brief], of: Issuer) -> Option<u64> {
+    let own = of_platform(connectors, of).map(|c| c.dead_letters);
+    own.reduce(u64::saturating_add)
+}
+
+/// What is worth a note is among the findings, and makes nobody's state a worse one.
+fn worst_connector(connectors: &[Brief], of: Issuer) -> Severity {
+    let own = of_platform(connectors, of).map(|c| of_connector(c.state, c.silent).0);
+    let worst = own.max().unwrap_or(Severity::Good);
+    match worst {
+        Severity::Note => Severity::Good,
+        worst => worst,
+    }
+}
+
+fn about_connector(connector: &Brief) -> Option<Finding> {
+    let (severity, why) = of_connector(connector.state, connector.silent);
+    why.map(|why| Finding {
+        severity,
+        subscription: connector.connector.clone(),
+        ..note(why, connector.platform.code(), connector.since_us)
     })
 }
 

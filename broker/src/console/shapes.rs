@@ -1,6 +1,7 @@
 //! Answers of the services as JSON. Numbers that may be larger than a browser counts exactly (2^53) are texts.
 
 use crate::{
+    console::judge::of_connector,
     metrics::{
         Metrics,
         faults::{Fault, Side},
@@ -175,6 +176,7 @@ pub fn connectors(reports: &Reports, of: Option<Issuer>) -> Vec<Value> {
             "dead_letters_added": added.collect::<Vec<_>>(),
             "said_at_us": kept.said_at.0,
             "silent": kept.is_silent(),
+            "severity": of_connector(report.state(), kept.is_silent()).0,
         })
     };
     wanted.map(shape).collect()

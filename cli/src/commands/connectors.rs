@@ -80,37 +80,33 @@ pub async fn read(context: &Context) -> Result<Vec<ConnectorShape>, CliError> {
 
 pub async fn run(context: &Context) -> Result<(), CliError> {
     let connectors = read(context).await?;
-    context.show(
-        &connectors,
-        "No connector has said anything since the broker started.",
-        || {
-            let mut grid = Grid::new(&[
-                "platform",
-                "connector",
-                "role",
-                "state",
-                "since",
-                ">dead letters",
-                ">in",
-                "became dead letters since it runs",
-                "last said",
+    context.show(&connectors, "No connector is known.", || {
+        let mut grid = Grid::new(&[
+            "platform",
+            "connector",
+            "role",
+            "state",
+            "since",
+            ">dead letters",
+            ">in",
+            "became dead letters since it started",
+            "last said",
+        ]);
+        for c in &connectors {
+            grid.row([
+                c.platform.to_string(),
+                c.connector.clone(),
+                c.role.clone(),
+                c.state_text(),
+                utc(c.since_us),
+                grouped(c.dead_letters),
+                bytes_text(c.dead_letters_bytes),
+                c.reasons_text(),
+                utc(c.said_at_us),
             ]);
-            for c in &connectors {
-                grid.row([
-                    c.platform.to_string(),
-                    c.connector.clone(),
-                    c.role.clone(),
-                    c.state_text(),
-                    utc(c.since_us),
-                    grouped(c.dead_letters),
-                    bytes_text(c.dead_letters_bytes),
-                    c.reasons_text(),
-                    utc(c.said_at_us),
-                ]);
-            }
-            grid
-        },
-    )
+        }
+        grid
+    })
 }
 
 #[cfg(test)]

@@ -156,6 +156,7 @@ impl Connectors {
         let broker = Endpoint::new(&self.address, Identity::Platform(platform.issuer));
         let reporting = keep_reporting(connector.board.clone(), broker, role, self.stop.clone());
         self.tasks.spawn(async move {
+            // What is still to be reported when the demo is over nobody looks at.
             tokio::select! {
                 ended = run => ended.map_err(|trouble| broken(&platform, &name, &trouble)),
                 // Whether anybody hears of it makes no difference to what it does.

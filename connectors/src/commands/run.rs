@@ -58,6 +58,8 @@ async fn work(config: Config, folder: StateFolder, new_log: bool) -> Result<(), 
         name: "hutong-connect",
         instance: format!("{}/{}", config.identity, config.name),
     };
+    // Before anything is told to anybody: it may be the end.
+    let traces = traces(&config.telemetry, &service)?;
     let telemetry = &config.telemetry;
     let push = telemetry.otlp.as_deref().map(|otlp| (otlp, &service));
     let mut housekeeping = Housekeeping::start(board.clone(), file, telemetry.http, push).await?;
@@ -70,7 +72,6 @@ async fn work(config: Config, folder: StateFolder, new_log: bool) -> Result<(), 
     };
     let broker = Endpoint::new(&config.address, Identity::Platform(config.identity));
     housekeeping.report(board.clone(), broker, role);
-    let traces = traces(&config.telemetry, service)?;
     let running = connect(
         config,
         &folder,
@@ -95,13 +96,13 @@ async fn work(config: Config, folder: StateFolder, new_log: bool) -> Result<(), 
     ended
 }
 
-fn traces(settings: &TelemetrySettings, service: Service) -> Result<Traces, CommandError> {
+fn traces(settings: &TelemetrySettings, service: &Service) -> Result<Traces, CommandError> {
     let Some(otlp) = &settings.otlp else {
         return Ok(Traces::off());
     };
     let settings = TraceSettings {
         otlp: otlp.clone(),
-        service,
+        service: service.clone(),
         share: settings.traces,
         slow: Duration::MAX,
     };

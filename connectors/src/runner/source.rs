@@ -22,7 +22,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
@@ -44,6 +44,8 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 const TELL_WITHIN: Duration = Duration::from_secs(1);
 /// Letters that somebody retries or drops while the connector runs.
 const COUNT_EVERY: Duration = Duration::from_secs(2);
+/// How many times as long as counting took is waited at least.
+const COUNT_PAUSE: u32 = 20;
 
 /// Where a source runner keeps what it must remember.
 #[derive(Debug)]
@@ -68,10 +70,8 @@ impl SourceState {
 
 /// Keeps on the board how many letters there are: `dlq retry` and `dlq drop` are processes of their own.
 async fn count_letters(letters: Arc<Mutex<DeadLetters>>, board: Board) -> Infallible {
-    let mut every = interval(COUNT_EVERY);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        every.tick().await;
+        let begun = Instant::now();
         let letters = Arc::clone(&letters);
         let counted = on_disk(move || {
             let mut letters = letters.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,6 +85,8 @@ async fn count_letters(letters: Arc<Mutex<DeadLetters>>, board: Board) -> Infall
             // Whoever adds one will find that out, and stops.
             Err(trouble) => tracing::debug!(%trouble, "the dead letters cannot be counted"),
         }
+        // When somebody changes a large file again and again, reading it must not be all that is done.
+        sleep(COUNT_EVERY.max(begun.elapsed() * COUNT_PAUSE)).await;
     }
 }
 
@@ -171,6 +173,7 @@ where
     /// Until it is told to stop, or cannot go on.
     pub async fn run(self) -> Result<(), Trouble> {
         let counting = count_letters(Arc::clone(&self.dead_letters), self.board.clone());
+        // Counting has nothing to finish.
         tokio::select! {
             ended = self.attempts() => ended,
             never = counting => match never {},

@@ -7,8 +7,9 @@ import { current, t } from "./words.js";
 
 const name = (code) => live.platform(code, current());
 
-export function tag(severity) {
-  return h("span", { class: `tag ${severity}` }, h("span", { "aria-hidden": "true" }, `${sign(severity)} `), t("severity." + severity));
+// How bad something is, by a sign, a colour and a word: that of the severity, or one of its own.
+export function tag(severity, word) {
+  return h("span", { class: `tag ${severity}` }, h("span", { "aria-hidden": "true" }, `${sign(severity)} `), word ?? t("severity." + severity));
 }
 
 export function overview() {
@@ -26,7 +27,7 @@ export function overview() {
         h("h2", null, t("platforms.title")),
         platforms(picture),
         notes.length ? h("details", { "data-key": "notes" }, h("summary", null, t("notes.title", { n: notes.length })),
-          h("ul", null, notes.map((f) => h("li", null, h("a", { href: `#/platform/${f.platform}` }, name(f.platform)), ": ", t("why." + f.why), " ", prose(t("do." + f.why)))))) : null,
+          h("ul", null, notes.map((f) => h("li", null, h("a", { href: `#/platform/${f.platform}` }, name(f.platform)), f.subscription ? ` ${f.subscription}` : "", ": ", t("why." + f.why), " ", prose(t("do." + f.why)))))) : null,
       ];
     },
   };
@@ -53,7 +54,7 @@ export function finding(f) {
     h("p", { class: "who" }, tag(f.severity), " ",
       f.platform ? h("a", { href: `#/platform/${f.platform}` }, `${name(f.platform)} ${f.platform}`) : t("broker"),
       f.subscription ? h("span", { class: "soft" }, ` ${f.subscription}`) : null),
-    h("p", null, f.records ? what(f, age) : f.why === "connector_failed" ? t("what.ended", { since: time(f.since_us) }) : t("what.nothing", { since: time(f.since_us) })),
+    h("p", null, what(f, age)),
     urgent(f),
     h("p", null, h("strong", null, t("label.why")), " ", t("why." + f.why)),
     h("p", null, h("strong", null, t("label.do")), " ", prose(t("do." + f.why))),
@@ -70,7 +71,10 @@ function urgent(f) {
 }
 
 function what(f, age) {
-  return t("what.records", { lane: t("lane." + f.lane), records: number(f.records), issuers: f.issuers, age: seconds(age), since: time(f.since_us) });
+  const since = time(f.since_us);
+  if (f.why === "connector_failed") return t("what.ended", { since });
+  if (!f.records) return t("what.nothing", { since });
+  return t("what.records", { lane: t("lane." + f.lane), records: number(f.records), issuers: f.issuers, age: seconds(age), since });
 }
 
 function figures({ rates, log, subscriptions, platforms }) {
@@ -88,7 +92,7 @@ function figures({ rates, log, subscriptions, platforms }) {
     figure(t("figure.log"), bytes(log.bytes)));
 }
 
-const RANK = { critical: 3, warning: 2, note: 1, good: 0 };
+export const RANK = { critical: 3, warning: 2, note: 1, good: 0 };
 
 function platforms(picture) {
   const worst = (p) => Math.max(p.lag[0].seconds, p.lag[1].seconds);
@@ -100,6 +104,6 @@ function platforms(picture) {
     [t("column.accepted"), "n"], [t("column.refused"), "n"], [t("column.letters"), "n"],
   ], sorted.map((p) => [
     h("a", { href: `#/platform/${p.code}` }, `${name(p.code)} ${p.code}`), tag(p.severity), lag(p.lag[0]), lag(p.lag[1]),
-    `${p.subscriptions_connected} / ${p.subscriptions}`, number(p.producers), number(p.accepted), number(p.refused), number(p.dead_letters),
+    `${p.subscriptions_connected} / ${p.subscriptions}`, number(p.producers), number(p.accepted), number(p.refused), p.dead_letters === null ? "–" : number(p.dead_letters),
   ]));
 }

@@ -1,8 +1,9 @@
 // Dead letters that connectors keep, what the broker refused, to whom and why; and the last warnings and errors of its log.
 
 import { h, prose, table } from "./dom.js";
-import { bytes, number, sign, time } from "./format.js";
+import { bytes, number, time } from "./format.js";
 import * as live from "./live.js";
+import { RANK, tag } from "./overview.js";
 import { current, either, t } from "./words.js";
 
 export function refused() {
@@ -12,9 +13,7 @@ export function refused() {
   return {
     every: true,
     async load() {
-      let answer;
-      [answer, errors] = await Promise.all([live.get("refused"), live.get("errors")]);
-      [rows, connectors] = [answer.refused, answer.connectors];
+      [rows, connectors, errors] = await Promise.all([live.get("refused"), live.get("connectors"), live.get("errors")]);
     },
     draw() {
       return [
@@ -32,21 +31,13 @@ export function refused() {
   };
 }
 
-// How bad it is what a connector says of itself.
-function severity(connector) {
-  if (connector.state === "CONNECTOR_STATE_FAILED") return "warning";
-  return connector.silent || connector.state === "CONNECTOR_STATE_DEGRADED" || connector.dead_letters ? "note" : "good";
-}
-
-const RANK = { warning: 0, note: 1, good: 2 };
-
 // Also on the page of a platform.
 export function letters(connectors, named) {
-  if (!connectors.length) return h("p", null, t("letters.nobody"));
-  const sorted = [...connectors].sort((a, b) => RANK[severity(a)] - RANK[severity(b)] || b.dead_letters - a.dead_letters);
+  if (!connectors.length) return h("p", null, t(named ? "letters.nobody" : "letters.none"));
+  const sorted = [...connectors].sort((a, b) => RANK[b.severity] - RANK[a.severity] || b.dead_letters - a.dead_letters);
   const state = (c) => {
     const word = t("connector." + c.state);
-    return h("span", { class: `tag ${severity(c)}` }, h("span", { "aria-hidden": "true" }, `${sign(severity(c))} `), c.silent ? t("letters.silent", { state: word }) : word);
+    return tag(c.severity, c.silent ? t("letters.silent", { state: word }) : word);
   };
   const kept = (c) => (c.dead_letters ? `${number(c.dead_letters)} (${bytes(c.dead_letters_bytes)})` : "0");
   const added = (c) => [...c.dead_letters_added].sort((a, b) => b.rows - a.rows).map((a) => `${a.reason} ${number(a.rows)}`).join(", ");
