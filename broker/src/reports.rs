@@ -109,7 +109,11 @@ impl Reports {
         if !kept.contains_key(&key) {
             let own = || kept.iter().filter(|((of, _), _)| *of == platform);
             if own().count() >= limits::CONNECTORS_PER_PLATFORM_MAX {
-                let oldest = own().min_by_key(|(_, kept)| kept.heard);
+                // One that failed has said so for the last time, and nobody may have looked yet.
+                let oldest = own().min_by_key(|(_, kept)| {
+                    let failed = kept.report.state() == api::ConnectorState::Failed;
+                    (failed, kept.heard)
+                });
                 let oldest = oldest.map(|(key, _)| key.clone());
                 oldest.map(|key| kept.remove(&key));
             }
@@ -236,6 +240,9 @@ mod tests {
     fn the_last_report_of_each_is_kept_and_no_more_of_a_platform_than_may_be() {
         let reports = Reports::default();
         reports.keep(platform(110_000), report("other"), NOW);
+        let mut failed = report("failed");
+        failed.state = api::ConnectorState::Failed.into();
+        reports.keep(platform(340_000), failed, NOW);
         for n in 0..limits::CONNECTORS_PER_PLATFORM_MAX + 5 {
             let mut said = report(&format!("c{n:03}"));
             reports.keep(platform(340_000), said.clone(), NOW);
@@ -245,13 +252,10 @@ mod tests {
         let all = reports.all();
         assert_eq!(all.len(), limits::CONNECTORS_PER_PLATFORM_MAX + 1);
         assert_eq!(all[0].1.report.connector, "other");
-        // Those that were silent for longest made room.
-        assert_eq!(all[1].1.report.connector, "c005");
-        assert!(
-            all[1..]
-                .iter()
-                .all(|(_, kept)| kept.report.dead_letters == 7)
-        );
+        // Those that were silent for longest made room, and one that failed did not.
+        assert_eq!(all[1].1.report.connector, "c006");
+        let last = all.last().expect("some");
+        assert_eq!(last.1.report.connector, "failed");
     }
 
     #[test]

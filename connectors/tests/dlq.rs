@@ -174,6 +174,27 @@ fn the_file_shrinks_when_most_of_it_is_about_letters_that_are_gone() {
 }
 
 #[test]
+fn what_was_removed_can_be_made_to_leave_the_file() {
+    let (_dir, folder) = folder();
+    let mut store = DeadLetters::open(&folder, MIB).expect("opened");
+    store
+        .add((1..=3).map(letter).collect(), NOW)
+        .expect("added");
+    let text = || fs::read_to_string(folder.file("dead-letters.jsonl")).expect("read");
+    assert!(text().contains("table outbox, id 1"));
+    store.remove(&[LetterId(1), LetterId(3)]).expect("removed");
+    store.forget_removed().expect("rewritten");
+    assert!(!text().contains("table outbox, id 1") && !text().contains("table outbox, id 3"));
+    assert_eq!(ids(&store), [2]);
+    // Their numbers are not given out again.
+    store.add(vec![letter(4)], NOW).expect("added");
+    assert_eq!(ids(&store), [2, 4]);
+    let before = text();
+    store.forget_removed().expect("nothing to do");
+    assert_eq!(text(), before);
+}
+
+#[test]
 fn a_write_that_was_cut_loses_nothing_that_was_acknowledged() {
     let (_dir, folder) = folder();
     let mut store = DeadLetters::open(&folder, MIB).expect("opened");

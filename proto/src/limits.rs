@@ -50,7 +50,8 @@ pub const PROVENANCES_PER_PLATFORM_MAX: u64 = 100_000;
 pub const SUBSCRIPTIONS_PER_PLATFORM_MAX: usize = 16;
 /// 31 provinces and XPCC are 32; the rest is room for trials.
 pub const PLATFORMS_MAX: usize = 64;
-/// Connectors of one platform that are known at one time; of more, those are forgotten that were silent for longest.
+/// Connectors of one platform that are known at one time; of more, those are forgotten that said nothing for longest, and one that failed after
+/// all others.
 pub const CONNECTORS_PER_PLATFORM_MAX: usize = 32;
 /// Reasons in one report of a connector.
 pub const REPORT_REASONS_MAX: usize = 96;

@@ -1,7 +1,11 @@
 //! `check`: whether every subscription keeps up, in the form that monitoring systems run and read: one line, figures
 //! behind a bar, and an exit code.
 
-use super::{Context, lag};
+use super::{
+    Context,
+    connectors::{self, ConnectorShape},
+    lag,
+};
 use crate::{
     errors::CliError,
     output::{Format, Screen, json_line, seconds_text},
@@ -24,7 +28,7 @@ const NAMED_MAX: usize = 10;
 #[command(after_help = "\
 Exit codes:
   0  every subscription keeps up
-  1  something urgent has waited longer than --warn, or a subscription is not connected
+  1  something urgent has waited longer than --warn, a subscription is not connected, or a connector failed
   2  something urgent has waited longer than --crit, or a subscription fell behind what the log keeps
   3  unknown: no broker, no answer, no subscription, or a wrong command line")]
 pub struct CheckArgs {
@@ -132,8 +136,12 @@ impl Answer {
 async fn asked(context: &Context, args: &CheckArgs) -> Answer {
     // More than a duration can be is as good as none.
     let limit = Duration::try_from_secs_f64(args.timeout).unwrap_or(Duration::MAX);
-    match tokio::time::timeout(limit, lag::read(context)).await {
-        Ok(Ok(lags)) => judge(args, &lags),
+    let read = async {
+        let lags = lag::read(context).await?;
+        Ok::<_, CliError>((lags, connectors::read_if_known(context).await?))
+    };
+    match tokio::time::timeout(limit, read).await {
+        Ok(Ok((lags, connectors))) => judge(args, &lags, &connectors),
         Ok(Err(error)) => Answer::unknown(error),
         Err(_) => {
             let limit = seconds_text(args.timeout);
@@ -197,9 +205,9 @@ fn problem(args: &CheckArgs, lag: &LagShape) -> Option<(u8, String)> {
         .reduce(|worst, next| if next.0 > worst.0 { next } else { worst })
 }
 
-fn judge(args: &CheckArgs, lags: &[LagShape]) -> Answer {
-    let asked = |lag: &&LagShape| args.platform.is_empty() || args.platform.contains(&lag.platform);
-    let lags: Vec<&LagShape> = lags.iter().filter(asked).collect();
+fn judge(args: &CheckArgs, lags: &[LagShape], connectors: &[ConnectorShape]) -> Answer {
+    let asked = |platform: u32| args.platform.is_empty() || args.platform.contains(&platform);
+    let lags: Vec<&LagShape> = lags.iter().filter(|lag| asked(lag.platform)).collect();
     if lags.is_empty() {
         return Answer::unknown("there is no such subscription, so nobody is known to keep up");
     }
@@ -217,6 +225,13 @@ fn judge(args: &CheckArgs, lags: &[LagShape]) -> Answer {
             Some((code, lag.urgent.seconds.max(lag.bulk.seconds), text))
         })
         .collect();
+    let failed = connectors
+        .iter()
+        .filter(|c| asked(c.platform) && c.has_failed());
+    problems.extend(failed.map(|c| {
+        let text = format!("{}/{}, a connector, has failed", c.platform, c.connector);
+        (WARNING, 0.0, text)
+    }));
     problems.sort_by(|a, b| b.0.cmp(&a.0).then(b.1.total_cmp(&a.1)));
     let code = problems.first().map_or(WELL, |p| p.0);
     let messages = match problems.is_empty() {
@@ -249,6 +264,7 @@ fn figures(args: &CheckArgs, lags: &[&LagShape]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hutong_proto::api;
     use lag::LaneLagShape;
 
     const ARGS: CheckArgs = CheckArgs {
@@ -285,7 +301,7 @@ mod tests {
         ];
         let of = |platform: &[u32]| {
             let platform = platform.to_vec();
-            let answer = judge(&CheckArgs { platform, ..ARGS }, &lags);
+            let answer = judge(&CheckArgs { platform, ..ARGS }, &lags, &[]);
             (answer.exit_code, answer.text())
         };
         assert_eq!(of(&[310_000]).0, WELL);
@@ -352,7 +368,7 @@ mod tests {
             ),
             (Vec::new(), UNKNOWN, "HUTONG UNKNOWN - "),
         ] {
-            let answer = judge(&ARGS, &lags);
+            let answer = judge(&ARGS, &lags, &[]);
             let text = answer.text();
             assert_eq!(answer.exit_code, code, "{text}");
             assert!(text.starts_with(begins), "{text}");
@@ -365,7 +381,7 @@ mod tests {
             lag(420_000, "away", 0.0, 0.0),
             lag(510_000, "live", 11.0, 0.0),
         ];
-        let answer = serde_json::to_value(judge(&ARGS, &lags)).expect("JSON");
+        let answer = serde_json::to_value(judge(&ARGS, &lags, &[])).expect("JSON");
         let oldest = "510000/main has not applied 2 urgent records, the oldest of 340000 for 11.0 s (offset 17)";
         let expected = serde_json::json!({
             "state": "CRITICAL", "exit_code": 2,
@@ -386,9 +402,50 @@ mod tests {
             lag(310_000, "live", 0.0, 0.0),
             lag(510_000, "live", 99.0, 0.0),
         ];
-        assert_eq!(judge(&args, &lags).exit_code, WELL);
-        assert_eq!(judge(&ARGS, &lags).exit_code, CRITICAL);
-        assert_eq!(judge(&args, &lags[1..]).exit_code, UNKNOWN);
+        assert_eq!(judge(&args, &lags, &[]).exit_code, WELL);
+        assert_eq!(judge(&ARGS, &lags, &[]).exit_code, CRITICAL);
+        assert_eq!(judge(&args, &lags[1..], &[]).exit_code, UNKNOWN);
+    }
+
+    #[test]
+    fn a_connector_that_failed_is_a_warning_behind_what_lags() {
+        let connector = |platform, state: api::ConnectorState| {
+            ConnectorShape::from_api(api::Connector {
+                platform,
+                report: Some(api::ConnectorReport {
+                    connector: "registry".to_owned(),
+                    state: state.into(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            })
+        };
+        let connectors = [
+            connector(310_000, api::ConnectorState::Degraded),
+            connector(510_000, api::ConnectorState::Failed),
+        ];
+        let lags = [
+            lag(310_000, "live", 0.0, 0.0),
+            lag(510_000, "live", 0.0, 0.0),
+        ];
+        let answer = judge(&ARGS, &lags, &connectors);
+        assert_eq!(answer.exit_code, WARNING);
+        assert_eq!(
+            answer.messages,
+            ["510000/registry, a connector, has failed"]
+        );
+        let args = CheckArgs {
+            platform: vec![310_000],
+            ..ARGS
+        };
+        assert_eq!(judge(&args, &lags, &connectors).exit_code, WELL);
+        let lags = [
+            lag(310_000, "live", 0.0, 31.0),
+            lag(510_000, "live", 0.0, 0.0),
+        ];
+        let answer = judge(&ARGS, &lags, &connectors);
+        assert!(answer.messages[0].contains("31"), "{:?}", answer.messages);
+        assert_eq!(answer.messages.len(), 2);
     }
 
     #[test]

@@ -10,11 +10,15 @@ use hutong_connectors::client;
 use hutong_proto::api;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use tonic::{Code, Status};
+
+/// In a table; JSON has all.
+const REASONS_NAMED_MAX: usize = 3;
 
 #[derive(Debug, Serialize)]
 pub struct ConnectorShape {
-    platform: u32,
-    connector: String,
+    pub platform: u32,
+    pub connector: String,
     /// `source` or `sink`.
     role: String,
     /// As it said last.
@@ -30,7 +34,7 @@ pub struct ConnectorShape {
 }
 
 impl ConnectorShape {
-    fn from_api(connector: api::Connector) -> ConnectorShape {
+    pub fn from_api(connector: api::Connector) -> ConnectorShape {
         let report = connector.report.unwrap_or_default();
         let word = |name: &str, prefix| name.trim_start_matches(prefix).to_lowercase();
         ConnectorShape {
@@ -49,6 +53,10 @@ impl ConnectorShape {
         }
     }
 
+    pub fn has_failed(&self) -> bool {
+        self.state == "failed"
+    }
+
     fn state_text(&self) -> String {
         match self.silent {
             true => format!("silent, was {}", self.state),
@@ -60,22 +68,36 @@ impl ConnectorShape {
     fn reasons_text(&self) -> String {
         let mut reasons: Vec<(&String, &u64)> = self.dead_letters_added.iter().collect();
         reasons.sort_by(|a, b| b.1.cmp(a.1));
-        let texts = reasons
-            .iter()
-            .map(|(reason, rows)| format!("{reason} {rows}"));
-        texts.collect::<Vec<_>>().join(", ")
+        let named = reasons.iter().take(REASONS_NAMED_MAX);
+        let named = named.map(|(reason, rows)| format!("{reason} {rows}"));
+        let mut texts: Vec<String> = named.collect();
+        if let Some(more @ 1..) = reasons.len().checked_sub(REASONS_NAMED_MAX) {
+            texts.push(format!("{more} more"));
+        }
+        texts.join(", ")
     }
 }
 
 /// What all connectors said last.
 pub async fn read(context: &Context) -> Result<Vec<ConnectorShape>, CliError> {
+    ask(context).await?.map_err(|s| context.refused(&s))
+}
+
+/// The same; nobody, of a broker that is older and takes no reports.
+pub async fn read_if_known(context: &Context) -> Result<Vec<ConnectorShape>, CliError> {
+    match ask(context).await? {
+        Err(status) if status.code() == Code::Unimplemented => Ok(Vec::new()),
+        asked => asked.map_err(|s| context.refused(&s)),
+    }
+}
+
+async fn ask(context: &Context) -> Result<Result<Vec<ConnectorShape>, Status>, CliError> {
     let mut client = client::admin(&context.endpoint).map_err(|e| context.failed(&e))?;
-    let answer = client
-        .list_connectors(api::ListConnectorsRequest {})
-        .await
-        .map_err(|s| context.refused(&s))?;
-    let connectors = answer.into_inner().connectors.into_iter();
-    Ok(connectors.map(ConnectorShape::from_api).collect())
+    let asked = client.list_connectors(api::ListConnectorsRequest {}).await;
+    Ok(asked.map(|answer| {
+        let connectors = answer.into_inner().connectors.into_iter();
+        connectors.map(ConnectorShape::from_api).collect()
+    }))
 }
 
 pub async fn run(context: &Context) -> Result<(), CliError> {
@@ -125,7 +147,11 @@ mod tests {
                 connector: "anhui".to_owned(),
                 role: api::ConnectorRole::Source.into(),
                 state: api::ConnectorState::Running.into(),
-                dead_letters_added: vec![added("A", 1), added("B", 7)],
+                dead_letters_added: ["A", "B", "C", "D", "E"]
+                    .into_iter()
+                    .zip(1..)
+                    .map(|(reason, rows)| added(reason, rows))
+                    .collect(),
                 ..Default::default()
             }),
             said_at_us: 1,
@@ -133,6 +159,6 @@ mod tests {
         });
         assert_eq!(shape.role, "source");
         assert_eq!(shape.state_text(), "silent, was running");
-        assert_eq!(shape.reasons_text(), "B 7, A 1");
+        assert_eq!(shape.reasons_text(), "E 5, D 4, C 3, 2 more");
     }
 }

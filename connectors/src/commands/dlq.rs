@@ -79,6 +79,7 @@ pub fn dlq(command: DlqCommand, format: Format) -> Result<(), CommandError> {
             let (_, mut store) = open(&args.file)?;
             let ids: Vec<LetterId> = choose(&store, &args.ids)?.iter().map(|l| l.id).collect();
             let dropped = store.remove(&ids)?;
+            store.forget_removed()?;
             Ok(line(format!("{dropped} dropped"))?)
         }
     }
@@ -187,6 +188,7 @@ async fn retry(
         progress.inc(letters.len() as u64);
     }
     progress.finish_and_clear();
+    store.forget_removed()?;
     line(format!(
         "{} published, {} not newer than what the broker has (removed), {} refused again",
         tally.published, tally.not_newer, tally.refused

@@ -179,7 +179,7 @@ impl DeadLetters {
         self.append(&bytes)
     }
 
-    /// Removes letters for good. Returns how many there were.
+    /// Removes letters. Returns how many there were; see also [`DeadLetters::forget_removed`].
     pub fn remove(&mut self, ids: &[LetterId]) -> Result<usize, DlqError> {
         let _lock = self.locked()?;
         let mut contents = self.read()?;
@@ -196,6 +196,18 @@ impl DeadLetters {
             self.rewrite(&contents)?;
         }
         Ok(lines.len())
+    }
+
+    /// Makes the file forget the letters that were removed: until then their rows still stand in it, which may name
+    /// persons.
+    pub fn forget_removed(&mut self) -> Result<(), DlqError> {
+        let _lock = self.locked()?;
+        let contents = self.read()?;
+        if encode(&as_lines(&contents))?.len() as u64 != contents.bytes {
+            self.rewrite(&contents)?;
+            self.seen = None;
+        }
+        Ok(())
     }
 
     /// Released when the file is dropped.
