@@ -33,7 +33,7 @@ export function refused() {
 
 // Also on the page of a platform.
 export function letters(connectors, named) {
-  if (!connectors.length) return h("p", null, t(named ? "letters.nobody" : "letters.none"));
+  if (!connectors.length) return h("p", null, named ? t("letters.nobody") : t("letters.none"));
   const sorted = [...connectors].sort((a, b) => RANK[b.severity] - RANK[a.severity] || b.dead_letters - a.dead_letters);
   const state = (c) => {
     const word = t("connector." + c.state);
