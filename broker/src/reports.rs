@@ -122,7 +122,7 @@ impl Reports {
     }
 }
 
-/// What may be kept and shown to others: names, and numbers. No number of a person is a name of a reason.
+/// What may be kept and shown to others: names, and numbers. That a reason is one of a catalogue is up to who reports.
 fn check(report: &api::ConnectorReport) -> Result<(), Refusal> {
     check_name(&report.connector, "report.connector")?;
     let unspecified = |field| Err(Refusal::new(Reason::EnumUnspecified, field));

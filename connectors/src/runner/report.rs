@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn why_a_report_is_not_taken_is_said_once() {
+    fn why_a_report_is_not_taken_is_remembered_and_that_there_is_no_broker_is_not() {
         let refused = |reason: Reason| Some(Refusal::from(reason).to_status());
         let mut told = None;
         note(Some(Status::unavailable("no broker")), &mut told);
